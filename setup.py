@@ -1,0 +1,47 @@
+"The package; everything about it is in settings.ini: edit there, not here."
+import shlex, shutil
+from configparser import ConfigParser
+from pathlib import Path
+
+import setuptools
+from setuptools.command.build_py import build_py
+
+ini = ConfigParser(delimiters=['='])
+ini.read('settings.ini', encoding='utf-8')
+cfg = ini['DEFAULT']
+lib, minor = cfg['lib_path'], int(cfg['min_python'].split('.')[1])
+readme = Path('README.md')
+experiments = [nb for kind in ('train', 'explore') for nb in sorted(Path(cfg['nbs_path']).glob(f'{kind}_*.ipynb'))]
+
+
+def listed(key): return shlex.split(cfg.get(key, ''))
+
+
+extras = {key.removesuffix('_requirements'): listed(key) for key in cfg if key.endswith('_requirements')}
+extras['all'] = sorted({need for name, needs in extras.items() if name != 'dev' for need in needs})
+
+
+class BuildWithNotebooks(build_py):
+    "The modules, and the experiment notebooks beside them, so that papermill can run them from an installed package."
+    def run(self):
+        built = Path(self.build_lib, lib).resolve()
+        fresh = not self.editable_mode and built != Path(lib).resolve()
+        if fresh: shutil.rmtree(built, ignore_errors=True) # modules that an older build left
+        super().run()
+        if not fresh: return
+        self.mkpath(str(built / 'notebooks'))
+        for nb in experiments: self.copy_file(str(nb), str(built / 'notebooks' / nb.name))
+
+
+setuptools.setup(
+    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'].split(),
+    author=cfg['author'], author_email=cfg['author_email'], license='Apache-2.0', url=cfg['git_url'],
+    project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl']},
+    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Developers', 'Intended Audience :: Science/Research',
+                 *(f'Programming Language :: Python :: 3.{i}' for i in range(minor, 14))],
+    long_description=readme.read_text(encoding='utf-8') if readme.exists() else cfg['description'],
+    long_description_content_type='text/markdown', zip_safe=False, include_package_data=False,
+    packages=setuptools.find_packages(include=[lib, f'{lib}.*']), cmdclass={'build_py': BuildWithNotebooks},
+    package_data={lib: ['conf/**/*.yaml', 'data/*.npz', 'data/*.csv.gz']},
+    python_requires='>=' + cfg['min_python'], install_requires=listed('requirements'), extras_require=extras,
+    entry_points={'nbdev': [f'{lib}={lib}._modidx:d'], 'console_scripts': listed('console_scripts')})
