@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['CONF', 'PLAIN', 'COERCE', 'read', 'choices', 'pair', 'text', 'aliases', 'own', 'translate', 'canonical', 'cpu_only',
            'select', 'one_horizon', 'hydra_compose', 'fits', 'check_types', 'finalize', 'resolve', 'compose',
-           'check_names', 'as_list', 'as_bool', 'as_int', 'coerce', 'given_parameters', 'configure']
+           'check_names', 'as_list', 'as_bool', 'as_int', 'coerce', 'given_parameters', 'configure', 'Changes']
 
-# %% ../nbs/core/config.ipynb #cd6fc2f4
+# %% ../nbs/core/config.ipynb #830c31cd
 import functools, importlib.resources, json, re, shlex
 from pathlib import Path
 
-from .core import BadInput, check, check_choice, need
+from .core import BadInput, check, check_choice, flat, need, table
 
 # %% ../nbs/core/config.ipynb #71f7fa98
 CONF = Path(str(importlib.resources.files('vaebook')))/'conf'
@@ -209,10 +209,22 @@ def given_parameters(names: dict) -> dict:
                 out[f'{name}.{key}'] = coerce(key, v, kinds.get(key, type(v)))
     return out
 
-# %% ../nbs/core/config.ipynb #770d9e2c
+# %% ../nbs/core/config.ipynb #5d9217e3
 def configure(experiment: str, # cvae, classifier …
               names: dict): # globals() of the notebook
     "The configuration from a notebook's parameters; raises `BadInput` on unknown names, wrong types, unknown choices."
     check_names(names)
     given = given_parameters(names)
+    if any('.' in name for name in given): given.setdefault('size', 'paper')
     return compose(experiment, overrides=given.pop('overrides', None) or (), **given)
+
+# %% ../nbs/core/config.ipynb #a9d70f8c
+class Changes:
+    "The keys of a configuration that differ from its recipe's."
+    def __init__(self, cfg):
+        plain = need('omegaconf').OmegaConf.to_container
+        new, old = (flat(plain(c)) for c in (cfg, compose(cfg.experiment, recipe=cfg.recipe, size=cfg.size)))
+        self.cfg, self.rows = cfg, [[k, old.get(k), v] for k, v in new.items() if v != old.get(k)]
+
+    def __repr__(self): return f'{self.cfg.experiment}: {self.cfg.recipe}, size {self.cfg.size}\n' + table([['key', 'recipe', 'this run'], *self.rows])
+    def _repr_markdown_(self): return f'`{self.cfg.experiment}`: **{self.cfg.recipe}**, size {self.cfg.size}\n\n' + table([['key', 'recipe', 'this run'], *self.rows], md=True)

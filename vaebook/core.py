@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BadInput', 'check', 'check_choice', 'need', 'Latent', 'Term', 'LossTerms', 'table', 'loss_rows', 'set_seed',
-           'seed_step', 'atomic', 'cache_dir', 'patch']
+           'seed_step', 'atomic', 'cache_dir', 'flat', 'patch']
 
 # %% ../nbs/core/core.ipynb #93bb3126
 import difflib, importlib, os, random
@@ -136,6 +136,13 @@ def cache_dir(*parts: str) -> Path:
     "A folder below the user's cache (`$VAEBOOK_CACHE`, else the platform's), not yet created."
     root = os.environ.get('VAEBOOK_CACHE') or need('platformdirs').user_cache_dir('vaebook')
     return Path(root).expanduser().joinpath(*parts)
+
+# %% ../nbs/core/core.ipynb #d2477127
+def flat(cfg: dict, prefix: str = '') -> dict:
+    "`{'a': {'b': 1}}` → `{'a.b': 1}`."
+    out = {}
+    for k, v in cfg.items(): out |= flat(v, f'{prefix}{k}.') if isinstance(v, dict) else {prefix + k: v}
+    return out
 
 # %% ../nbs/core/core.ipynb #796596e7
 def patch(f):

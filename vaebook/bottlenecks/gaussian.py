@@ -23,12 +23,14 @@ def reparameterise(mu: Tensor, logvar: Tensor) -> Tensor:
     "A differentiable draw from N(mu, exp(logvar)), Kingma & Welling 2014, eq. 4."
     return mu + (logvar / 2).exp() * torch.randn_like(mu)
 
-# %% ../../nbs/core/gaussian.ipynb #a49fd96b
+# %% ../../nbs/core/gaussian.ipynb #0cf958e5
 class Gaussian(nn.Module):
     "[B, 2D, ...] → `Latent` with z [B, D, ...] and info mu, logvar [B, D, ...], kl [B] nats."
     def forward(self,
                 h: Tensor, # [B, 2D, ...] mean and log-variance, stacked along the channels
-                sample: bool = True): # A draw from the posterior, or its mean?
+                sample: bool = True # A draw from the posterior, or its mean?
+               ) -> Latent:
+        "The posterior of each sample, and a draw from it or its mean."
         check(h.shape[1] % 2 == 0, 'channels', h.shape[1], 'an even number of channels: half mean, half log-variance')
         mu, logvar = h.chunk(2, dim=1)
         z = reparameterise(mu, logvar) if sample else mu

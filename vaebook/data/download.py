@@ -7,8 +7,8 @@ __all__ = ['SOURCES', 'APT', 'opened', 'whole', 'content', 'mark', 'verify', 've
            'find', 'accept', 'download', 'placing', 'lacking', 'from_url', 'from_tar', 'scratch', 'from_archive', 'run',
            'data_tar', 'from_debian', 'routes', 'DownloadError', 'resolve', 'fetch', 'provenance']
 
-# %% ../../nbs/core/download.ipynb #1972aaec
-import gzip, hashlib, http.client, os, shutil, subprocess, tarfile, tempfile, urllib.request, zlib
+# %% ../../nbs/core/download.ipynb #8e8939df
+import gzip, hashlib, http.client, lzma, os, shutil, subprocess, tarfile, tempfile, urllib.request, zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +21,13 @@ def opened(path): # Compressed with gzip, or not
     with open(path, 'rb') as f: zipped = f.read(2) == b'\x1f\x8b'
     return gzip.open(path) if zipped else open(path, 'rb')
 
-# %% ../../nbs/core/download.ipynb #a5aaa83a
+# %% ../../nbs/core/download.ipynb #e93be20e
 @contextmanager
 def whole(path): # The file that is being read
-    "Turn the many ways in which a cut or damaged gzip file fails into one `BadInput`."
+    "Turn the many ways in which a cut or damaged compressed file fails into one `BadInput`."
     try: yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-        raise BadInput('file', Path(path).name, 'a whole gzip file; this one is truncated or damaged', f'Replace {path}.') from e
+    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as e:
+        raise BadInput('file', Path(path).name, 'a whole compressed file; this one is truncated or damaged', f'Replace {path}.') from e
 
 # %% ../../nbs/core/download.ipynb #2713d5d3
 def content(path, # The file
@@ -131,14 +131,14 @@ def accept(folder, # Where the files may be
         else: return files
     raise bad[0]
 
-# %% ../../nbs/core/download.ipynb #cb21ba3e
+# %% ../../nbs/core/download.ipynb #f4610746
 def download(url: str, # http, https, ftp or file
              path, # Where to write
              silence: float = 10.): # Seconds without a byte before giving up
     "Copy `url` to `path` under a progress bar."
     with urllib.request.urlopen(url, timeout=silence) as r, open(path, 'wb') as f:
         total = int(r.headers.get('Content-Length') or 0)
-        with need('tqdm.auto').tqdm(total=total or None, unit='B', unit_scale=True, desc=url.rsplit('/', 1)[-1], leave=False) as bar:
+        with need('tqdm.auto').tqdm(total=total or None, unit='B', unit_scale=True, desc=url.rsplit('/', 1)[-1], leave=False, disable=0 < total < 1 << 20) as bar:
             while chunk := r.read(1 << 18): f.write(chunk); bar.update(len(chunk))
         if f.tell() < total: raise OSError(f'the connection ended after {f.tell()} of {total} bytes')
 
@@ -216,7 +216,7 @@ def run(command: list, # Program and arguments
     if r.returncode: raise OSError(f'{command[0]} failed: ' + (r.stderr.decode(errors='replace').strip().splitlines() or ['no message'])[-1])
     return r
 
-# %% ../../nbs/core/download.ipynb #6e142d9c
+# %% ../../nbs/core/download.ipynb #2f1925c0
 def data_tar(deb, # A Debian package
              into): # The tar file to write
     "Write the tar file inside a Debian package."
@@ -225,9 +225,11 @@ def data_tar(deb, # A Debian package
     with open(deb, 'rb') as f:
         ok = f.read(8) == b'!<arch>\n'
         while ok and len(head := f.read(60)) == 60:
-            size = int(head[48:58])
-            if head.startswith(b'data.tar'): return Path(into).write_bytes(f.read(size))
-            f.seek(size + size % 2, os.SEEK_CUR)
+            size = int(head[48:58]) if head[48:58].strip().isdigit() else -1
+            data = f.read(size) if size >= 0 else b''
+            if len(data) != size: break
+            if head.startswith(b'data.tar'): return Path(into).write_bytes(data)
+            f.seek(size % 2, os.SEEK_CUR)
     raise BadInput('file', Path(deb).name, 'a Debian package with a data.tar in it')
 
 # %% ../../nbs/core/download.ipynb #a061fffb

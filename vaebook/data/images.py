@@ -79,7 +79,7 @@ def read_picture(path, size: int) -> Tensor: # [3,size,size] uint8
         upright = need('PIL.ImageOps').exif_transpose(im).convert('RGB')
     return torch.from_numpy(np.array(upright.resize((size, size), need('PIL.Image').Resampling.BILINEAR))).permute(2, 0, 1)
 
-# %% ../../nbs/images/data.ipynb #47720961
+# %% ../../nbs/images/data.ipynb #214b109e
 def read_folder(root, # Has a folder for each class
                 size: int = 64): # Height and width
     "Images [N,C,size,size], labels [N] and class names of `root/<class>/*.png|jpg|…`; gray if every picture is."
@@ -89,7 +89,7 @@ def read_folder(root, # Has a folder for each class
     pictures = lambda d: sorted(p for p in d.iterdir() if p.suffix.lower() in kinds and not p.name.startswith('.'))
     classes = [d.name for d in sorted(root.iterdir()) if d.is_dir() and not d.name.startswith('.') and pictures(d)]
     paths = [(p, i) for i, c in enumerate(classes) for p in pictures(root/c)]
-    for p, i in need('tqdm.auto').tqdm(paths, desc='pictures', leave=False, delay=2):
+    for p, i in need('tqdm.auto').tqdm(paths, desc='pictures', leave=False, disable=len(paths) < 1000):
         try: xs.append(read_picture(p, size)); ys.append(i)
         except (OSError, ValueError, SyntaxError, need('PIL.Image').DecompressionBombError): bad.append(f'{p.parent.name}/{p.name}')
     check(xs, 'root', str(root), 'readable pictures in class folders, root/<class>/*.png or *.jpg', f'Unreadable: {", ".join(bad[:8])}.' if bad else '')
@@ -182,15 +182,15 @@ def permutation(n: int, *seed: int) -> Tensor:
     seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
-# %% ../../nbs/images/data.ipynb #20465d29
+# %% ../../nbs/images/data.ipynb #e3aed843
 def hold_out(part: Split, fraction: float, seed: int):
     "`part` shuffled, as (what remains, a `fraction` of it held out)."
-    check(0 <= fraction < 1, 'val_fraction', fraction, 'a fraction from 0 up to, not including, 1')
+    check(isinstance(fraction, (int, float)) and 0 <= fraction < 1, 'val_fraction', fraction, 'a fraction from 0 up to, not including, 1')
     order, n = permutation(len(part), seed), round(fraction * len(part))
     check(n < len(part), 'val_fraction', fraction, f'a fraction that leaves some of {len(part)} images to train on')
     return part[order[n:]], part[order[:n]]
 
-# %% ../../nbs/images/data.ipynb #40d902c3
+# %% ../../nbs/images/data.ipynb #3278837d
 def from_tensors(cls, x, y, # Training images and labels
                  test=None, # (x, y); None holds out a tenth, the same for every seed
                  classes=None, # Names by original id; None: the ids themselves
@@ -211,7 +211,7 @@ def from_tensors(cls, x, y, # Training images and labels
     train, test = kept(train), kept(test)
     for label, i in enumerate(ids): check((train.y == label).any(), 'include_classes' if include_classes else 'classes', i, f'classes that have training images; {classes[i]} has none')
     train, val = hold_out(train, val_fraction, seed)
-    splits = [Split(resize(s.x, image_size) if image_size else s.x, s.y) for s in (train[:max_train], val, test)]
+    splits = [Split(s.x if image_size is None else resize(s.x, image_size), s.y) for s in (train[:max_train], val, test)]
     return cls(*splits, [classes[i] for i in ids], {i: k for k, i in enumerate(ids)}, name, note)
 
 ImageData.from_tensors = classmethod(from_tensors)
@@ -240,7 +240,7 @@ def stand_in_for(name: str):
     x, y = read_digits()
     return x.repeat(1, SHAPES[name][0], 1, 1), y, f'stand-in for {name}: {DIGITS} in its shape; numbers made with it say nothing about {name}'
 
-# %% ../../nbs/images/data.ipynb #e8cc4764
+# %% ../../nbs/images/data.ipynb #76b86a24
 def load(name: str, # mnist, fmnist, cifar10, digits or folder
          include_classes=None, # Ids to keep; their order gives the labels 0, 1, …
          image_size: int = None, # Height and width in pixels; None: the data set's own, 28 for digits, 64 for a folder
@@ -252,7 +252,7 @@ def load(name: str, # mnist, fmnist, cifar10, digits or folder
     "A data set by name: whole, in memory, as bytes."
     check_choice('dataset', name, SHAPES)
     check(name == 'folder' or root is None, 'root', root, 'None unless the data set is a folder', f'{name} is found by its name; for pictures of your own say folder.')
-    test, classes, note, size = None, CLASSES.get(name), DIGITS, image_size or SHAPES[name][1]
+    test, classes, note, size = None, CLASSES.get(name), DIGITS, SHAPES[name][1] if image_size is None else image_size
     resize(torch.zeros(0, 1, 1, 1), size)
     if name == 'digits': x, y = read_digits()
     elif stand_in: (x, y, note), classes = stand_in_for(name), classes or CLASSES['digits']
@@ -287,7 +287,7 @@ class Order:
         if self.stop is None: raise TypeError('an endless order of batches has no length')
         return self.stop - self.start
 
-# %% ../../nbs/images/data.ipynb #5707dff9
+# %% ../../nbs/images/data.ipynb #339b311f
 class Rows(Dataset):
     "A `Split` that is indexed a batch at a time."
     def __init__(self, split: Split): self.split = split
@@ -295,7 +295,9 @@ class Rows(Dataset):
     def __getitem__(self, i): return dict(x=self.split.x[i], y=self.split.y[i])
     __getitems__ = __getitem__
 
-def same(batch): return batch
+def same(batch):
+    "The collate function of batches that are whole already."
+    return batch
 
 def loader(split: Split, order, num_workers: int = 0, seed: int = 0) -> DataLoader:
     "A `DataLoader` that yields a dict for each tensor of indices in `order`."

@@ -6,7 +6,7 @@
 __all__ = ['recipe_of', 'classifier_name', 'load_state', 'find_classifier', 'keep_classifier', 'classifier_store',
            'ClassifierExperiment', 'confusion', 'mistakes']
 
-# %% ../../nbs/images/classifier_experiment.ipynb #a06e3e5c
+# %% ../../nbs/images/classifier_experiment.ipynb #1a5bfa3b
 import hashlib, json
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from torch import nn
 from ..core import BadInput, atomic, cache_dir, check, need
 from ..data.images import sequential, to_unit
 from .experiment import Experiment
-from ..models.classifiers import CLASSIFIERS, build_classifier, class_log_probs
+from ..losses.terms import class_log_probs
+from ..models.classifiers import build_classifier
 from ..pretrained import Pretrained
 from ..sweeps import draw
 
@@ -74,7 +75,7 @@ def classifier_store(cfg) -> Path:
     "`save_dir`, or the user's cache."
     return Path(cfg.save_dir).expanduser() if cfg.save_dir else cache_dir('classifiers')
 
-# %% ../../nbs/images/classifier_experiment.ipynb #d927630b
+# %% ../../nbs/images/classifier_experiment.ipynb #98315e65
 class ClassifierExperiment(Experiment, name='classifier'):
     "Train one of the classifiers; afterwards it is found by its name."
     def __init__(self, cfg):
@@ -83,6 +84,9 @@ class ClassifierExperiment(Experiment, name='classifier'):
         known = store/'classifier.json'
         clash = cfg.model_name and not cfg.smoke and store.exists() and not (known.exists() and json.loads(known.read_text()) == recipe_of(cfg))
         check(not clash, 'model_name', cfg.model_name, 'a name that is free', f'{store} holds another classifier: delete it or choose another name.')
+
+    @property
+    def name(self): return classifier_name(self.cfg)
 
     def build(self, shape, num_classes): return build_classifier(self.cfg.model.name, num_classes, shape, width=self.cfg.model.width)
 

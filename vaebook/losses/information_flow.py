@@ -6,7 +6,7 @@
 __all__ = ['mutual_information', 'prior_draws', 'classify_decoded', 'causal_effect', 'CausalObjective', 'batch_terms',
            'free_terms', 'flow']
 
-# %% ../../nbs/images/information_flow.ipynb #49642289
+# %% ../../nbs/images/information_flow.ipynb #effcedf7
 import math
 
 import torch
@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..core import LossTerms, check
-from .terms import Frozen, Objective
-from ..models.classifiers import class_log_probs
+from .terms import Frozen, Objective, class_log_probs
 
 # %% ../../nbs/images/information_flow.ipynb #064eee49
 def mutual_information(log_f: Tensor # [A, B, M] log-probabilities of the classes, B draws of the rest for each of A draws
