@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     configs.add_argument('dir', metavar='DIR', help='folder to write to')
     return top
 
-# %% ../nbs/core/cli.ipynb #f832808f
+# %% ../nbs/core/cli.ipynb #738b0013
 def main(arguments: list[str] | None = None):
     "The command `vaebook`; mistakes of the user's are one line and exit code 2, a run that fails is exit code 1."
     given = parser().parse_args(arguments)
@@ -90,3 +90,5 @@ def main(arguments: list[str] | None = None):
     except BadInput as e: parser().exit(2, f'vaebook: {e}\n')
     try: print(run_notebook(name, out, parameters))
     except need('papermill').PapermillExecutionError as e: parser().exit(1, f'vaebook: {e.ename}: {e.evalue}\nThe notebook up to there: {out}\n')
+
+if __name__ == '__main__' and '__file__' in globals(): main()

@@ -66,13 +66,16 @@ def translate(key: str, value: str, experiment: str) -> tuple[str, str]:
     value = {str(k): str(v) for k, v in values.items()}.get(value.strip('"').lower(), value)
     return (to if block else own(to, experiment)), value
 
-# %% ../nbs/core/config.ipynb #e3ca0acd
+# %% ../nbs/core/config.ipynb #6b0c7422
 def canonical(pairs, # (key, value) as given
               experiment: str) -> dict: # our key → value
     "All overrides in our own names; an alias and its key that disagree are an error."
     out, said = {}, {}
     for key, value in pairs:
         to, new = translate(key, value, experiment)
+        group = to.split('@')[0]
+        if group not in ('recipe', 'smoke') and (CONF/group).is_dir():
+            for choice in new.strip('"').split(','): check_choice(key, choice, choices(group))
         if to in out and said[to] != key: check(out[to] == new, key, value, f'the same as {said[to]}={out[to]}', f'Both mean {to}: give one of them.')
         out[to], said[to] = new, key
     return out
@@ -83,14 +86,13 @@ def cpu_only(chosen: dict) -> bool:
     wanted = chosen.get('trainer.accelerator', 'auto')
     return wanted == 'cpu' or wanted == 'auto' and not need('torch').accelerator.is_available()
 
-# %% ../nbs/core/config.ipynb #ac44f007
+# %% ../nbs/core/config.ipynb #aa1cf4cb
 def select(chosen: dict, # canonical overrides
            experiment: str) -> dict: # with recipe and smoke as Hydra's groups
     "Choose the recipe by name, data set and size."
     chosen, entry = dict(chosen), read('experiments')[experiment]
     owner = entry.get('part_of', experiment); entry = read('experiments')[owner]
-    data = chosen.get('dataset'); check_choice('dataset', data or entry['dataset'], choices('dataset'))
-    recipe = chosen.get('recipe') or entry['recipes'][data or entry['dataset']]
+    recipe = chosen.get('recipe') or entry['recipes'][chosen.get('dataset', entry['dataset'])]
     check_choice('recipe', recipe.removeprefix('cpu/'), choices('recipe'))
     size = check_choice('size', chosen.pop('size', 'auto'), ['auto', 'cpu', 'paper'])
     small = size == 'cpu' or size == 'auto' and cpu_only(chosen)

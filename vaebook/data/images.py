@@ -287,7 +287,7 @@ class Order:
         if self.stop is None: raise TypeError('an endless order of batches has no length')
         return self.stop - self.start
 
-# %% ../../nbs/images/data.ipynb #339b311f
+# %% ../../nbs/images/data.ipynb #abc81064
 class Rows(Dataset):
     "A `Split` that is indexed a batch at a time."
     def __init__(self, split: Split): self.split = split
@@ -301,6 +301,7 @@ def same(batch):
 
 def loader(split: Split, order, num_workers: int = 0, seed: int = 0) -> DataLoader:
     "A `DataLoader` that yields a dict for each tensor of indices in `order`."
+    check(isinstance(num_workers, int) and num_workers >= 0, 'num_workers', num_workers, '0 or more')
     return DataLoader(Rows(split), batch_sampler=order, collate_fn=same, num_workers=num_workers, generator=torch.Generator().manual_seed(seed))
 
 # %% ../../nbs/images/data.ipynb #cb4321cb

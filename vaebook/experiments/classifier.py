@@ -6,7 +6,7 @@
 __all__ = ['recipe_of', 'classifier_name', 'load_state', 'find_classifier', 'keep_classifier', 'classifier_store',
            'ClassifierExperiment', 'confusion', 'mistakes']
 
-# %% ../../nbs/images/classifier_experiment.ipynb #1a5bfa3b
+# %% ../../nbs/images/classifier_experiment.ipynb #f20dcfd2
 import hashlib, json
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .experiment import Experiment
 from ..losses.terms import class_log_probs
 from ..models.classifiers import build_classifier
 from ..pretrained import Pretrained
-from ..sweeps import draw
+from ..sweeps import draw, new_figure
 
 # %% ../../nbs/images/classifier_experiment.ipynb #018423cc
 def recipe_of(cfg) -> dict:
@@ -105,7 +105,7 @@ class ClassifierExperiment(Experiment, name='classifier'):
         log_p, y = self.predictions()
         return dict(classifier_accuracy=(log_p.argmax(1) == y).float().mean(), ce=-log_p.gather(1, y[:, None]).mean())
 
-# %% ../../nbs/images/classifier_experiment.ipynb #b22c5b16
+# %% ../../nbs/images/classifier_experiment.ipynb #14107e33
 @torch.no_grad()
 def confusion(experiment: ClassifierExperiment):
     "Rows: the class; columns: what the classifier says; numbers: per cent of the row."
@@ -113,8 +113,8 @@ def confusion(experiment: ClassifierExperiment):
     m = len(names)
     counts = torch.bincount(y * m + log_p.argmax(1), minlength=m * m).view(m, m)
     share = 100 * counts / counts.sum(1, keepdim=True).clamp_min(1)
-    fig = need('matplotlib.figure').Figure(figsize=(1.6 + 0.45 * m, 1.2 + 0.4 * m), dpi=80, layout='constrained'); ax = fig.add_subplot()
-    ax.imshow(share, cmap='Blues', vmin=0, vmax=100)
+    fig = new_figure(1.6 + 0.45 * m, 1.2 + 0.4 * m); ax = fig.add_subplot()
+    ax.imshow(share.numpy(), cmap='Blues', vmin=0, vmax=100)
     for i in range(m):
         for j in range(m): ax.text(j, i, f'{share[i, j]:.0f}', ha='center', va='center', size=8, color='w' if share[i, j] > 50 else 'k')
     ax.set_xticks(range(m), names, rotation=45, ha='right', size=8); ax.set_yticks(range(m), names, size=8); ax.set_xlabel('says (%)', size=8)

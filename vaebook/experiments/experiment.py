@@ -6,20 +6,21 @@
 __all__ = ['read_curves', 'loss_curves', 'Parts', 'Numbers', 'once', 'Experiment', 'data', 'network', 'model', 'first_loss',
            'folder', 'fit_once', 'evaluate', 'figures']
 
-# %% ../../nbs/core/experiment.ipynb #793ca9b8
+# %% ../../nbs/core/experiment.ipynb #79afdbc5
 import csv, functools, resource, time
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..core import need, set_seed, table
+from ..core import set_seed, table
 from ..data.images import batches, load, sequential, steps_per_epoch
 from ..losses.terms import Objective
 from ..runs import Run, environment
-from ..trainers.lightning import fit
+from ..sweeps import new_figure
+from ..trainers.lightning import check_training, fit
 
-# %% ../../nbs/core/experiment.ipynb #2a019b8e
+# %% ../../nbs/core/experiment.ipynb #436570b3
 def read_curves(folder) -> dict: # term → {'train': [(step, value)], 'val': …}
     "The logged loss terms of a run."
     out = {}
@@ -33,7 +34,7 @@ def read_curves(folder) -> dict: # term → {'train': [(step, value)], 'val': �
 def loss_curves(folder):
     "A figure with one small axis a loss term: training and validation."
     curves = read_curves(folder)
-    fig = need('matplotlib.figure').Figure(figsize=(2.4 * len(curves), 2), dpi=80, layout='constrained')
+    fig = new_figure(2.4 * len(curves), 2)
     for ax, (term, stages) in zip(fig.subplots(1, len(curves), squeeze=False)[0], sorted(curves.items())):
         for stage, points in stages.items(): ax.plot(*zip(*points), label=stage, lw=1, alpha=0.5 if stage == 'train' else 1)
         ax.set_title(term, fontsize=9); ax.set_xlabel('step', fontsize=8); ax.tick_params(labelsize=7); ax.legend(fontsize=7)
@@ -75,7 +76,7 @@ def once(method):
         return self.done[method.__name__]
     return remembered
 
-# %% ../../nbs/core/experiment.ipynb #0d1ed10c
+# %% ../../nbs/core/experiment.ipynb #91d39a4b
 class Experiment:
     "One run of one configuration; nothing is written before `fit`."
     kinds = {} # experiment name → class
@@ -84,6 +85,7 @@ class Experiment:
         super().__init_subclass__(**kwargs); Experiment.kinds[name] = cls
 
     def __init__(self, cfg): # what `compose` or `configure` gave
+        check_training(cfg)
         self.cfg, self.run, self.done = cfg, Run(cfg), {}
         set_seed(cfg.seed)
 
@@ -93,13 +95,15 @@ class Experiment:
     def draw(self) -> dict: return {}
     def callbacks(self) -> list: return []
 
-# %% ../../nbs/core/experiment.ipynb #71ef6837
+# %% ../../nbs/core/experiment.ipynb #0a4f3083
 @once
 def data(self: Experiment):
-    "The images of the recipe, in memory as uint8."
+    "The images of the recipe, in memory as uint8; raises `BadInput` when they do not fill a batch."
     d = self.cfg.dataset
     classes = list(d.include_classes) if d.include_classes is not None else None
-    return load(d.name, classes, d.image_size, d.root, self.cfg.seed, d.val_fraction, d.max_train, d.stand_in)
+    images = load(d.name, classes, d.image_size, d.root, self.cfg.seed, d.val_fraction, d.max_train, d.stand_in)
+    steps_per_epoch(len(images.train), self.cfg.trainer.batch_size)
+    return images
 
 @once
 def network(self: Experiment) -> nn.Module:
@@ -119,7 +123,7 @@ def first_loss(self: Experiment):
 
 Experiment.data, Experiment.network, Experiment.model, Experiment.first_loss = data, network, model, first_loss
 
-# %% ../../nbs/core/experiment.ipynb #2e93227a
+# %% ../../nbs/core/experiment.ipynb #1d7f7d11
 @once
 def folder(self: Experiment) -> Path:
     "The run folder, created or checked when it is first needed."
@@ -130,7 +134,7 @@ def fit_once(self: Experiment):
     "Train, save the model to `model/`, draw the loss curves."
     split, t, started = self.data().train, self.cfg.trainer, time.time()
     loader = lambda start, n: batches(split, t.batch_size, self.cfg.seed, start, n, self.cfg.dataset.num_workers)
-    objective, per_epoch = self.objective(), steps_per_epoch(len(split.x), t.batch_size)
+    objective, per_epoch = self.objective(), steps_per_epoch(len(split), t.batch_size)
     fit(objective, self.cfg, self.folder(), loader, sequential(self.data().val, t.batch_size), per_epoch, self.callbacks(), self.run.checkpoint)
     self.network().cpu().save_pretrained(self.folder()/'model')
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

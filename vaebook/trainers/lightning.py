@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['QUIET', 'TrainingModule', 'training_step', 'update', 'log_terms', 'validation_step', 'Report', 'StepBar',
-           'EveryEpochs', 'log_figure', 'make_trainer', 'horizon', 'Rest', 'read_checkpoint', 'fit']
+           'EveryEpochs', 'log_figure', 'machine', 'hush', 'make_trainer', 'horizon', 'check_training', 'Rest',
+           'read_checkpoint', 'fit']
 
-# %% ../../nbs/core/lightning.ipynb #c657da0d
+# %% ../../nbs/core/lightning.ipynb #5492888d
 import logging, os, warnings
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, TQDMProgre
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import nn
 
-from ..core import BadInput, check, seed_step, set_seed
+from ..core import BadInput, check, check_choice, seed_step, set_seed
 from ..losses.terms import Objective
 from ..runs import disk_errors
-from .loggers import csv_logger, load_callbacks_and_logger
+from .loggers import LOGGERS, csv_logger, load_callbacks_and_logger
 from .schedules import make_optimizer, make_scheduler
 
 # %% ../../nbs/core/lightning.ipynb #095959cb
@@ -139,10 +140,26 @@ def log_figure(trainer, name: str, fig, step: int):
         if isinstance(logger, TensorBoardLogger): logger.experiment.add_figure(name, fig, step, close=False)
         if isinstance(logger, WandbLogger): logger.log_image(name, [fig], step)
 
-# %% ../../nbs/core/lightning.ipynb #248a9ca9
-QUIET = ['.*does not have many workers.*', '.*Checkpoint directory .* exists and is not empty.*', '.*Experiment logs directory.*',
-         '.*`isinstance.treespec, LeafSpec.` is deprecated.*', '.*The `srun` command is available.*', '.*Trying to infer the `batch_size`.*']
+# %% ../../nbs/core/lightning.ipynb #3c8bbbfc
+def machine(t, # `trainer` block: accelerator, devices, num_nodes, strategy, precision
+            **options):
+    "A Lightning trainer on the devices asked for; raises `BadInput` when this machine lacks them."
+    where = {k: t[k] for k in ('accelerator', 'devices', 'num_nodes', 'strategy', 'precision')}
+    try: return pl.Trainer(**where, **options)
+    except (pl.utilities.exceptions.MisconfigurationException, ImportError, ValueError, RuntimeError) as e:
+        raise BadInput('trainer', where, 'what this machine has', f'{e}') from e
 
+# %% ../../nbs/core/lightning.ipynb #83de3909
+QUIET = ['.*does not have many workers.*', '.*Checkpoint directory .* exists and is not empty.*', '.*Experiment logs directory.*',
+         '.*`isinstance.treespec, LeafSpec.` is deprecated.*', '.*The `srun` command is available.*', '.*Trying to infer the `batch_size`.*',
+         '.*your dataloader is not resumable.*', '.*is smaller than the logging interval.*']
+
+def hush():
+    "Silence Lightning's adverts, and its warnings about what is meant here."
+    for name in ('pytorch_lightning', 'lightning_fabric'): logging.getLogger(name).setLevel(logging.WARNING)
+    for message in QUIET: warnings.filterwarnings('ignore', message)
+
+# %% ../../nbs/core/lightning.ipynb #e675db71
 def make_trainer(cfg, # The run's configuration
                  folder: Path, # The run folder
                  steps_per_epoch: int, total_steps: int, callbacks=(), until: int | None = None): # of a resumed run: its step
@@ -151,16 +168,11 @@ def make_trainer(cfg, # The run's configuration
     common, logger = load_callbacks_and_logger(dict(trainer=t, logger=cfg['logger'], run_dir=folder))
     averaging = [EMAWeightAveraging(decay=t['ema_decay'])] if t['ema_decay'] else []
     bar = [StepBar(total_steps * every)] if t['progress_bar'] else []
-    for name in ('pytorch_lightning', 'lightning_fabric'): logging.getLogger(name).setLevel(logging.WARNING)
-    for message in QUIET: warnings.filterwarnings('ignore', message)
-    try:
-        return pl.Trainer(
-            accelerator=t['accelerator'], devices=t['devices'], num_nodes=t['num_nodes'], strategy=t['strategy'], precision=t['precision'],
-            max_epochs=1, val_check_interval=max(1, t['val_every_n_epochs']) * steps_per_epoch * every, check_val_every_n_epoch=None, num_sanity_val_steps=0,
-            callbacks=[*averaging, *callbacks, *common, Report(t['no_print']), *bar], logger=[l for l in (logger, csv_logger(folder, until)) if l],
-            log_every_n_steps=t['log_every_n_steps'], enable_progress_bar=t['progress_bar'], enable_model_summary=False, use_distributed_sampler=False)
-    except (pl.utilities.exceptions.MisconfigurationException, ImportError, ValueError, RuntimeError) as e:
-        raise BadInput('trainer', {k: t[k] for k in ('accelerator', 'devices', 'strategy', 'precision')}, 'a machine that has it', f'{e}') from e
+    hush()
+    return machine(
+        t, max_epochs=1, val_check_interval=t['val_every_n_epochs'] * steps_per_epoch * every, check_val_every_n_epoch=None, num_sanity_val_steps=0,
+        callbacks=[*averaging, *callbacks, *common, Report(t['no_print']), *bar], logger=[l for l in (logger, csv_logger(folder, until)) if l],
+        log_every_n_steps=t['log_every_n_steps'], enable_progress_bar=t['progress_bar'], enable_model_summary=False, use_distributed_sampler=False)
 
 # %% ../../nbs/core/lightning.ipynb #0c56738e
 def horizon(cfg, # `trainer` block
@@ -170,6 +182,17 @@ def horizon(cfg, # `trainer` block
     for name, value in dict(max_epochs=epochs, max_steps=steps).items(): check(value is None or value > 0, name, value, 'a positive number')
     check(epochs or steps, 'max_steps', steps, 'max_steps or max_epochs')
     return min(s for s in (steps, epochs and int(epochs * steps_per_epoch)) if s)
+
+# %% ../../nbs/core/lightning.ipynb #b4e75855
+def check_training(cfg): # The run's configuration
+    "Raise `BadInput` for whatever `fit` would refuse: optimiser, schedule, horizon, tracker, counts, device."
+    t = cfg['trainer']; hush()
+    make_scheduler(make_optimizer([nn.Parameter(torch.zeros(1))], **t['optimizer']), horizon(t, 1), 1, **t['scheduler'])
+    check_choice('logger', cfg['logger']['name'], LOGGERS)
+    for key in ('batch_size', 'accumulate_grad_batches', 'val_every_n_epochs', 'log_every_n_steps'): check(t[key] >= 1, key, t[key], '1 or more')
+    check(not t['ema_decay'] or 0 < t['ema_decay'] < 1, 'ema_decay', t['ema_decay'], 'a number between 0 and 1, or null')
+    check(not t['gradient_clip_val'] or t['gradient_clip_val'] > 0, 'gradient_clip_val', t['gradient_clip_val'], 'a positive norm, or null')
+    machine(t, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 
 # %% ../../nbs/core/lightning.ipynb #ae94b146
 class Rest:
