@@ -63,10 +63,11 @@ def run_notebook(name: str, out, # Where the executed copy goes
     need('papermill').execute_notebook(notebook(name), out, parameters=parameters, log_output=True, stdout_file=sys.stdout, stderr_file=sys.stderr)
     return Path(out)
 
-# %% ../nbs/core/cli.ipynb #8a48fe64
+# %% ../nbs/core/cli.ipynb #29877a07
 NOTEBOOKS = dict(train_classifier='train_classifier', train_cvae_lightning='train_cvae')
 
 def parser() -> argparse.ArgumentParser:
+    "The commands of `vaebook` and what they take."
     top = argparse.ArgumentParser('vaebook', description='The book of variational autoencoders that runs.')
     commands = top.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for command, name in NOTEBOOKS.items():
