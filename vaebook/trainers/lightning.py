@@ -94,7 +94,7 @@ def validation_step(self: TrainingModule, batch, batch_idx):
 
 TrainingModule.log_terms, TrainingModule.validation_step = log_terms, validation_step
 
-# %% ../../nbs/core/lightning.ipynb #16e87374
+# %% ../../nbs/core/lightning.ipynb #1e1a810d
 class Report(Callback):
     "One line a validation, and, unless `no_print`, one every `log_every_n_steps`."
     def __init__(self, no_print: bool): self.no_print = no_print
@@ -102,7 +102,8 @@ class Report(Callback):
     def line(self, trainer, module, stage):
         values = {k: v for k, v in trainer.callback_metrics.items() if k.startswith(stage)}
         line = f'step {module.step:>6}  ' + '  '.join(f'{k} {float(v):.4f}' for k, v in values.items())
-        (trainer.progress_bar_callback.print if trainer.progress_bar_callback else print)(line)
+        bar = trainer.progress_bar_callback
+        (bar.print if bar and bar.is_enabled else print)(line)
 
     def on_validation_end(self, trainer, module):
         if not trainer.sanity_checking and trainer.is_global_zero: self.line(trainer, module, 'val/')
