@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONF', 'PLAIN', 'COERCE', 'read', 'choices', 'pair', 'text', 'aliases', 'own', 'translate', 'canonical', 'cpu_only',
-           'select', 'one_horizon', 'hydra_compose', 'fits', 'check_types', 'finalize', 'resolve', 'compose',
-           'check_names', 'as_list', 'as_bool', 'as_int', 'coerce', 'given_parameters', 'configure', 'Changes']
+           'select', 'one_horizon', 'hydra_compose', 'fits', 'check_types', 'finalize', 'resolve', 'compose', 'Changes',
+           'saved_config', 'saved_choices', 'check_names', 'as_list', 'as_bool', 'as_int', 'coerce', 'given_parameters',
+           'configure']
 
 # %% ../nbs/core/config.ipynb #830c31cd
 import functools, importlib.resources, json, re, shlex
@@ -140,7 +141,7 @@ def finalize(cfg): # what Hydra composed
     plain['trainer']['optimizer']['betas'] = [float(b) for b in plain['trainer']['optimizer']['betas']]
     return OmegaConf.create(plain)
 
-# %% ../nbs/core/config.ipynb #293d15d4
+# %% ../nbs/core/config.ipynb #b06572d2
 def resolve(experiment: str, # cvae, classifier …
             overrides=(), # 'key=value', or one string split as a shell would; they win over parameters
             parameters: dict | None = None # name → Python value
@@ -149,6 +150,7 @@ def resolve(experiment: str, # cvae, classifier …
     check_choice('experiment', experiment, read('experiments'))
     said = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
     chosen = canonical([(k, text(v)) for k, v in (parameters or {}).items()], experiment) | canonical(map(pair, said), experiment)
+    if 'resume' in chosen: chosen = (saved_choices(chosen['resume']) if not {'recipe', 'dataset'} & set(chosen) else {}) | chosen
     return [f'{k}={v}' for k, v in (one_horizon(select(chosen, experiment)) | dict(experiment=experiment)).items()]
 
 # %% ../nbs/core/config.ipynb #f38bdb08
@@ -162,6 +164,31 @@ def compose(experiment: str = 'cvae', # cvae, classifier …
     plain = need('omegaconf').OmegaConf.to_container
     check_types(plain(cfg, resolve=True), plain(default, resolve=True))
     return finalize(cfg)
+
+# %% ../nbs/core/config.ipynb #a9d70f8c
+class Changes:
+    "The keys of a configuration that differ from its recipe's."
+    def __init__(self, cfg):
+        plain = need('omegaconf').OmegaConf.to_container
+        new, old = (flat(plain(c)) for c in (cfg, compose(cfg.experiment, recipe=cfg.recipe, size=cfg.size)))
+        self.cfg, self.rows = cfg, [[k, old.get(k), v] for k, v in new.items() if v != old.get(k)]
+
+    def __repr__(self): return f'{self.cfg.experiment}: {self.cfg.recipe}, size {self.cfg.size}\n' + table([['key', 'recipe', 'this run'], *self.rows])
+    def _repr_markdown_(self): return f'`{self.cfg.experiment}`: **{self.cfg.recipe}**, size {self.cfg.size}\n\n' + table([['key', 'recipe', 'this run'], *self.rows], md=True)
+
+# %% ../nbs/core/config.ipynb #3eef8563
+def saved_config(resume: str): # A run folder, or a checkpoint in one
+    "The configuration a run was started with; None if there is none."
+    folder = Path(resume.strip('"')).expanduser()
+    path = (folder.parent.parent if folder.suffix == '.ckpt' else folder)/'config.yaml'
+    return need('omegaconf').OmegaConf.load(path) if path.is_file() else None
+
+def saved_choices(resume: str) -> dict:
+    "A saved configuration as overrides: recipe, size, smoke, and the keys that differ from them."
+    cfg = saved_config(resume)
+    if cfg is None: return {}
+    changed = {own(k, cfg.experiment): text(v) for k, _, v in Changes(cfg).rows if k not in ('recipe', 'size', 'smoke')}
+    return dict(recipe=cfg.recipe, size=cfg.size, smoke=str(cfg.smoke).lower()) | changed
 
 # %% ../nbs/core/config.ipynb #e8c585cd
 PLAIN = (bool, int, float, str, list, dict, tuple, type(None))
@@ -219,14 +246,3 @@ def configure(experiment: str, # cvae, classifier …
     given = given_parameters(names)
     if any('.' in name for name in given): given.setdefault('size', 'paper')
     return compose(experiment, overrides=given.pop('overrides', None) or (), **given)
-
-# %% ../nbs/core/config.ipynb #a9d70f8c
-class Changes:
-    "The keys of a configuration that differ from its recipe's."
-    def __init__(self, cfg):
-        plain = need('omegaconf').OmegaConf.to_container
-        new, old = (flat(plain(c)) for c in (cfg, compose(cfg.experiment, recipe=cfg.recipe, size=cfg.size)))
-        self.cfg, self.rows = cfg, [[k, old.get(k), v] for k, v in new.items() if v != old.get(k)]
-
-    def __repr__(self): return f'{self.cfg.experiment}: {self.cfg.recipe}, size {self.cfg.size}\n' + table([['key', 'recipe', 'this run'], *self.rows])
-    def _repr_markdown_(self): return f'`{self.cfg.experiment}`: **{self.cfg.recipe}**, size {self.cfg.size}\n\n' + table([['key', 'recipe', 'this run'], *self.rows], md=True)

@@ -70,7 +70,7 @@ class Term(NamedTuple):
     @property
     def weighted(self): return self.weight * self.value
 
-# %% ../nbs/core/core.ipynb #5c0df468
+# %% ../nbs/core/core.ipynb #5999d52c
 class LossTerms(dict):
     "Named, weighted loss terms: `LossTerms(recon=x, kl=(y, 0.1))`; the training loop reads `total` and `tasks`."
     def __init__(self, **terms):
@@ -78,6 +78,8 @@ class LossTerms(dict):
         for name, term in terms.items(): self[name] = term
 
     def __setitem__(self, name, term): super().__setitem__(name, Term(*term) if isinstance(term, tuple) else Term(term))
+
+    def detach(self): return LossTerms(**{k: (t.value.detach(), t.weight, t.task) for k, t in self.items()})
 
     @property
     def total(self): return sum(t.weighted for t in self.values())

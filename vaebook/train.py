@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['experiment', 'train', 'hydra_arguments', 'experiment_of', 'main', 'job']
 
-# %% ../nbs/core/train.ipynb #f5a1d66a
+# %% ../nbs/core/train.ipynb #5f9d5a92
 import importlib, re, sys
 
-from .config import CONF, check_types, finalize, pair, read, resolve
+from .config import CONF, finalize, pair, read, resolve, saved_config
 from .core import BadInput, check_choice, need
 
 # %% ../nbs/core/train.ipynb #446597cf
@@ -25,12 +25,13 @@ def train(cfg) -> dict: # the final numbers, as in metrics.json
     print(f'{body.folder()}\n{body.evaluate()}')
     return dict(body.evaluate())
 
-# %% ../nbs/core/train.ipynb #96709de8
+# %% ../nbs/core/train.ipynb #f51071f7
 def hydra_arguments(arguments: list[str]) -> list[str]:
     "The command line with our aliases, recipes and sizes resolved."
     ours = [a for a in arguments if re.match(r'[\w.@/]+=', a) and not a.startswith('hydra')]
     chosen = dict(map(pair, ours))
-    name = chosen.pop('experiment', None) or experiment_of(chosen.get('recipe'))
+    saved = saved_config(chosen['resume']) if 'resume' in chosen else None
+    name = chosen.pop('experiment', None) or (saved.experiment if saved else experiment_of(chosen.get('recipe')))
     return [a for a in arguments if a not in ours] + resolve(name, [a for a in ours if not a.startswith('experiment=')])
 
 def experiment_of(recipe: str | None) -> str:

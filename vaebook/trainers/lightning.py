@@ -53,7 +53,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint): self.batches = checkpoint['batches']
 
-# %% ../../nbs/core/lightning.ipynb #b738e88b
+# %% ../../nbs/core/lightning.ipynb #10164135
 def training_step(self: TrainingModule, batch, batch_idx):
     "One batch; an update when enough batches have been accumulated."
     every = self.cfg['accumulate_grad_batches']
@@ -62,7 +62,8 @@ def training_step(self: TrainingModule, batch, batch_idx):
     self.manual_backward(terms.total / every)
     self.batches += 1
     if self.batches % every == 0: self.update()
-    self.log_terms('train', terms, batch)
+    self.terms = terms.detach()
+    self.log_terms('train', self.terms, batch)
 
 def update(self: TrainingModule):
     "Clip, step the optimiser and the schedule; ask Lightning to stop after the last step."
@@ -75,11 +76,11 @@ def update(self: TrainingModule):
 
 TrainingModule.training_step, TrainingModule.update = training_step, update
 
-# %% ../../nbs/core/lightning.ipynb #3c189a74
+# %% ../../nbs/core/lightning.ipynb #c9db1e4c
 def log_terms(self: TrainingModule, stage: str, terms, batch):
     "Raw values by name; in training they stand beside the step, in validation they are averages."
     size, train = len(next(iter(batch.values()))), stage == 'train'
-    values = {f'{stage}/{k}': t.value.detach() for k, t in terms.items()}
+    values = {f'{stage}/{k}': t.value for k, t in terms.items()}
     self.log_dict(values, on_step=train, on_epoch=not train, batch_size=size, sync_dist=not train)
 
 def validation_step(self: TrainingModule, batch, batch_idx):
@@ -94,19 +95,24 @@ def validation_step(self: TrainingModule, batch, batch_idx):
 
 TrainingModule.log_terms, TrainingModule.validation_step = log_terms, validation_step
 
-# %% ../../nbs/core/lightning.ipynb #1e1a810d
+# %% ../../nbs/core/lightning.ipynb #febe3399
 class Report(Callback):
-    "One line a validation, and, unless `no_print`, one every `log_every_n_steps`."
+    "A line a validation and the table of loss terms at the end; unless `no_print`, also a line every `log_every_n_steps`."
     def __init__(self, no_print: bool): self.no_print = no_print
+
+    def say(self, trainer, text):
+        bar = trainer.progress_bar_callback
+        (bar.print if bar and bar.is_enabled else print)(text)
 
     def line(self, trainer, module, stage):
         values = {k: v for k, v in trainer.callback_metrics.items() if k.startswith(stage)}
-        line = f'step {module.step:>6}  ' + '  '.join(f'{k} {float(v):.4f}' for k, v in values.items())
-        bar = trainer.progress_bar_callback
-        (bar.print if bar and bar.is_enabled else print)(line)
+        self.say(trainer, f'step {module.step:>6}  ' + '  '.join(f'{k} {float(v):.4f}' for k, v in values.items()))
 
     def on_validation_end(self, trainer, module):
-        if not trainer.sanity_checking and trainer.is_global_zero: self.line(trainer, module, 'val/')
+        if trainer.is_global_zero: self.line(trainer, module, 'val/')
+
+    def on_train_end(self, trainer, module):
+        if trainer.is_global_zero: self.say(trainer, f'loss terms of step {module.step}\n{module.terms}')
 
     def on_train_batch_end(self, trainer, module, *args):
         if not self.no_print and trainer.is_global_zero and module.batches % trainer.log_every_n_steps == 0: self.line(trainer, module, 'train/')
