@@ -6,7 +6,7 @@
 __all__ = ['CONF', 'PLAIN', 'COERCE', 'read', 'choices', 'pair', 'text', 'aliases', 'own', 'translate', 'canonical', 'cpu_only',
            'select', 'one_horizon', 'hydra_compose', 'fits', 'check_types', 'finalize', 'resolve', 'compose', 'Changes',
            'saved_config', 'saved_choices', 'check_names', 'as_list', 'as_bool', 'as_int', 'coerce', 'given_parameters',
-           'configure']
+           'from_file', 'configure']
 
 # %% ../nbs/core/config.ipynb #830c31cd
 import functools, importlib.resources, json, re, shlex
@@ -238,11 +238,18 @@ def given_parameters(names: dict) -> dict:
                 out[f'{name}.{key}'] = coerce(key, v, kinds.get(key, type(v)))
     return out
 
-# %% ../nbs/core/config.ipynb #5d9217e3
+# %% ../nbs/core/config.ipynb #909f4f63
+def from_file(given: dict, experiment: str) -> dict:
+    "Parameters of which some come from the blocks of a file: the published size, and in a smoke run not the file's numbers."
+    entry = read('experiments')[experiment]
+    small = flat(read(f"smoke/{entry.get('part_of', experiment)}")) if given.get('smoke') else {}
+    return dict(size='paper') | {k: v for k, v in given.items() if '.' not in k or translate(k, '', experiment)[0] not in small}
+
+# %% ../nbs/core/config.ipynb #7bcb076f
 def configure(experiment: str, # cvae, classifier …
               names: dict): # globals() of the notebook
     "The configuration from a notebook's parameters; raises `BadInput` on unknown names, wrong types, unknown choices."
     check_names(names)
     given = given_parameters(names)
-    if any('.' in name for name in given): given.setdefault('size', 'paper')
+    if any('.' in name for name in given): given = from_file(given, experiment)
     return compose(experiment, overrides=given.pop('overrides', None) or (), **given)
