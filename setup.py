@@ -34,6 +34,7 @@ class BuildWithNotebooks(build_py):
 
 
 setuptools.setup(
+    options={'editable_wheel': {'mode': 'compat'}},  # on sys.path, so that a folder called vaebook beside it cannot hide it
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'].split(),
     author=cfg['author'], author_email=cfg['author_email'], license='Apache-2.0', url=cfg['git_url'],
     project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl']},

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'NOTEBOOKS', 'four_blocks', 'write_configs', 'read_yaml', 'notebook', 'run_notebook', 'parser', 'main']
 
-# %% ../nbs/core/cli.ipynb #4608d45b
-import argparse, importlib.resources, sys
+# %% ../nbs/core/cli.ipynb #b40da0e3
+import argparse, sys
 from pathlib import Path
 
-from .config import compose, read
+from .config import CONF, compose, read
 from .core import BadInput, atomic, check, check_choice, need
 
 # %% ../nbs/core/cli.ipynb #011a90cb
@@ -40,20 +40,20 @@ def write_configs(folder) -> list[Path]:
         written.append(path)
     return written
 
-# %% ../nbs/core/cli.ipynb #7ae25cd3
+# %% ../nbs/core/cli.ipynb #ef1f68ec
 def read_yaml(path) -> dict:
     "The parameters in a YAML file; raises `BadInput` when it is none."
     path = Path(path)
     check(path.is_file(), '--config', str(path), 'a YAML file', '`vaebook configs DIR` writes some.')
     try: values = need('omegaconf').OmegaConf.to_container(need('omegaconf').OmegaConf.load(path))
     except Exception as e: raise BadInput('--config', str(path), 'a YAML file', str(e).replace('\n', ' ')) from e
-    return check(isinstance(values, dict) and values, '--config', str(path), 'keys and values', 'See `vaebook configs DIR`.') and values
+    check(isinstance(values, dict) and values, '--config', str(path), 'keys and values', 'See `vaebook configs DIR`.')
+    return {k: 'null' if v is None else v for k, v in values.items()}
 
-# %% ../nbs/core/cli.ipynb #818fffd3
+# %% ../nbs/core/cli.ipynb #0e4cbdc2
 def notebook(name: str) -> Path:
     "The experiment notebook `name`."
-    package = Path(str(importlib.resources.files('vaebook')))
-    places = [package/'notebooks', package.parent/'nbs']
+    places = [CONF.parent/'notebooks', CONF.parent.parent/'nbs']
     found = {p.stem: p for folder in reversed(places) for p in sorted(folder.glob('train_*.ipynb'))}
     return found[check_choice('notebook', name, found)]
 

@@ -70,7 +70,7 @@ class Term(NamedTuple):
     @property
     def weighted(self): return self.weight * self.value
 
-# %% ../nbs/core/core.ipynb #5999d52c
+# %% ../nbs/core/core.ipynb #b4c6968e
 class LossTerms(dict):
     "Named, weighted loss terms: `LossTerms(recon=x, kl=(y, 0.1))`; the training loop reads `total` and `tasks`."
     def __init__(self, **terms):
@@ -79,7 +79,7 @@ class LossTerms(dict):
 
     def __setitem__(self, name, term): super().__setitem__(name, Term(*term) if isinstance(term, tuple) else Term(term))
 
-    def detach(self): return LossTerms(**{k: (t.value.detach(), t.weight, t.task) for k, t in self.items()})
+    def detach(self): return LossTerms(**{k: (torch.as_tensor(t.value).detach(), t.weight, t.task) for k, t in self.items()})
 
     @property
     def total(self): return sum(t.weighted for t in self.values())
@@ -98,9 +98,10 @@ def table(rows, # Rows of cells, the first is the header
     line = lambda r: '  '.join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, width)))
     return '\n'.join(map(line, rows))
 
-# %% ../nbs/core/core.ipynb #e3f139c2
+# %% ../nbs/core/core.ipynb #e1ef8d2f
 def loss_rows(terms: LossTerms):
     "Header, a row a term, and the total: name, raw value, weight, weighted value, share."
+    terms = terms.detach()
     scale = sum(abs(float(t.weighted)) for t in terms.values()) or 1.
     rows = [[n, float(t.value), float(t.weight), float(t.weighted), f'{abs(float(t.weighted)) / scale:.0%}'] for n, t in terms.items()]
     return [['term', 'value', 'weight', 'weighted', 'share'], *rows, ['total', '', '', float(terms.total), '']]

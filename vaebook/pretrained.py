@@ -35,14 +35,13 @@ class Pretrained(nn.Module):
         cls.__init__ = remembering(cls.__init__)
         Pretrained.kinds[cls.__name__] = cls
 
-# %% ../nbs/core/pretrained.ipynb #fc920c6f
+# %% ../nbs/core/pretrained.ipynb #f8f9e143
 def save_pretrained(self: Pretrained, folder) -> Path:
     "Write `config.json` and `model.safetensors` into `folder`; a killed process leaves no half model."
     folder = Path(folder); config = folder/'config.json'
     text = json.dumps(dict(kind=type(self).__name__, config=self.config), indent=2) + '\n'
-    config.unlink(missing_ok=True)
-    with atomic(folder/'model.safetensors') as f: need('safetensors.torch').save_model(self, str(f))
-    with atomic(config) as f: f.write_text(text)
+    with atomic(config) as c, atomic(folder/'model.safetensors') as f:
+        c.write_text(text); need('safetensors.torch').save_model(self, str(f))
     return folder
 
 Pretrained.save_pretrained = save_pretrained

@@ -6,19 +6,20 @@
 __all__ = ['FREE', 'git_commit', 'environment', 'disk_errors', 'new_folder', 'same_run', 'old_folder', 'Run', 'collect',
            'write_csv']
 
-# %% ../nbs/core/runs.ipynb #a0eead48
-import csv, datetime, errno, hashlib, importlib.metadata, importlib.resources, json, os, platform, subprocess
+# %% ../nbs/core/runs.ipynb #59554a25
+import csv, datetime, errno, hashlib, importlib.metadata, json, os, platform, subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+import vaebook.core
 from .core import BadInput, atomic, check, flat, need
 
-# %% ../nbs/core/runs.ipynb #f56ea587
+# %% ../nbs/core/runs.ipynb #0063a40a
 def git_commit() -> str | None:
     "The commit of the vaebook that is imported, with `+` when its tree has changes; None outside a checkout."
-    git = lambda *args: subprocess.run(['git', '-C', str(importlib.resources.files("vaebook")), *args], capture_output=True, text=True, timeout=10)
+    git = lambda *args: subprocess.run(['git', '-C', str(Path(vaebook.core.__file__).parent), *args], capture_output=True, text=True, timeout=10)
     try: head, dirty = git('rev-parse', '--short', 'HEAD'), git('status', '--porcelain', '--', '.')
     except (OSError, subprocess.TimeoutExpired): return None
     return head.stdout.strip() + '+' * bool(dirty.stdout) if head.returncode == 0 else None
@@ -58,14 +59,14 @@ def new_folder(run_dir=None) -> Path: # null: outputs/<date>_<time>
             return folder
     raise BadInput('run_dir', str(stamp), 'a free name', 'Give run_dir yourself.')
 
-# %% ../nbs/core/runs.ipynb #c375c795
+# %% ../nbs/core/runs.ipynb #4e32c591
 FREE = ('run_dir', 'resume', 'logger', 'sweep', 'save_dir', 'trainer.max_steps', 'trainer.max_epochs', 'trainer.accelerator', 'trainer.devices',
         'trainer.num_nodes', 'trainer.strategy', 'trainer.progress_bar', 'trainer.no_print', 'trainer.log_every_n_steps', 'dataset.num_workers')
 
 def same_run(old: dict, new: dict, folder):
     "Raise `BadInput` when `new` would train something else than `old` did."
     a, b = flat(old), flat(new)
-    differ = [k for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k) and not k.startswith(FREE)]
+    differ = [k for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k) and not k.removeprefix('classifier.').startswith(FREE)]
     check(not differ, 'resume', str(folder), 'a run of the same configuration',
           '; '.join(f'{k} was {a.get(k)!r}, is {b.get(k)!r}' for k in differ[:5]) + '. Start a new run, or repeat the old settings.')
 
@@ -78,7 +79,7 @@ def old_folder(resume) -> tuple[Path, Path]: # run folder or a checkpoint in it
     check(checkpoint.is_file(), 'resume', str(resume), 'a run with a checkpoint', f'{checkpoint.name} is missing: the run ended before its first validation, so start it anew.')
     return folder, checkpoint
 
-# %% ../nbs/core/runs.ipynb #9024eb7b
+# %% ../nbs/core/runs.ipynb #781f368f
 class Run:
     "The folder of one run, new or resumed. Nothing is written before `start`."
     def __init__(self, cfg):
@@ -92,7 +93,7 @@ class Run:
         if self.checkpoint: same_run(OmegaConf.to_container(OmegaConf.load(self.folder/'config.yaml')), plain, self.folder)
         else: self.folder = new_folder(self.cfg.run_dir)
         with disk_errors(self.folder):
-            if not self.checkpoint: self.write('config.yaml', OmegaConf.to_yaml(OmegaConf.create(plain | dict(run_dir=None, resume=None))))
+            self.write('config.yaml', OmegaConf.to_yaml(OmegaConf.create(plain | dict(run_dir=None, resume=None))))
             self.write('environment.json', environment())
         return self.folder
 

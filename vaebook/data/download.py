@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'APT', 'opened', 'whole', 'content', 'mark', 'verify', 'verify_once', 'Files', 'Source', 'idx_files',
-           'find', 'accept', 'download', 'placing', 'lacking', 'from_url', 'from_tar', 'scratch', 'from_archive', 'run',
+           'find', 'accept', 'copy_url', 'placing', 'lacking', 'from_url', 'from_tar', 'scratch', 'from_archive', 'run',
            'data_tar', 'from_debian', 'routes', 'DownloadError', 'resolve', 'fetch', 'provenance']
 
 # %% ../../nbs/core/download.ipynb #8e8939df
@@ -131,8 +131,8 @@ def accept(folder, # Where the files may be
         else: return files
     raise bad[0]
 
-# %% ../../nbs/core/download.ipynb #f4610746
-def download(url: str, # http, https, ftp or file
+# %% ../../nbs/core/download.ipynb #33a2bb70
+def copy_url(url: str, # http, https, ftp or file
              path, # Where to write
              silence: float = 10.): # Seconds without a byte before giving up
     "Copy `url` to `path` under a progress bar."
@@ -161,12 +161,12 @@ def lacking(folder, files: Files) -> dict:
         except BadInput: return False
     return {n: want for n, want in files.digests.items() if not fine(n, want)}
 
-# %% ../../nbs/core/download.ipynb #2a402cfc
+# %% ../../nbs/core/download.ipynb #3370d23b
 def from_url(url: str, # The publisher's folder, ending in '/'
              files: Files, folder):
     "Download the files that `folder` lacks, each as `url` + name + `.gz`."
     for n, want in lacking(folder, files).items():
-        with placing(folder, f'{n}.gz', want) as tmp: download(f'{url}{n}.gz', tmp)
+        with placing(folder, f'{n}.gz', want) as tmp: copy_url(f'{url}{n}.gz', tmp)
 
 # %% ../../nbs/core/download.ipynb #d1ec8221
 def from_tar(path, # A tar file, compressed or not
@@ -185,14 +185,14 @@ def scratch():
     cache_dir('data').mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=cache_dir('data'), prefix='.fetching-')
 
-# %% ../../nbs/core/download.ipynb #b7c8c2e9
+# %% ../../nbs/core/download.ipynb #5e380c76
 def from_archive(url: str, # A tar file
                  md5: str, # Of the tar file itself
                  files: Files, folder):
     "Download an archive, check it, and take the files out of it."
     with scratch() as tmp:
         tar = Path(tmp)/url.rsplit('/', 1)[-1]
-        download(url, tar)
+        copy_url(url, tar)
         with open(tar, 'rb') as f: got = hashlib.file_digest(f, 'md5').hexdigest()
         check(got == md5, 'file', tar.name, f'content {md5}; its content is {got}')
         from_tar(tar, files, folder)

@@ -6,19 +6,18 @@
 __all__ = ['classifier_config', 'CVAEExperiment', 'examples', 'black_box', 'classifier', 'sweeps', 'callbacks', 'image_measures',
            'flows', 'measure', 'pictures', 'flow_bars', 'draw_all']
 
-# %% ../../nbs/images/cvae_experiment.ipynb #b3abe2ab
-import shutil
-
+# %% ../../nbs/images/cvae_experiment.ipynb #35bf5dad
 import torch
 from torch import nn
 
-from ..core import check, need, seed_step
+from ..core import BadInput, check, need, seed_step
 from ..config import finalize
-from ..data.images import sequential, to_unit
+from ..data.images import examples as first_of_each, to_unit
 from .classifier import ClassifierExperiment, classifier_store, find_classifier
 from .experiment import Experiment, Parts, once
 from ..losses.information_flow import CausalObjective
 from ..models.cvae import build_cvae
+from ..pretrained import Pretrained
 from ..sweeps import draw, grid, new_figure, offsets, strip, sweep
 from ..trainers.lightning import EveryEpochs, log_figure
 
@@ -28,7 +27,7 @@ def classifier_config(cfg):
     OmegaConf = need('omegaconf').OmegaConf
     return finalize(OmegaConf.merge(cfg, dict(experiment='classifier', run_dir=None, resume=None)))
 
-# %% ../../nbs/images/cvae_experiment.ipynb #8d5d2939
+# %% ../../nbs/images/cvae_experiment.ipynb #5f3bc9a2
 class CVAEExperiment(Experiment, name='cvae'):
     "Generative causal explanation of a classifier, O'Shaughnessy et al. 2020."
     def __init__(self, cfg, classifier: nn.Module | None = None): # None: found or trained as the recipe says
@@ -49,31 +48,35 @@ class CVAEExperiment(Experiment, name='cvae'):
         return {k: v for k, v in self.cfg.loss.items() if not k.startswith('eval_')} | dict(outputs=self.cfg.classifier.model.outputs)
 
     @once
-    def objective(self): return CausalObjective(self.network(), self.black_box(), **self.loss_options())
+    def objective(self):
+        objective = CausalObjective(self.network(), self.black_box(), **self.loss_options())
+        try: log_p = objective.classify(to_unit(self.examples()[:1]))
+        except RuntimeError as e: raise BadInput('classifier', type(self.black_box()).__name__, f'a network for images {self.data().shape}', f'{e}.') from e
+        m = self.data().num_classes
+        check(self.given is not None or log_p.shape[1] == m, 'classifier', log_p.shape[1], f'{m} classes')
+        return objective
 
-# %% ../../nbs/images/cvae_experiment.ipynb #2c01dbd7
+# %% ../../nbs/images/cvae_experiment.ipynb #ccd1e99d
 @once
 def examples(self: CVAEExperiment) -> torch.Tensor: # [N, C, H, W] uint8
     "The first validation images of each class, class by class."
     n, split = self.cfg.sweep.n_samples_each_class, self.data().val
-    picked = []
-    for label, name in enumerate(self.data().classes):
-        where = (split.y == label).nonzero()[:, 0]
-        check(len(where) >= n, 'n_samples_each_class', n, f'at most {len(where)}, the validation images of class {name!r}')
-        picked.append(where[:n])
-    return split.x[torch.cat(picked)]
+    least = int(torch.bincount(split.y, minlength=self.data().num_classes).min())
+    check(n <= least, 'n_samples_each_class', n, f'at most {least}, the validation images of the rarest class')
+    return split.x[first_of_each(split, n).flatten()]
 
-# %% ../../nbs/images/cvae_experiment.ipynb #ff0ddaee
+# %% ../../nbs/images/cvae_experiment.ipynb #17ca7b3c
 @once
 def black_box(self: CVAEExperiment) -> nn.Module:
     "The classifier to be explained: given, found in `save_dir`, or trained."
-    if self.given is not None: return self.given
     self.examples()
+    if self.given is not None: return self.given
     cfg, images = classifier_config(self.cfg), self.data()
-    found = None if cfg.smoke else find_classifier(cfg, classifier_store(cfg), images.shape, images.num_classes)
+    kept = self.folder()/'classifier' if self.run.checkpoint else None
+    if kept and (kept/'model'/'config.json').exists(): return Pretrained.from_pretrained(kept/'model')
+    found = None if cfg.smoke else find_classifier(cfg, classifier_store(cfg), images)
     if found is not None: return found
     cfg.run_dir = str(self.folder()/'classifier')
-    if self.run.checkpoint or self.cfg.resume: shutil.rmtree(cfg.run_dir, ignore_errors=True)
     experiment = ClassifierExperiment(cfg)
     experiment.done['data'] = images
     experiment.evaluate(), experiment.figures()
@@ -106,12 +109,12 @@ def callbacks(self: CVAEExperiment) -> list:
 
 CVAEExperiment.sweeps, CVAEExperiment.callbacks = sweeps, callbacks
 
-# %% ../../nbs/images/cvae_experiment.ipynb #1fb9e07f
+# %% ../../nbs/images/cvae_experiment.ipynb #074fff16
 def image_measures(self: CVAEExperiment) -> dict:
     "classifier_accuracy, recon, kl, nll (nats an image) and agreement on the test set."
     objective, sums, n = self.objective().eval(), {}, 0
     seed_step(self.cfg.seed, 0, 2_000)
-    for batch in sequential(self.data().test, 500):
+    for batch in self.test_batches():
         terms = objective.model.compute_loss(batch)
         x = to_unit(batch['x']); said = objective.classify(x).argmax(1)
         again = objective.classify(objective.model.decode(objective.model.encode(x).z)).argmax(1)
@@ -121,7 +124,7 @@ def image_measures(self: CVAEExperiment) -> dict:
     means = {k: float(v) / n for k, v in sums.items()}
     return means | dict(nll=means['recon'] + means['kl'])
 
-# %% ../../nbs/images/cvae_experiment.ipynb #abd8a58d
+# %% ../../nbs/images/cvae_experiment.ipynb #d0cdf07d
 def flows(self: CVAEExperiment) -> dict:
     "causal_effect I(α; Ŷ) and the flow of each latent, in nats, by many draws from the prior."
     objective, model = self.objective().eval(), self.network()
@@ -129,7 +132,8 @@ def flows(self: CVAEExperiment) -> dict:
     draws = self.cfg.loss.eval_alpha_samples, self.cfg.loss.eval_beta_samples
     seed_step(self.cfg.seed, 0, 3_000)
     out = dict(causal_effect=objective.flow(range(model.n_alpha), *draws))
-    return out | {f"flow/{s['name']}": objective.flow([i], *draws) for i, s in enumerate(model.latent_spec)}
+    latents = need('tqdm.auto').tqdm(model.latent_spec, 'information flow', disable=not self.cfg.trainer.progress_bar, leave=False)
+    return out | {f"flow/{s['name']}": objective.flow([i], *draws) for i, s in enumerate(latents)}
 
 def measure(self: CVAEExperiment) -> dict:
     "All final numbers."
@@ -137,14 +141,14 @@ def measure(self: CVAEExperiment) -> dict:
 
 CVAEExperiment.image_measures, CVAEExperiment.flows, CVAEExperiment.measure = image_measures, flows, measure
 
-# %% ../../nbs/images/cvae_experiment.ipynb #3b3cc672
+# %% ../../nbs/images/cvae_experiment.ipynb #82efd582
 @torch.no_grad()
 def pictures(self: CVAEExperiment, columns: int = 12):
     "Rows: test images, their reconstructions from the posterior mean, and decoded draws from the prior."
     model = self.network().eval()
-    x = to_unit(self.data().test.x[:columns])
+    x = to_unit(self.data().test.x[:columns].to(self.device))
     seed_step(self.cfg.seed, 0, 4_000)
-    prior = model.decode(torch.randn(len(x), len(model.latent_spec)))
+    prior = model.decode(torch.randn(len(x), len(model.latent_spec), device=self.device))
     return draw(torch.stack([x, model.decode(model.encode(x).z), prior]), ['original', 'reconstruction', 'prior sample'])
 
 def flow_bars(numbers: dict): # with flow/… entries

@@ -6,7 +6,7 @@
 __all__ = ['read_curves', 'loss_curves', 'Parts', 'Numbers', 'once', 'Experiment', 'data', 'network', 'model', 'first_loss',
            'folder', 'fit_once', 'evaluate', 'figures']
 
-# %% ../../nbs/core/experiment.ipynb #79afdbc5
+# %% ../../nbs/core/experiment.ipynb #7fcce490
 import csv, functools, resource, time
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from torch import nn
 from ..core import set_seed, table
 from ..data.images import batches, load, sequential, steps_per_epoch
 from ..losses.terms import Objective
-from ..runs import Run, environment
+from ..runs import Run, disk_errors, environment
 from ..sweeps import new_figure
 from ..trainers.lightning import check_training, fit
 
-# %% ../../nbs/core/experiment.ipynb #436570b3
+# %% ../../nbs/core/experiment.ipynb #7b8d780c
 def read_curves(folder) -> dict: # term → {'train': [(step, value)], 'val': …}
     "The logged loss terms of a run."
     out = {}
@@ -36,7 +36,8 @@ def loss_curves(folder):
     curves = read_curves(folder)
     fig = new_figure(2.4 * len(curves), 2)
     for ax, (term, stages) in zip(fig.subplots(1, len(curves), squeeze=False)[0], sorted(curves.items())):
-        for stage, points in stages.items(): ax.plot(*zip(*points), label=stage, lw=1, alpha=0.5 if stage == 'train' else 1)
+        for stage, style in dict(train=dict(color='tab:blue', lw=1, alpha=0.5), val=dict(color='tab:orange', lw=1, marker='.')).items():
+            if stage in stages: ax.plot(*zip(*stages[stage]), label=stage, **style)
         ax.set_title(term, fontsize=9); ax.set_xlabel('step', fontsize=8); ax.tick_params(labelsize=7); ax.legend(fontsize=7)
     return fig
 
@@ -76,7 +77,7 @@ def once(method):
         return self.done[method.__name__]
     return remembered
 
-# %% ../../nbs/core/experiment.ipynb #91d39a4b
+# %% ../../nbs/core/experiment.ipynb #e4cdea67
 class Experiment:
     "One run of one configuration; nothing is written before `fit`."
     kinds = {} # experiment name → class
@@ -92,6 +93,14 @@ class Experiment:
     def build(self, shape: tuple, num_classes: int) -> nn.Module: raise NotImplementedError
     def objective(self) -> Objective: return Objective(self.network())
     def measure(self) -> dict: raise NotImplementedError
+
+    @property
+    def device(self): return next(self.network().parameters()).device
+
+    def test_batches(self, size: int = 500):
+        "The test set, batch by batch, where the model is."
+        for batch in sequential(self.data().test, size): yield {k: v.to(self.device) for k, v in batch.items()}
+
     def draw(self) -> dict: return {}
     def callbacks(self) -> list: return []
 
@@ -123,7 +132,7 @@ def first_loss(self: Experiment):
 
 Experiment.data, Experiment.network, Experiment.model, Experiment.first_loss = data, network, model, first_loss
 
-# %% ../../nbs/core/experiment.ipynb #1d7f7d11
+# %% ../../nbs/core/experiment.ipynb #c747998f
 @once
 def folder(self: Experiment) -> Path:
     "The run folder, created or checked when it is first needed."
@@ -135,10 +144,11 @@ def fit_once(self: Experiment):
     split, t, started = self.data().train, self.cfg.trainer, time.time()
     loader = lambda start, n: batches(split, t.batch_size, self.cfg.seed, start, n, self.cfg.dataset.num_workers)
     objective, per_epoch = self.objective(), steps_per_epoch(len(split), t.batch_size)
-    fit(objective, self.cfg, self.folder(), loader, sequential(self.data().val, t.batch_size), per_epoch, self.callbacks(), self.run.checkpoint)
-    self.network().cpu().save_pretrained(self.folder()/'model')
+    trainer = fit(objective, self.cfg, self.folder(), loader, sequential(self.data().val, t.batch_size), per_epoch, self.callbacks(), self.run.checkpoint)
+    with disk_errors(self.folder()): self.network().cpu().save_pretrained(self.folder()/'model')
+    objective.to(trainer.strategy.root_device)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    self.run.write('environment.json', environment() | dict(fit_seconds=round(time.time() - started, 1), peak_memory_gib=round(memory, 2)))
+    with disk_errors(self.folder()): self.run.write('environment.json', environment() | dict(fit_seconds=round(time.time() - started, 1), peak_memory_gib=round(memory, 2)))
     return self.run.figure('loss_curves', loss_curves(self.folder()))
 
 Experiment.folder, Experiment.fit = folder, fit_once

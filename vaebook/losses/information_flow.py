@@ -26,16 +26,15 @@ def mutual_information(log_f: Tensor # [A, B, M] log-probabilities of the classe
     log_q = log_p.logsumexp(0) - math.log(a)
     return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 
-# %% ../../nbs/images/information_flow.ipynb #c3434383
+# %% ../../nbs/images/information_flow.ipynb #ffd6590e
 def prior_draws(a: int, b: int, # Draws of the held latents, and of the others for each of them
                 d: int, # All latents
                 held, # Indices of the latents that the first axis draws
                 device=None) -> Tensor: # [A, B, D]
     "z ~ N(0, 1), equal along the second axis in the `held` dimensions."
-    z = torch.randn(a, b, d, device=device)
-    held = list(held)
-    z[..., held] = z[:, :1, held].expand(-1, b, -1)
-    return z
+    z, mask = torch.randn(a, b, d, device=device), torch.zeros(d, dtype=torch.bool, device=device)
+    for i in held: mask[i] = True
+    return torch.where(mask, z[:, :1], z)
 
 # %% ../../nbs/images/information_flow.ipynb #dc8043ec
 def classify_decoded(z: Tensor, # [N, D]

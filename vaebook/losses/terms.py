@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RECONSTRUCTIONS', 'sse', 'bce', 'Frozen', 'class_log_probs', 'Objective']
 
-# %% ../../nbs/core/terms.ipynb #3dd39418
-import copy
+# %% ../../nbs/core/terms.ipynb #09a64b1c
+import copy, hashlib
 
 import torch
 import torch.nn.functional as F
@@ -14,23 +14,29 @@ from torch import Tensor, nn
 
 from ..core import BadInput, LossTerms, check, check_choice
 
-# %% ../../nbs/core/terms.ipynb #b0468f9d
+# %% ../../nbs/core/terms.ipynb #8c184f0c
 def sse(x_hat: Tensor, x: Tensor) -> Tensor:
     "Squared error [B], summed over each sample."
     return (x_hat - x).square().flatten(1).sum(1)
 
 def bce(x_hat: Tensor, x: Tensor) -> Tensor:
     "Binary cross-entropy [B] in nats, summed over each sample; `x_hat` and `x` in [0, 1]."
-    return F.binary_cross_entropy(x_hat, x, reduction='none').flatten(1).sum(1)
+    with torch.autocast(x.device.type, enabled=False): return F.binary_cross_entropy(x_hat.float(), x.float(), reduction='none').flatten(1).sum(1)
 
 RECONSTRUCTIONS = dict(sse=sse, bce=bce)
 
-# %% ../../nbs/core/terms.ipynb #fd0798ac
+# %% ../../nbs/core/terms.ipynb #c08cc95e
 class Frozen(nn.Module):
     "A private copy of `net` for judging only: eval mode, no gradients, absent from parameters and state_dict."
     def __init__(self, net: nn.Module):
         super().__init__()
         self.__dict__['net'] = copy.deepcopy(net).eval().requires_grad_(False)
+
+    def digest(self) -> str:
+        "A fingerprint of the weights and buffers."
+        h = hashlib.sha256()
+        for name, v in self.net.state_dict().items(): h.update(name.encode() + v.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return h.hexdigest()[:16]
 
     def _apply(self, fn, *args, **kwargs):
         self.net._apply(fn, *args, **kwargs)
@@ -49,12 +55,16 @@ def class_log_probs(out, # Logits or log-probabilities [B, M], probabilities, or
     check(ok, 'classifier output', getattr(scores, 'shape', type(scores).__name__), 'a tensor [batch, classes]')
     return F.log_softmax(scores.clamp_min(1e-12).log() if outputs == 'probs' else scores, dim=-1)
 
-# %% ../../nbs/core/terms.ipynb #1f08ebe7
+# %% ../../nbs/core/terms.ipynb #e5bed830
 class Objective(nn.Module):
     "A model with what it is trained against; on its own it adds nothing to the model's terms."
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
+
+    def judges(self) -> dict:
+        "A digest of each frozen network: what a resumed run must find unchanged."
+        return {name: m.digest() for name, m in self.named_modules() if isinstance(m, Frozen)}
 
     def batch_terms(self, batch: dict, step: int, out=None) -> LossTerms:
         "The terms that depend on the batch."
