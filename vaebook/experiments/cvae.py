@@ -27,7 +27,7 @@ def classifier_config(cfg):
     OmegaConf = need('omegaconf').OmegaConf
     return finalize(OmegaConf.merge(cfg, dict(experiment='classifier', run_dir=None, resume=None)))
 
-# %% ../../nbs/images/cvae_experiment.ipynb #5f3bc9a2
+# %% ../../nbs/images/cvae_experiment.ipynb #d6a7730b
 class CVAEExperiment(Experiment, name='cvae'):
     "Generative causal explanation of a classifier, O'Shaughnessy et al. 2020."
     def __init__(self, cfg, classifier: nn.Module | None = None): # None: found or trained as the recipe says
@@ -49,6 +49,7 @@ class CVAEExperiment(Experiment, name='cvae'):
 
     @once
     def objective(self):
+        "The loss with the classifier in it; raises `BadInput` when that is one for other images or classes."
         objective = CausalObjective(self.network(), self.black_box(), **self.loss_options())
         try: log_p = objective.classify(to_unit(self.examples()[:1]))
         except RuntimeError as e: raise BadInput('classifier', type(self.black_box()).__name__, f'a network for images {self.data().shape}', f'{e}.') from e
