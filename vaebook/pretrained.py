@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['remembering', 'Pretrained', 'save_pretrained', 'kind', 'read_config', 'from_pretrained']
 
-# %% ../nbs/core/pretrained.ipynb #da648554
+# %% ../nbs/core/pretrained.ipynb #5139f571
 import functools, inspect, json
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from .core import BadInput, atomic, check, need

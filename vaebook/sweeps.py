@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['offsets', 'SweepResult', 'sweep', 'colours', 'tile', 'new_figure', 'draw', 'strip', 'grid']
 
-# %% ../nbs/core/sweeps.ipynb #0c6ac185
+# %% ../nbs/core/sweeps.ipynb #094c4ca5
 import io
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from .core import check, check_choice, need
+from .core import check, need
 
 # %% ../nbs/core/sweeps.ipynb #24c2c6bf
 def offsets(step: float = 1.0, # Distance of neighbours, in prior standard deviations

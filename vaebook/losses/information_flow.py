@@ -6,11 +6,11 @@
 __all__ = ['mutual_information', 'prior_draws', 'classify_decoded', 'causal_effect', 'CausalObjective', 'batch_terms',
            'free_terms', 'flow']
 
-# %% ../../nbs/images/information_flow.ipynb #effcedf7
+# %% ../../nbs/images/information_flow.ipynb #f153773d
 import math
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['RECONSTRUCTIONS', 'sse', 'bce', 'Frozen', 'class_log_probs', 'Objective']
 
-# %% ../../nbs/core/terms.ipynb #09a64b1c
+# %% ../../nbs/core/terms.ipynb #900929f4
 import copy, hashlib
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import BadInput, LossTerms, check, check_choice
+from ..core import LossTerms, check, check_choice
 
 # %% ../../nbs/core/terms.ipynb #8c184f0c
 def sse(x_hat: Tensor, x: Tensor) -> Tensor:

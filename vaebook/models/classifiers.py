@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['CLASSIFIERS', 'Classifier', 'CNN', 'vgg_block', 'VGG11', 'Dummy', 'build_classifier']
 
-# %% ../../nbs/images/classifiers.ipynb #47b34a41
-import torch
+# %% ../../nbs/images/classifiers.ipynb #f0ec04f1
 import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import reduce
 from torch import Tensor, nn
 
 from ..core import BadInput, LossTerms, check, check_choice
