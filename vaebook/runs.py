@@ -79,7 +79,7 @@ def old_folder(resume) -> tuple[Path, Path]: # run folder or a checkpoint in it
     check(checkpoint.is_file(), 'resume', str(resume), 'a run with a checkpoint', f'{checkpoint.name} is missing: the run ended before its first validation, so start it anew.')
     return folder, checkpoint
 
-# %% ../nbs/core/runs.ipynb #781f368f
+# %% ../nbs/core/runs.ipynb #65bca5ac
 class Run:
     "The folder of one run, new or resumed. Nothing is written before `start`."
     def __init__(self, cfg):
@@ -92,14 +92,22 @@ class Run:
         plain = OmegaConf.to_container(self.cfg)
         if self.checkpoint: same_run(OmegaConf.to_container(OmegaConf.load(self.folder/'config.yaml')), plain, self.folder)
         else: self.folder = new_folder(self.cfg.run_dir)
+        known = self.folder/'environment.json'
+        before = {k: v for k, v in json.loads(known.read_text()).items() if k.startswith('fit_')} if known.exists() else {}
         with disk_errors(self.folder):
             self.write('config.yaml', OmegaConf.to_yaml(OmegaConf.create(plain | dict(run_dir=None, resume=None))))
-            self.write('environment.json', environment())
+            self.write('environment.json', environment() | before)
         return self.folder
 
     def write(self, name: str, content):
         "Write text, or an object as JSON, to `name` in the folder, whole or not at all."
         with atomic(self.folder/name) as f: f.write_text(content if isinstance(content, str) else json.dumps(content, indent=1) + '\n')
+
+    def spent(self, peak_memory_gib: float, **seconds: float):
+        "Add seconds, and those of the sittings before a resume, to `environment.json`."
+        known = json.loads((self.folder/'environment.json').read_text())
+        total = {k: round(known.get(k, 0) + v, 1) for k, v in seconds.items()}
+        with disk_errors(self.folder): self.write('environment.json', known | total | dict(peak_memory_gib=peak_memory_gib))
 
     def figure(self, name: str, fig):
         "Save a matplotlib figure as `figures/<name>.png` and return it."

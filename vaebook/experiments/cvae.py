@@ -6,7 +6,8 @@
 __all__ = ['classifier_config', 'CVAEExperiment', 'examples', 'black_box', 'classifier', 'sweeps', 'callbacks', 'image_measures',
            'flows', 'measure', 'pictures', 'flow_bars', 'draw_all']
 
-# %% ../../nbs/images/cvae_experiment.ipynb #35bf5dad
+# %% ../../nbs/images/cvae_experiment.ipynb #e3c597b6
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,7 +16,7 @@ from ..config import finalize
 from ..data.images import examples as first_of_each, to_unit
 from .classifier import ClassifierExperiment, classifier_store, find_classifier
 from .experiment import Experiment, Parts, once
-from ..losses.information_flow import CausalObjective
+from ..losses.causal_objective import CausalObjective, check_causal
 from ..models.cvae import build_cvae
 from ..pretrained import Pretrained
 from ..sweeps import draw, grid, new_figure, offsets, strip, sweep
@@ -27,7 +28,7 @@ def classifier_config(cfg):
     OmegaConf = need('omegaconf').OmegaConf
     return finalize(OmegaConf.merge(cfg, dict(experiment='classifier', run_dir=None, resume=None)))
 
-# %% ../../nbs/images/cvae_experiment.ipynb #d6a7730b
+# %% ../../nbs/images/cvae_experiment.ipynb #f1a39829
 class CVAEExperiment(Experiment, name='cvae'):
     "Generative causal explanation of a classifier, O'Shaughnessy et al. 2020."
     def __init__(self, cfg, classifier: nn.Module | None = None): # None: found or trained as the recipe says
@@ -38,7 +39,7 @@ class CVAEExperiment(Experiment, name='cvae'):
         offsets(s.sweeping_stepsize)
         size = cfg.dataset.image_size or 32
         self.given = classifier
-        CausalObjective(self.build((1, size, size), 2), nn.Identity(), **self.loss_options())
+        self.build((1, size, size), 2), check_causal(**self.loss_options())
 
     def build(self, shape, num_classes):
         options = {k: v for k, v in self.cfg.model.items() if k != 'name'}
@@ -125,16 +126,17 @@ def image_measures(self: CVAEExperiment) -> dict:
     means = {k: float(v) / n for k, v in sums.items()}
     return means | dict(nll=means['recon'] + means['kl'])
 
-# %% ../../nbs/images/cvae_experiment.ipynb #d0cdf07d
+# %% ../../nbs/images/cvae_experiment.ipynb #f2f04d9a
 def flows(self: CVAEExperiment) -> dict:
-    "causal_effect I(α; Ŷ) and the flow of each latent, in nats, by many draws from the prior."
-    objective, model = self.objective().eval(), self.network()
-    objective.chunk_size = objective.chunk_size or 2_048
-    draws = self.cfg.loss.eval_alpha_samples, self.cfg.loss.eval_beta_samples
+    "Information in nats by stratified draws from the prior; `…/low` and `…/high` are the ends of the 95 % interval."
+    objective, draws = self.objective().eval(), (self.cfg.loss.eval_alpha_samples, self.cfg.loss.eval_beta_samples)
     seed_step(self.cfg.seed, 0, 3_000)
-    out = dict(causal_effect=objective.flow(range(model.n_alpha), *draws))
-    latents = need('tqdm.auto').tqdm(model.latent_spec, 'information flow', disable=not self.cfg.trainer.progress_bar, leave=False)
-    return out | {f"flow/{s['name']}": objective.flow([i], *draws) for i, s in enumerate(latents)}
+    asked = dict(causal_effect=objective.alpha, leakage=objective.beta) | {f"flow/{s['name']}": [i] for i, s in enumerate(self.network().latent_spec)}
+    bar = need('tqdm.auto').tqdm(asked.items(), 'information flow', disable=not self.cfg.trainer.progress_bar, leave=False)
+    found = {name: objective.measure(of, *draws) for name, of in bar}
+    out = {k: v for name, e in found.items() for k, v in {name: e.value, f'{name}/low': e.low, f'{name}/high': e.high}.items()}
+    given, effect, leakage = objective.measure(objective.alpha, *draws, given=True).value, out['causal_effect'], max(0., out['leakage'])
+    return out | dict(separation=effect / max(1e-9, effect + leakage), interaction=given - effect)
 
 def measure(self: CVAEExperiment) -> dict:
     "All final numbers."
@@ -142,7 +144,7 @@ def measure(self: CVAEExperiment) -> dict:
 
 CVAEExperiment.image_measures, CVAEExperiment.flows, CVAEExperiment.measure = image_measures, flows, measure
 
-# %% ../../nbs/images/cvae_experiment.ipynb #82efd582
+# %% ../../nbs/images/cvae_experiment.ipynb #a2bd0868
 @torch.no_grad()
 def pictures(self: CVAEExperiment, columns: int = 12):
     "Rows: test images, their reconstructions from the posterior mean, and decoded draws from the prior."
@@ -153,10 +155,11 @@ def pictures(self: CVAEExperiment, columns: int = 12):
     return draw(torch.stack([x, model.decode(model.encode(x).z), prior]), ['original', 'reconstruction', 'prior sample'])
 
 def flow_bars(numbers: dict): # with flow/… entries
-    "Information flow of each latent to the classifier, as in figure 4 of the paper."
-    flow = {k.removeprefix('flow/'): v for k, v in numbers.items() if k.startswith('flow/')}
-    fig = new_figure(1.2 + 0.55 * min(len(flow), 16), 2.2); ax = fig.add_subplot()
-    ax.bar(list(flow), list(flow.values()), color=['#d00000' if k.startswith('alpha') else '#0c7bdc' for k in flow])
+    "Information flow of each latent to the classifier with 95 % intervals, as in figure 4 of the paper; causal latents red."
+    names = [k.split('/')[1] for k in numbers if k.startswith('flow/') and k.count('/') == 1]
+    value, low, high = (np.array([numbers[f'flow/{n}{end}'] for n in names]) for end in ('', '/low', '/high'))
+    fig = new_figure(1.2 + 0.55 * min(len(names), 16), 2.2); ax = fig.add_subplot()
+    ax.bar(names, value, yerr=np.maximum(0, [value - low, high - value]), capsize=2, color=['#d00000' if n.startswith('alpha') else '#0c7bdc' for n in names])
     ax.set_ylabel('information flow\nto Ŷ (nats)', size=8); ax.tick_params(labelsize=7, axis='both'); ax.tick_params(axis='x', rotation=90)
     return fig
 

@@ -6,7 +6,7 @@
 __all__ = ['read_curves', 'loss_curves', 'Parts', 'Numbers', 'once', 'Experiment', 'data', 'network', 'model', 'first_loss',
            'folder', 'fit_once', 'evaluate', 'figures']
 
-# %% ../../nbs/core/experiment.ipynb #7fcce490
+# %% ../../nbs/core/experiment.ipynb #ef2a3360
 import csv, functools, resource, time
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import nn
 from ..core import set_seed, table
 from ..data.images import batches, load, sequential, steps_per_epoch
 from ..losses.terms import Objective
-from ..runs import Run, disk_errors, environment
+from ..runs import Run, disk_errors
 from ..sweeps import new_figure
 from ..trainers.lightning import check_training, fit
 
@@ -54,9 +54,9 @@ class Parts:
     def __repr__(self): return table(self.rows())
     def _repr_markdown_(self): return table(self.rows(), md=True)
 
-# %% ../../nbs/core/experiment.ipynb #9f1a8a3c
+# %% ../../nbs/core/experiment.ipynb #e47d512e
 class Numbers(dict):
-    "A dictionary of numbers that shows itself as a table, if wanted beside others."
+    "A dictionary of numbers that shows itself as a table, with the interval `…/low` to `…/high` in brackets, if wanted beside others."
     others = {}
 
     def beside(self, **others: dict): # column name → numbers
@@ -64,7 +64,14 @@ class Numbers(dict):
         out = Numbers(self); out.others = others
         return out
 
-    def rows(self): return [['metric', 'value', *self.others], *([k, v, *(o.get(k, '') for o in self.others.values())] for k, v in self.items())]
+    def shown(self, name):
+        ends = [self.get(f'{name}/{end}') for end in ('low', 'high')]
+        return self[name] if None in ends else '{:.4g} [{:.4g}, {:.4g}]'.format(self[name], *ends)
+
+    def rows(self):
+        names = [k for k in self if not k.endswith(('/low', '/high'))]
+        return [['metric', 'value', *self.others], *([k, self.shown(k), *(o.get(k, '') for o in self.others.values())] for k in names)]
+
     def __repr__(self): return table(self.rows())
     def _repr_markdown_(self): return table(self.rows(), md=True)
 
@@ -132,7 +139,7 @@ def first_loss(self: Experiment):
 
 Experiment.data, Experiment.network, Experiment.model, Experiment.first_loss = data, network, model, first_loss
 
-# %% ../../nbs/core/experiment.ipynb #c747998f
+# %% ../../nbs/core/experiment.ipynb #f455bb84
 @once
 def folder(self: Experiment) -> Path:
     "The run folder, created or checked when it is first needed."
@@ -141,14 +148,14 @@ def folder(self: Experiment) -> Path:
 @once
 def fit_once(self: Experiment):
     "Train, save the model to `model/`, draw the loss curves."
-    split, t, started = self.data().train, self.cfg.trainer, time.time()
+    split, t, started, cpu = self.data().train, self.cfg.trainer, time.time(), time.process_time()
     loader = lambda start, n: batches(split, t.batch_size, self.cfg.seed, start, n, self.cfg.dataset.num_workers)
     objective, per_epoch = self.objective(), steps_per_epoch(len(split), t.batch_size)
     trainer = fit(objective, self.cfg, self.folder(), loader, sequential(self.data().val, t.batch_size), per_epoch, self.callbacks(), self.run.checkpoint)
     with disk_errors(self.folder()): self.network().cpu().save_pretrained(self.folder()/'model')
     objective.to(trainer.strategy.root_device)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    with disk_errors(self.folder()): self.run.write('environment.json', environment() | dict(fit_seconds=round(time.time() - started, 1), peak_memory_gib=round(memory, 2)))
+    self.run.spent(fit_seconds=time.time() - started, fit_cpu_seconds=time.process_time() - cpu, peak_memory_gib=round(memory, 2))
     return self.run.figure('loss_curves', loss_curves(self.folder()))
 
 Experiment.folder, Experiment.fit = folder, fit_once
