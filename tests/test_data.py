@@ -131,6 +131,19 @@ def test_two_processes_at_once(tiny, tmp_path):
     assert {p.name for p in (tmp_path/'cache/data').iterdir()} == {'tiny', '.verified'}
 
 
+def test_two_processes_clear_what_killed_ones_left(tiny, tmp_path):
+    "Folders older than a day go, and nothing else; that another process removes them too is no error."
+    data = tmp_path/'cache/data'
+    for i in range(40):
+        (data/f'.fetching-{i}/lists').mkdir(parents=True); (data/f'.fetching-{i}/lists/file').write_text('half')
+        os.utime(data/f'.fetching-{i}', (0, 0))
+    (data/'.fetching-young').mkdir()
+    both = [start(tiny, tmp_path/'cache') for _ in range(2)]
+    outs = [p.communicate(timeout=60) for p in both]
+    assert [p.returncode for p in both] == [0, 0], outs
+    assert {p.name for p in data.iterdir()} == {'tiny', '.verified', '.fetching-young'}
+
+
 def test_cache_that_cannot_be_written(tiny, tmp_path, monkeypatch):
     (tmp_path/'file').write_text('not a folder')
     monkeypatch.setenv('VAEBOOK_CACHE', str(tmp_path/'file'/'cache'))
@@ -205,3 +218,11 @@ def test_real(name, shape, train, test, monkeypatch):
     if name == 'mnist':
         pair = images.load('mnist', include_classes=[3, 8])
         assert len(pair.train) + len(pair.val) == 6131 + 5851 and pair.classes == ['3', '8']
+
+
+def test_the_check_of_shapes_compiles():
+    "A network that looks at the shape of its images is still one graph, for any batch."
+    from vaebook.models import CNN, CVAE
+    model, judge = CVAE(width=4), CNN(3, width=4).eval()
+    compiled = torch.compile(lambda x: judge(model.decode(model.encode(x).z)), backend='eager', fullgraph=True, dynamic=True)
+    for x in torch.rand(4, 1, 28, 28), torch.rand(5, 1, 28, 28): assert torch.equal(compiled(x), judge(model.decode(model.encode(x).z)))

@@ -166,6 +166,7 @@ def test_taken_and_unwritable_folders(first, tmp_path):
     assert weights(first) == before
     (tmp_path / 'file').write_text('')
     with pytest.raises(BadInput, match='a folder that can be written'): train(smoke(tmp_path / 'file/run'))
+    with pytest.raises(BadInput, match='log_dir=.* Choose another log_dir'): train(smoke(tmp_path / 'run', 'logger=tensorboard', log_dir=str(tmp_path / 'file/logs')))
 
 
 def mount(folder, *options):
@@ -233,7 +234,7 @@ torch.set_num_threads(1)
 objective = CausalObjective(CVAE(2, 4, width=16), CNN(3, width=8), chunk_size=32)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 for a in (8, 16, 128):
-    objective.flow([0, 1], a, 16).backward()
+    objective.effect([0, 1], a, 16).backward()
     print(peak())
 '''
     small, _, large = map(float, command('-c', code, cwd=ROOT).split())

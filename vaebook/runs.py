@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['FREE', 'git_commit', 'environment', 'disk_errors', 'new_folder', 'same_run', 'old_folder', 'Run', 'collect',
-           'write_csv']
+           'write_csv', 'read_csv', 'Summary']
 
-# %% ../nbs/core/runs.ipynb #59554a25
-import csv, datetime, errno, hashlib, importlib.metadata, json, os, platform, subprocess
+# %% ../nbs/core/runs.ipynb #1e1de6e6
+import csv, datetime, errno, hashlib, importlib.metadata, json, os, platform, statistics, subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 import vaebook.core
-from .core import BadInput, atomic, check, flat, need
+from .core import BadInput, atomic, check, flat, need, table
 
 # %% ../nbs/core/runs.ipynb #0063a40a
 def git_commit() -> str | None:
@@ -122,21 +122,46 @@ class Run:
         with disk_errors(self.folder): self.write('metrics.json', known | rounded)
         return known | rounded
 
-# %% ../nbs/core/runs.ipynb #22d76cfa
+# %% ../nbs/core/runs.ipynb #7f3c94b5
 def collect(folders, # Run folders, or a folder of them
-            keys=('recipe', 'size', 'seed') # Configuration keys to keep, dotted
+            keys=('recipe', 'size', 'seed') # Keys to keep, dotted: of `config.yaml`, or `environment.…`
            ) -> list[dict]:
-    "One row a finished run: its configuration keys and everything in its `metrics.json`."
+    "One row a finished run: those keys and everything in its `metrics.json`."
     folders = sorted(p.parent for p in Path(folders).rglob('metrics.json')) if isinstance(folders, str | Path) else map(Path, folders)
-    load = need('omegaconf').OmegaConf.load
-    rows = []
+    load, rows = need('omegaconf').OmegaConf.load, []
     for folder in folders:
-        cfg = flat(need('omegaconf').OmegaConf.to_container(load(folder/'config.yaml')))
-        rows.append({k: cfg.get(k) for k in keys} | json.loads((folder/'metrics.json').read_text()))
+        known = need('omegaconf').OmegaConf.to_container(load(folder/'config.yaml')) | dict(environment=json.loads((folder/'environment.json').read_text()))
+        rows.append({k: flat(known).get(k) for k in keys} | json.loads((folder/'metrics.json').read_text()))
     return rows
 
 def write_csv(rows: list[dict], path):
     "Rows as a CSV file with the union of their keys."
     with atomic(path) as f, f.open('w', newline='') as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(k for r in rows for k in r)))
+        writer = csv.DictWriter(file, list(dict.fromkeys(k for r in rows for k in r)), lineterminator='\n')
         writer.writeheader(); writer.writerows(rows)
+
+def read_csv(path) -> list[dict]:
+    "Rows of `write_csv`: numbers as numbers, empty cells left out."
+    def number(text):
+        try: return float(text)
+        except ValueError: return text
+    with Path(path).open(newline='') as file: return [{k: number(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+# %% ../nbs/core/runs.ipynb #1c13858c
+class Summary:
+    "Rows grouped by the columns `by`; for each of `columns` the mean ± standard deviation over the group."
+    def __init__(self, rows: list[dict], by, columns, names: dict | None = None): # names: heading of a column
+        self.by, self.columns, self.names, self.groups = list(by), list(columns), names or {}, {}
+        for row in rows: self.groups.setdefault(tuple(row.get(k, '') for k in self.by), []).append(row)
+
+    def cell(self, group, key):
+        values = [r[key] for r in group if isinstance(r.get(key), (int, float))]
+        if not values: return ''
+        return f'{statistics.fmean(values):.4g}' + (f' ± {statistics.stdev(values):.2g}' if len(values) > 1 else '')
+
+    def rows(self):
+        head = [self.names.get(k, k) for k in [*self.by, 'runs', *self.columns]]
+        return [head, *([*key, len(group), *(self.cell(group, k) for k in self.columns)] for key, group in self.groups.items())]
+
+    def __repr__(self): return table(self.rows())
+    def _repr_markdown_(self): return table(self.rows(), md=True)

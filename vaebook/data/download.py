@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'APT', 'opened', 'whole', 'content', 'mark', 'verify', 'verify_once', 'Files', 'Source', 'idx_files',
-           'find', 'accept', 'copy_url', 'placing', 'lacking', 'from_url', 'from_tar', 'scratch', 'from_archive', 'run',
-           'data_tar', 'from_debian', 'routes', 'DownloadError', 'resolve', 'fetch', 'provenance']
+           'find', 'accept', 'copy_url', 'placing', 'lacking', 'from_url', 'from_tar', 'scratch', 'from_archive',
+           'clear_abandoned', 'run', 'data_tar', 'from_debian', 'routes', 'DownloadError', 'resolve', 'fetch',
+           'provenance']
 
-# %% ../../nbs/core/download.ipynb #8e8939df
-import gzip, hashlib, http.client, lzma, os, shutil, subprocess, tarfile, tempfile, urllib.request, zlib
+# %% ../../nbs/core/download.ipynb #32815887
+import gzip, hashlib, http.client, lzma, os, shutil, subprocess, tarfile, tempfile, time, urllib.request, zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,6 +198,13 @@ def from_archive(url: str, # A tar file
         check(got == md5, 'file', tar.name, f'content {md5}; its content is {got}')
         from_tar(tar, files, folder)
 
+# %% ../../nbs/core/download.ipynb #acdc05dd
+def clear_abandoned(age: float = 86_400): # Seconds since something was put into it
+    "Remove the temporary folders that killed fetches have left in the cache."
+    with suppress(OSError):
+        for old in cache_dir('data').glob('.fetching-*'):
+            if time.time() - old.stat().st_mtime > age: shutil.rmtree(old, ignore_errors=True)
+
 # %% ../../nbs/core/download.ipynb #b29928b7
 APT = '''#clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -271,10 +279,11 @@ class DownloadError(RuntimeError):
         super().__init__('\n- '.join([f'{source.title} cannot be had. Tried:', *own, *tried, *off])
             + f'\nBy hand: put {names} (gzipped or not; {source.home}) into a folder named {name}, and set VAEBOOK_DATA to the folder above it.')
 
-# %% ../../nbs/core/download.ipynb #9a6e6ec5
+# %% ../../nbs/core/download.ipynb #f511d0ad
 def resolve(name: str): # A name in `SOURCES`
     "The folder of a data set and the `Files` that it holds, from the first route that works."
     source, tried = SOURCES[check_choice('dataset', name, SOURCES)], []
+    clear_abandoned()
     for where, folder in routes(name, source):
         try: return (path := folder()), accept(path, source)
         except (OSError, http.client.HTTPException, tarfile.TarError, subprocess.SubprocessError, BadInput) as e:

@@ -7,7 +7,7 @@ __all__ = ['DIGITS', 'FACTORS', 'SQUARES', 'CLASSES', 'SHAPES', 'read_idx', 'rea
            'read_squares', 'resize', 'read_picture', 'read_folder', 'class_ids', 'relabel', 'Split', 'ImageData',
            'size_rows', 'heading', 'as_bytes', 'labelled', 'permutation', 'hold_out', 'from_tensors', 'read_published',
            'stand_in_for', 'load', 'steps_per_epoch', 'Order', 'Rows', 'same', 'loader', 'batches', 'sequential',
-           'to_unit', 'examples', 'grid']
+           'to_unit', 'as_input', 'examples']
 
 # %% ../../nbs/images/data.ipynb #6a6a2eb8
 import struct, warnings, zipfile, zlib
@@ -353,11 +353,18 @@ def sequential(split: Split, batch_size: int, num_workers: int = 0) -> DataLoade
     check(isinstance(batch_size, int) and batch_size > 0, 'batch_size', batch_size, '1 or more')
     return loader(split, torch.arange(len(split)).split(batch_size), num_workers)
 
-# %% ../../nbs/images/data.ipynb #ab90b17e
+# %% ../../nbs/images/data.ipynb #ec2625dc
 def to_unit(x: Tensor, # Bytes, or floats that are left as they are
             dtype=torch.float32) -> Tensor:
     "uint8 0 … 255 as floats in [0,1]."
     return x.to(dtype) / 255 if x.dtype == torch.uint8 else x
+
+def as_input(x: Tensor, # Bytes, or floats in [0,1]
+             shape=None) -> Tensor: # (C, H, W) a network was built for; None: any
+    "`to_unit(x)` for a network; raises `BadInput` unless x is [B, *shape]."
+    mend = 'x[None] is a batch of one image; vaebook.data.images.resize changes the size of bytes.'
+    if shape: check(x.shape[1:] == shape, 'images', list(x.shape), '[B, {}, {}, {}]'.format(*shape), mend)
+    return to_unit(x)
 
 # %% ../../nbs/images/data.ipynb #c8c26e7b
 def examples(split: Split, per_class: int = 8) -> Tensor:
@@ -366,10 +373,3 @@ def examples(split: Split, per_class: int = 8) -> Tensor:
     least = min(map(len, found))
     check(least > 0, 'split', split, 'an image of every class')
     return torch.stack([f[:least] for f in found])
-
-# %% ../../nbs/images/data.ipynb #a10a0808
-def grid(x: Tensor, # [R,K,C,H,W] images in rows and columns
-         gap: int = 1) -> np.ndarray: # White pixels between them
-    "One picture [H',W',C] for `imshow`, gray or in colour."
-    canvas = rearrange(F.pad(x, (0, gap, 0, gap), value=255), 'r k c h w -> (r h) (k w) c')
-    return canvas.squeeze(-1).numpy()

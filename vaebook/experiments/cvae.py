@@ -4,21 +4,26 @@
 
 # %% auto #0
 __all__ = ['classifier_config', 'CVAEExperiment', 'examples', 'black_box', 'classifier', 'sweeps', 'callbacks', 'image_measures',
-           'flows', 'measure', 'pictures', 'flow_bars', 'draw_all']
+           'flows', 'explanations', 'disentanglement', 'measure', 'pictures', 'flow_bars', 'explained', 'draw_all']
 
-# %% ../../nbs/images/cvae_experiment.ipynb #e3c597b6
+# %% ../../nbs/images/cvae_experiment.ipynb #6a7268f0
+import math
+
 import numpy as np
 import torch
 from torch import nn
 
 from ..core import BadInput, check, need, seed_step
 from ..config import finalize
-from ..data.images import examples as first_of_each, to_unit
-from .classifier import ClassifierExperiment, classifier_store, find_classifier
+from ..data.images import FACTORS, SQUARES, examples as first_of_each, shapes, to_unit
+from .classifier import ClassifierExperiment, check_outputs, classifier_store, find_classifier
 from .experiment import Experiment, Parts, once
+from ..explain import alpha_plane, counterfactual, counterfactual_figure, counterfactual_summary, explain, invariance, plane_figure, plane_gif, removal, removal_bars
 from ..losses.causal_objective import CausalObjective, check_causal
+from ..metrics import correlations, dci, knn_distance, mig, sap
 from ..models.cvae import build_cvae
 from ..pretrained import Pretrained
+from ..runs import disk_errors
 from ..sweeps import draw, grid, new_figure, offsets, strip, sweep
 from ..trainers.lightning import EveryEpochs, log_figure
 
@@ -67,12 +72,12 @@ def examples(self: CVAEExperiment) -> torch.Tensor: # [N, C, H, W] uint8
     check(n <= least, 'n_samples_each_class', n, f'at most {least}, the validation images of the rarest class')
     return split.x[first_of_each(split, n).flatten()]
 
-# %% ../../nbs/images/cvae_experiment.ipynb #17ca7b3c
+# %% ../../nbs/images/cvae_experiment.ipynb #200f7f19
 @once
 def black_box(self: CVAEExperiment) -> nn.Module:
     "The classifier to be explained: given, found in `save_dir`, or trained."
     self.examples()
-    if self.given is not None: return self.given
+    if self.given is not None: return check_outputs(self.given, classifier_config(self.cfg))
     cfg, images = classifier_config(self.cfg), self.data()
     kept = self.folder()/'classifier' if self.run.checkpoint else None
     if kept and (kept/'model'/'config.json').exists(): return Pretrained.from_pretrained(kept/'model')
@@ -126,7 +131,7 @@ def image_measures(self: CVAEExperiment) -> dict:
     means = {k: float(v) / n for k, v in sums.items()}
     return means | dict(nll=means['recon'] + means['kl'])
 
-# %% ../../nbs/images/cvae_experiment.ipynb #f2f04d9a
+# %% ../../nbs/images/cvae_experiment.ipynb #dbb255b8
 def flows(self: CVAEExperiment) -> dict:
     "Information in nats by stratified draws from the prior; `…/low` and `…/high` are the ends of the 95 % interval."
     objective, draws = self.objective().eval(), (self.cfg.loss.eval_alpha_samples, self.cfg.loss.eval_beta_samples)
@@ -138,13 +143,41 @@ def flows(self: CVAEExperiment) -> dict:
     given, effect, leakage = objective.measure(objective.alpha, *draws, given=True).value, out['causal_effect'], max(0., out['leakage'])
     return out | dict(separation=effect / max(1e-9, effect + leakage), interaction=given - effect)
 
+CVAEExperiment.image_measures, CVAEExperiment.flows = image_measures, flows
+
+# %% ../../nbs/images/cvae_experiment.ipynb #93e2386e
+def explanations(self: CVAEExperiment) -> dict:
+    "removal, counterfactual and invariance (shares of test images), alpha_brightness and sweep_distance."
+    model, judge, images = self.network(), self.objective().classify, self.data()
+    x = to_unit(images.test.x[:self.cfg.loss.eval_images])
+    named = lambda head, numbers: {f'{head}/{k}': v for k, v in numbers.items() if not math.isnan(v)}
+    out = named('removal', removal(model, judge, x, seed=self.cfg.seed)) | named('invariance', invariance(model, judge, x))
+    if not model.n_alpha: return out
+    out |= named('counterfactual', counterfactual_summary(counterfactual(model, judge, x)))
+    z, few = model.encode(x.to(self.device)).z, x[:50].to(self.device)
+    swept = sweep(model, few, range(model.n_alpha)).images.flatten(0, 2)
+    near = lambda pictures: knn_distance(pictures.cpu(), images.train.x[:5000]).mean()
+    brightness = np.abs(correlations(z[:, :model.n_alpha].cpu().numpy(), x.mean((1, 2, 3))[:, None].cpu().numpy())).max()
+    return out | dict(alpha_brightness=brightness, sweep_distance=near(swept) / near(model.decode(z[:50])))
+
+CVAEExperiment.explanations = explanations
+
+# %% ../../nbs/images/cvae_experiment.ipynb #70cf7bf7
+def disentanglement(self: CVAEExperiment) -> dict:
+    "mig, mig_size, sap and dci_… on the test set, where its factors are known; else nothing."
+    if self.cfg.dataset.name != 'shapes': return {}
+    factors = shapes(*SQUARES['test'])[1]
+    z = torch.cat([self.network().encode(b['x']).z.cpu() for b in self.test_batches()])
+    size = factors[:, [FACTORS.index('size')]]
+    return dict(mig=mig(z, factors), mig_size=mig(z, size), sap=sap(z, factors)) | {f'dci_{k}': v for k, v in dci(z, factors).items()}
+
 def measure(self: CVAEExperiment) -> dict:
     "All final numbers."
-    return self.image_measures() | self.flows()
+    return self.image_measures() | self.flows() | self.explanations() | self.disentanglement()
 
-CVAEExperiment.image_measures, CVAEExperiment.flows, CVAEExperiment.measure = image_measures, flows, measure
+CVAEExperiment.disentanglement, CVAEExperiment.measure = disentanglement, measure
 
-# %% ../../nbs/images/cvae_experiment.ipynb #a2bd0868
+# %% ../../nbs/images/cvae_experiment.ipynb #b4d1cc56
 @torch.no_grad()
 def pictures(self: CVAEExperiment, columns: int = 12):
     "Rows: test images, their reconstructions from the posterior mean, and decoded draws from the prior."
@@ -163,14 +196,23 @@ def flow_bars(numbers: dict): # with flow/… entries
     ax.set_ylabel('information flow\nto Ŷ (nats)', size=8); ax.tick_params(labelsize=7, axis='both'); ax.tick_params(axis='x', rotation=90)
     return fig
 
+# %% ../../nbs/images/cvae_experiment.ipynb #7f28491e
+def explained(self: CVAEExperiment) -> dict:
+    "Strips, nearest flips and the α plane; writes `figures/alpha_plane.gif`."
+    s, objective, images, numbers = self.cfg.sweep, self.objective().eval(), self.data(), self.evaluate()
+    model, judge, first = objective.model, objective.classify, self.examples()[::s.n_samples_each_class]
+    result = explain(model, judge, first, offsets(s.sweeping_stepsize), [numbers[f"flow/{l['name']}"] for l in model.latent_spec], most=s.max_images or 16)
+    strips = {f'strip_{name}': strip(result, i, images.classes, s.show_probs) for i, name in enumerate(images.classes)}
+    figures = {k.replace('/', '-').replace(' ', '_'): v for k, v in strips.items()}
+    if not model.n_alpha: return figures
+    with disk_errors(self.folder()): plane_gif(self.folder()/'figures'/'alpha_plane.gif', model, judge, classes=images.classes)
+    return figures | dict(counterfactuals=counterfactual_figure(counterfactual(model, judge, first), images.classes),
+                          alpha_plane=plane_figure(alpha_plane(model, judge), images.classes))
+
 def draw_all(self: CVAEExperiment) -> dict:
     "Every picture of the finished run."
-    s, objective, images = self.cfg.sweep, self.objective().eval(), self.data()
-    first = self.examples()[::s.n_samples_each_class]
-    spec = range(min(len(objective.model.latent_spec), s.max_images or 16))
-    result = sweep(objective.model, first, spec, offsets(s.sweeping_stepsize), objective.classify)
-    strips = {f'strip_{name}': strip(result, i, images.classes, s.show_probs) for i, name in enumerate(images.classes)}
-    strips = {k.replace('/', '-').replace(' ', '_'): v for k, v in strips.items()}
-    return dict(images=self.pictures(), flow=flow_bars(self.evaluate())) | strips | self.sweeps()
+    numbers = self.evaluate()
+    removed = {k.removeprefix('removal/'): v for k, v in numbers.items() if k.startswith('removal/')}
+    return dict(images=self.pictures(), flow=flow_bars(numbers), removal=removal_bars(removed)) | self.explained() | self.sweeps()
 
-CVAEExperiment.pictures, CVAEExperiment.draw = pictures, draw_all
+CVAEExperiment.pictures, CVAEExperiment.explained, CVAEExperiment.draw = pictures, explained, draw_all

@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['CLASSIFIERS', 'Classifier', 'CNN', 'vgg_block', 'VGG11', 'Dummy', 'build_classifier']
 
-# %% ../../nbs/images/classifiers.ipynb #f0ec04f1
+# %% ../../nbs/images/classifiers.ipynb #a5715104
 import torch.nn.functional as F
 from einops import reduce
 from torch import Tensor, nn
 
 from ..core import BadInput, LossTerms, check, check_choice
-from ..data.images import to_unit
+from ..data.images import as_input, to_unit
 from ..pretrained import Pretrained
 
-# %% ../../nbs/images/classifiers.ipynb #f5217985
+# %% ../../nbs/images/classifiers.ipynb #f5d18714
 class Classifier(Pretrained):
-    "Images [B, C, H, W] in [0, 1], or uint8, to logits [B, M]."
-    def forward(self, x: Tensor) -> Tensor: return self.net(to_unit(x))
+    "Images [B, *shape] in [0, 1], or uint8, to logits [B, M]."
+    shape = None # (C, H, W) it was built for; None: any
+
+    def forward(self, x: Tensor) -> Tensor: return self.net(as_input(x, self.shape))
 
     def compute_loss(self, batch: dict, step: int = 0, out=None) -> LossTerms:
         "Cross-entropy (nats); the accuracy rides along with weight 0."
@@ -25,13 +27,13 @@ class Classifier(Pretrained):
         hits = (logits.argmax(1) == batch['y']).float().mean()
         return LossTerms(ce=F.cross_entropy(logits, batch['y']), accuracy=(hits.detach(), 0.))
 
-# %% ../../nbs/images/classifiers.ipynb #12eeeacc
+# %% ../../nbs/images/classifiers.ipynb #f4438535
 class CNN(Classifier):
     "conv 3×3 (w) – conv 3×3 (2w) – pool – linear (4w) – linear (M): O'Shaughnessy et al. 2020, MNIST and Fashion-MNIST."
     def __init__(self, num_classes: int, channels: int = 1, image_size: int = 28, width: int = 32):
         super().__init__()
         check(image_size >= 6, 'image_size', image_size, '6 or more')
-        side = (image_size - 4) // 2
+        side, self.shape = (image_size - 4) // 2, (channels, image_size, image_size)
         self.net = nn.Sequential(
             nn.Conv2d(channels, width, 3), nn.ReLU(), nn.Conv2d(width, 2 * width, 3), nn.ReLU(), nn.MaxPool2d(2),
             nn.Dropout2d(0.25), nn.Flatten(), nn.Linear(2 * width * side**2, 4 * width), nn.ReLU(),
@@ -44,13 +46,13 @@ def vgg_block(c_in: int, c_out: int, convs: int = 1):
     for i in range(convs): layers += [nn.Conv2d(c_out if i else c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU()]
     return nn.Sequential(*layers, nn.MaxPool2d(2))
 
-# %% ../../nbs/images/classifiers.ipynb #f1c01ddc
+# %% ../../nbs/images/classifiers.ipynb #c1266cf8
 class VGG11(Classifier):
     "VGG-11 with batch norm (Simonyan & Zisserman 2015, configuration A) and a head of 64w."
     def __init__(self, num_classes: int, channels: int = 3, image_size: int = 32, width: int = 64):
         super().__init__()
         check(image_size >= 32, 'image_size', image_size, '32 or more: five pools halve it five times')
-        w, head = width, 64 * width
+        w, head, self.shape = width, 64 * width, (channels, image_size, image_size)
         self.net = nn.Sequential(
             vgg_block(channels, w), vgg_block(w, 2*w), vgg_block(2*w, 4*w, 2), vgg_block(4*w, 8*w, 2), vgg_block(8*w, 8*w, 2),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8*w, head), nn.ReLU(), nn.Dropout(0.5),

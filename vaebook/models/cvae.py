@@ -7,7 +7,7 @@ __all__ = ['NETS', 'CVAES', 'small_encoder', 'small_decoder', 'Heads', 'colour_e
            'total_correlation', 'compute_loss', 'latent_spec', 'mnist_cvae', 'fmnist_cvae', 'cifar10_cvae',
            'build_cvae']
 
-# %% ../../nbs/images/cvae.ipynb #dddbed73
+# %% ../../nbs/images/cvae.ipynb #ef17ea58
 import math
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..bottlenecks.gaussian import Gaussian
 from ..core import BadInput, Latent, LossTerms, check, check_choice
-from ..data.images import to_unit
+from ..data.images import as_input
 from ..losses.terms import RECONSTRUCTIONS
 from ..pretrained import Pretrained
 
@@ -63,7 +63,7 @@ def colour_decoder(channels: int, image_size: int, width: int, d: int, hidden: i
         up(2*w, 2*w), nn.ReLU(), nn.Conv2d(2*w, 2*w, 3, 1, 1), nn.ReLU(), up(2*w, w), nn.ReLU(),
         nn.Conv2d(w, w, 3, 1, 1), nn.ReLU(), up(w, channels), nn.Sigmoid())
 
-# %% ../../nbs/images/cvae.ipynb #b222cbda
+# %% ../../nbs/images/cvae.ipynb #50a6c5df
 NETS = dict(small=(small_encoder, small_decoder, 4), colour=(colour_encoder, colour_decoder, 8)) # …, sizes are multiples of
 
 class CVAE(Pretrained):
@@ -79,18 +79,18 @@ class CVAE(Pretrained):
         check(width > 0, 'width', width, 'a number of filters, 1 or more')
         check(image_size > 0 and image_size % multiple == 0, 'image_size', image_size, f'a multiple of {multiple}')
         check(tc_weight >= 0, 'tc_weight', tc_weight, 'a weight, 0 or more')
-        d = n_alpha + n_beta
+        d, self.shape = n_alpha + n_beta, (channels, image_size, image_size)
         self.n_alpha, self.n_beta, self.recon = n_alpha, n_beta, RECONSTRUCTIONS[recon]
         self.kl_weight, self.tc_weight = kl_weight, tc_weight
         self.encoder, self.decoder = encoder(channels, image_size, width, 2 * d), decoder(channels, image_size, width, d)
         self.bottleneck = Gaussian()
 
-    def encode(self, x: Tensor, sample: bool = False) -> Latent: return self.bottleneck(self.encoder(to_unit(x)), sample)
+    def encode(self, x: Tensor, sample: bool = False) -> Latent: return self.bottleneck(self.encoder(as_input(x, self.shape)), sample)
 
     def decode(self, z: Tensor) -> Tensor: return self.decoder(z)
 
     def forward(self, batch: dict, sample: bool = True) -> dict:
-        x = to_unit(batch['x'])
+        x = as_input(batch['x'], self.shape)
         latent = self.bottleneck(self.encoder(x), sample)
         return dict(x=x, latent=latent, x_hat=self.decode(latent.z))
 
