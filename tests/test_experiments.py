@@ -122,10 +122,17 @@ def test_killed_and_resumed(tmp_path):
     assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole') and curve(tmp_path / 'cut') == curve(tmp_path / 'whole')
 
 
+def test_killed_while_it_measured(tmp_path):
+    "A run that had finished training is loaded, measured and drawn; with averaged weights they are the averaged ones."
+    wanted = train(smoke(tmp_path / 'run', 'trainer.ema_decay=0.9')), weights(tmp_path / 'run')
+    for lost in ('metrics.json', 'model/model.safetensors'): (tmp_path / 'run' / lost).unlink()
+    assert (train(compose('cvae', resume=str(tmp_path / 'run'))), weights(tmp_path / 'run')) == wanted
+
+
 def test_resume_refuses(first, tmp_path):
     with pytest.raises(BadInput, match='model.n_alpha was 2, is 1'): train(smoke(None, 'model.n_alpha=1', resume=str(first)))
     with pytest.raises(BadInput, match="recipe was 'digits', is 'mnist_3_8'"): train(compose('cvae', QUIET, recipe='mnist_3_8', smoke=True, resume=str(first)))
-    with pytest.raises(BadInput, match='It is finished'): train(smoke(None, resume=str(first)))
+    with pytest.raises(BadInput, match='at least the 60 steps'): train(smoke(None, 'trainer.max_steps=5', resume=str(first)))
     with pytest.raises(BadInput, match='the folder of a run'): train(smoke(None, resume=str(tmp_path)))
 
 

@@ -169,7 +169,7 @@ def hush():
     for name in ('pytorch_lightning', 'lightning_fabric'): logging.getLogger(name).setLevel(logging.WARNING)
     for message in QUIET: warnings.filterwarnings('ignore', message)
 
-# %% ../../nbs/core/lightning.ipynb #e675db71
+# %% ../../nbs/core/lightning.ipynb #81b8cc2d
 def make_trainer(cfg, # The run's configuration
                  folder: Path, # The run folder
                  steps_per_epoch: int, total_steps: int, callbacks=(), until: int | None = None): # of a resumed run: its step
@@ -178,7 +178,6 @@ def make_trainer(cfg, # The run's configuration
     common, logger = load_callbacks_and_logger(dict(trainer=t, logger=cfg['logger'], run_dir=folder))
     averaging = [EMAWeightAveraging(decay=t['ema_decay'])] if t['ema_decay'] else []
     bar = [StepBar(total_steps * every)] if t['progress_bar'] else []
-    hush()
     return machine(
         t, max_epochs=1, val_check_interval=t['val_every_n_epochs'] * steps_per_epoch * every, check_val_every_n_epoch=None, num_sanity_val_steps=0,
         callbacks=[*averaging, *callbacks, *common, Report(t['no_print']), *bar], logger=[l for l in (logger, csv_logger(folder, until)) if l],
@@ -221,23 +220,28 @@ def read_checkpoint(path) -> dict:
     try: return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e: raise BadInput('checkpoint', str(path), 'a whole checkpoint', f'It cannot be read ({type(e).__name__}). Resume from another one in its folder.') from e
 
-# %% ../../nbs/core/lightning.ipynb #54394a2e
+# %% ../../nbs/core/lightning.ipynb #03ce7d8d
 def fit(objective: nn.Module, # A model, or an `Objective`
         cfg, # The run's configuration
         folder: Path, # The run folder
         train_loader, # start, number of batches → loader
         val_loader, batches_per_epoch: int, # of the training set
         callbacks=(), checkpoint=None): # to go on from
-    "Train; returns the Lightning trainer. The weights are in `objective`, averaged if the recipe averages."
+    "Train; returns the Lightning trainer. The weights are in `objective`, averaged if the recipe averages. A finished run is only loaded."
     t = cfg['trainer']; every = t['accumulate_grad_batches']
     per_epoch = max(1, batches_per_epoch // every)
     total = horizon(t, per_epoch)
-    start = read_checkpoint(checkpoint)['batches'] if checkpoint else 0
-    check(start < total * every, 'max_steps', total, f'more than the {start // every} steps this run has had', 'It is finished: give more steps to go on.')
-    set_seed(cfg['seed'])
+    saved = read_checkpoint(checkpoint) if checkpoint else dict(batches=0)
+    start = saved['batches']
+    check(start <= total * every, 'max_steps', total, f'at least the {start // every} steps this run has had', 'Give more steps to go on.')
+    set_seed(cfg['seed']); hush()
     module = TrainingModule(objective, t, total, per_epoch, cfg['seed'])
-    trainer = make_trainer(cfg, folder, per_epoch, total, callbacks, start // every if checkpoint else None)
-    with disk_errors(folder): trainer.fit(module, Rest(train_loader(start, total * every), total * every), val_loader, ckpt_path=checkpoint, weights_only=True)
+    if start == total * every:
+        trainer = machine(t, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+        module.on_load_checkpoint(saved), module.load_state_dict(saved['state_dict'])
+    else:
+        trainer = make_trainer(cfg, folder, per_epoch, total, callbacks, start // every if checkpoint else None)
+        with disk_errors(folder): trainer.fit(module, Rest(train_loader(start, total * every), total * every), val_loader, ckpt_path=checkpoint, weights_only=True)
     if any(isinstance(l, WandbLogger) for l in trainer.loggers): need('wandb').finish()
     module.objective.eval()
     return trainer
