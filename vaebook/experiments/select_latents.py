@@ -160,13 +160,11 @@ class Job(NamedTuple):
         own = [f'model.n_alpha={k}', f'model.n_beta={betas or l}', f'loss.use_causal={str(k > 0).lower()}', f'seed={seeds or self.seed}']
         return [*self.common, *own, *([] if lam is None else [f'loss.lam_ml={lam}']), f"{'resume' if resume else 'run_dir'}={text(str(place.run))}"]
 
-# %% ../../nbs/images/select_latents.ipynb #3ac69f3f
+# %% ../../nbs/images/select_latents.ipynb #4d22ce1e
 def goes_on(job: Job) -> bool:
-    "Is there a whole checkpoint to go on from? When training had ended there is nothing left to train."
+    "Is there a whole checkpoint to go on from?"
     last = job.run/'checkpoints'/'last.ckpt'
-    if not last.is_file() or (job.run/'model').exists(): return False
-    t = need('omegaconf').OmegaConf.load(job.run/'config.yaml').trainer
-    try: return read_checkpoint(last)['batches'] < (t.max_steps or math.inf) * t.accumulate_grad_batches
+    try: return last.is_file() and bool(read_checkpoint(last))
     except BadInput: return False
 
 def clear(job: Job):

@@ -7,14 +7,13 @@ __all__ = ['ESTIMATORS', 'assemble', 'random_draws', 'sobol_normal', 'stratified
            'outer_bias', 'information', 'Posterior', 'variational_bound', 'check_estimator', 'split_latents',
            'causal_effect', 'Estimate', 'bootstrap', 'measure_effect']
 
-# %% ../../nbs/images/estimators.ipynb #92f05f22
+# %% ../../nbs/images/estimators.ipynb #63caf4cc
 import math
 from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.quasirandom import SobolEngine
 
 from ..core import check, check_choice
