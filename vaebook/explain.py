@@ -51,14 +51,14 @@ def as_images(x, # [N, C, H, W] or [C, H, W]; bytes, or floats in [0, 1]
     check(-1e-3 <= low and high <= 1.001, 'x', [round(low, 3), round(high, 3)], 'values in [0, 1]', 'Divide bytes by 255; a normalisation belongs into the classifier.')
     return x
 
-# %% ../nbs/images/explain.ipynb #aa7ec451
+# %% ../nbs/images/explain.ipynb #25495c45
 def as_classify(classifier, # nn.Module or function: images → logits [N, M]
                 example: Tensor # [1, C, H, W]
                ): # images → log-probabilities, and M
     "The classifier as a function, asked once to see that it works."
     check(callable(classifier), 'classifier', type(classifier).__name__, 'a network, or a function of images')
     weight = next((p for p in classifier.parameters() if p.is_floating_point()), None) if isinstance(classifier, nn.Module) else None
-    classify = lambda x: class_log_probs(classifier(x if weight is None else x.to(weight))).to(x)
+    classify = lambda x: class_log_probs(classifier(x if weight is None else x.to(weight))).to(x).clamp_min(-100.)
     try: m = classify(example).shape[1]
     except RuntimeError as e: raise BadInput('classifier', type(classifier).__name__, f'a network for images {list(example.shape[1:])}', f'{e}.') from e
     check(m > 1, 'classifier output', m, 'two classes or more', 'Turn one logit s into the pair (0, s).')
@@ -117,11 +117,11 @@ def lens(model, # encode, decode, latent_spec
         yield Lens(decode, classify, x, z, [s['name'] for s in spec], [i for i, c in enumerate(causal) if c],
                    [i for i, c in enumerate(causal) if not c], m, chunk_size)
 
-# %% ../nbs/images/explain.ipynb #7905e272
+# %% ../nbs/images/explain.ipynb #0a1676e1
 @contextmanager
 def chance(seed: int):
     "Draw from a stream of this seed's own inside the block; the caller's generator is left as it was."
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         seed_step(seed, 0, 5_000)
         yield
 
@@ -301,7 +301,7 @@ def removal_bars(numbers: dict): # of `removal`
     ax.tick_params(labelsize=7); ax.tick_params(axis='x', rotation=90)
     return fig
 
-# %% ../nbs/images/explain.ipynb #db4f39e3
+# %% ../nbs/images/explain.ipynb #329a4573
 def invariance(model, classifier, x, # encode, decode, latent_spec; images → logits; [N, C, H, W]
                values=None, # [S] offsets; None: −3 … 3
                chunk_size: int = 1024) -> dict:
@@ -309,8 +309,8 @@ def invariance(model, classifier, x, # encode, decode, latent_spec; images → l
     values = offsets() if values is None else torch.as_tensor(values, dtype=torch.float32)
     check(bool((values != 0).any()), 'values', values.tolist(), 'at least one offset other than 0')
     with lens(model, classifier, x, chunk_size) as v:
-        labels = v.answer(turned(v.z, range(len(v.names)), values[values != 0]))
-        same = (labels == v.answer(v.z)[:, None, None]).double().mean((0, 2))
+        before, others = v.answer(v.z)[:, None, None], values[values != 0]
+        same = torch.stack([(v.answer(turned(v.z, [i], others)) == before).double().mean() for i in range(len(v.names))])
         return dict(zip(v.names, same.tolist())) | dict(alpha=same[v.alpha].mean().item(), beta=same[v.beta].mean().item())
 
 # %% ../nbs/images/explain.ipynb #f1fd1e21

@@ -81,7 +81,7 @@ def sap(z, v) -> float: # [N, D] code, [N, F] factors → 0 … 1
     "Separated attribute predictability, Kumar et al. 2018: the gap in R² of one latent, mean over factors."
     return float(gap(correlations(*with_factors(z, v))**2).mean())
 
-# %% ../nbs/core/metrics.ipynb #53f43111
+# %% ../nbs/core/metrics.ipynb #730b9b5d
 def fit_factor(z: np.ndarray, v: np.ndarray, # [N, D], [N] one factor
                train, test, seed: int = 0, trees: int = 30) -> tuple:
     "Importances [D] of the latents to a random forest on samples `train`, and its R² on `test`."
@@ -92,7 +92,7 @@ def importance_scores(R: np.ndarray) -> dict: # [D, F]
     "Disentanglement and completeness of a matrix of importances, Eastwood & Williams 2018, section 2."
     d, f = R.shape
     share = R.sum(1) / max(R.sum(), np.finfo(float).tiny)
-    return dict(disentanglement=float(share @ (1 - entropy(R, 1) / np.log(f))), completeness=float((1 - entropy(R, 0) / np.log(d)).mean()))
+    return dict(disentanglement=float(share @ (1 - entropy(R, 1) / np.log(f))), completeness=float(((1 - entropy(R, 0) / np.log(d)) * (R.sum(0) > 0)).mean()))
 
 # %% ../nbs/core/metrics.ipynb #d3467597
 def dci(z, v, # [N, D] code, [N, F] factors; two columns or more

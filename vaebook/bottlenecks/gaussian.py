@@ -23,7 +23,7 @@ def reparameterise(mu: Tensor, logvar: Tensor) -> Tensor:
     "A differentiable draw from N(mu, exp(logvar)), Kingma & Welling 2014, eq. 4."
     return mu + (logvar / 2).exp() * torch.randn_like(mu)
 
-# %% ../../nbs/core/gaussian.ipynb #0cf958e5
+# %% ../../nbs/core/gaussian.ipynb #b1d0b4ae
 class Gaussian(nn.Module):
     "[B, 2D, ...] → `Latent` with z [B, D, ...] and info mu, logvar [B, D, ...], kl [B] nats."
     def forward(self,
@@ -32,6 +32,6 @@ class Gaussian(nn.Module):
                ) -> Latent:
         "The posterior of each sample, and a draw from it or its mean."
         check(h.shape[1] % 2 == 0, 'channels', h.shape[1], 'an even number of channels: half mean, half log-variance')
-        mu, logvar = h.chunk(2, dim=1)
+        mu, logvar = h.to(torch.promote_types(h.dtype, torch.float32)).chunk(2, dim=1)
         z = reparameterise(mu, logvar) if sample else mu
         return Latent(z, dict(kl=gaussian_kl(mu, logvar).flatten(1).sum(1), mu=mu, logvar=logvar))

@@ -92,7 +92,7 @@ def store_errors(store: Path):
     try: yield
     except OSError as e: raise BadInput('save_dir', str(store), 'a folder that can be written', f'{e}. Choose another save_dir.') from e
 
-# %% ../../nbs/images/classifier_experiment.ipynb #4b5fab6b
+# %% ../../nbs/images/classifier_experiment.ipynb #d3b3337a
 class ClassifierExperiment(Experiment, name='classifier'):
     "Train one of the classifiers; afterwards it is found by its name."
     def __init__(self, cfg):
@@ -104,6 +104,7 @@ class ClassifierExperiment(Experiment, name='classifier'):
 
     def check_name(self):
         "Raise `BadInput` rather than overwrite a classifier of another recipe."
+        if not self.cfg.model_name: return # a name made from the recipe belongs to it
         place = classifier_store(self.cfg)/self.name; known = place/'classifier.json'
         same = known.exists() and json.loads(known.read_text()) == recipe_of(self.cfg, self.data())
         check(same or not place.exists(), 'model_name', self.name, 'a name that is free', f'{place} holds another classifier: delete it or choose another name.')

@@ -6,7 +6,7 @@
 __all__ = ['classifier_config', 'CVAEExperiment', 'examples', 'black_box', 'classifier', 'sweeps', 'callbacks', 'image_measures',
            'flows', 'explanations', 'disentanglement', 'measure', 'pictures', 'flow_bars', 'explained', 'draw_all']
 
-# %% ../../nbs/images/cvae_experiment.ipynb #6a7268f0
+# %% ../../nbs/images/cvae_experiment.ipynb #399d6aed
 import math
 
 import numpy as np
@@ -20,6 +20,7 @@ from .classifier import ClassifierExperiment, check_outputs, classifier_store, f
 from .experiment import Experiment, Parts, once
 from ..explain import alpha_plane, counterfactual, counterfactual_figure, counterfactual_summary, explain, invariance, plane_figure, plane_gif, removal, removal_bars
 from ..losses.causal_objective import CausalObjective, check_causal
+from ..losses.estimators import check_report
 from ..metrics import correlations, dci, knn_distance, mig, sap
 from ..models.cvae import build_cvae
 from ..pretrained import Pretrained
@@ -33,7 +34,7 @@ def classifier_config(cfg):
     OmegaConf = need('omegaconf').OmegaConf
     return finalize(OmegaConf.merge(cfg, dict(experiment='classifier', run_dir=None, resume=None)))
 
-# %% ../../nbs/images/cvae_experiment.ipynb #f1a39829
+# %% ../../nbs/images/cvae_experiment.ipynb #1038bd1f
 class CVAEExperiment(Experiment, name='cvae'):
     "Generative causal explanation of a classifier, O'Shaughnessy et al. 2020."
     def __init__(self, cfg, classifier: nn.Module | None = None): # None: found or trained as the recipe says
@@ -44,7 +45,8 @@ class CVAEExperiment(Experiment, name='cvae'):
         offsets(s.sweeping_stepsize)
         size = cfg.dataset.image_size or 32
         self.given = classifier
-        self.build((1, size, size), 2), check_causal(**self.loss_options())
+        self.build((1, size, size), 2), check_causal(**self.loss_options()), check_report(cfg.loss.eval_alpha_samples, cfg.loss.eval_beta_samples)
+        check(cfg.loss.eval_images >= 1, 'eval_images', cfg.loss.eval_images, '1 or more')
 
     def build(self, shape, num_classes):
         options = {k: v for k, v in self.cfg.model.items() if k != 'name'}
@@ -56,11 +58,14 @@ class CVAEExperiment(Experiment, name='cvae'):
     @once
     def objective(self):
         "The loss with the classifier in it; raises `BadInput` when that is one for other images or classes."
-        objective = CausalObjective(self.network(), self.black_box(), **self.loss_options())
-        try: log_p = objective.classify(to_unit(self.examples()[:1]))
+        try:
+            objective = CausalObjective(self.network(), self.black_box(), **self.loss_options())
+            log_p = objective.classify(to_unit(self.examples()[:1]))
         except RuntimeError as e: raise BadInput('classifier', type(self.black_box()).__name__, f'a network for images {self.data().shape}', f'{e}.') from e
         m = self.data().num_classes
+        check(m > 1, 'include_classes', self.data().classes, 'two classes or more', 'There is nothing to explain about one.')
         check(self.given is not None or log_p.shape[1] == m, 'classifier', log_p.shape[1], f'{m} classes')
+        self.answers = self.data().classes if log_p.shape[1] == m else [str(i) for i in range(log_p.shape[1])]
         return objective
 
 # %% ../../nbs/images/cvae_experiment.ipynb #ccd1e99d
@@ -95,13 +100,13 @@ def classifier(self: CVAEExperiment) -> Parts:
 
 CVAEExperiment.examples, CVAEExperiment.black_box, CVAEExperiment.classifier = examples, black_box, classifier
 
-# %% ../../nbs/images/cvae_experiment.ipynb #129078f1
+# %% ../../nbs/images/cvae_experiment.ipynb #f8402195
 def sweeps(self: CVAEExperiment, objective=None) -> dict: # name → figure
     "A grid a latent, and with `callback_digits` a strip an input."
     s, objective = self.cfg.sweep, objective or self.objective()
     latents = len(objective.model.latent_spec)
     result = sweep(objective.model, self.examples(), range(min(latents, s.max_images or latents)), offsets(s.sweeping_stepsize), objective.classify)
-    names, probs = self.data().classes, s.show_probs
+    names, probs = self.answers, s.show_probs
     figures = {f'sweep_{name}': grid(result, i, names, probs) for i, name in enumerate(result.names)}
     if s.callback_digits: figures |= {f'sweep_input_{n}': strip(result, n, names, probs) for n in range(len(result.images))}
     return figures
@@ -116,7 +121,7 @@ def callbacks(self: CVAEExperiment) -> list:
 
 CVAEExperiment.sweeps, CVAEExperiment.callbacks = sweeps, callbacks
 
-# %% ../../nbs/images/cvae_experiment.ipynb #074fff16
+# %% ../../nbs/images/cvae_experiment.ipynb #f5d9da16
 def image_measures(self: CVAEExperiment) -> dict:
     "classifier_accuracy, recon, kl, nll (nats an image) and agreement on the test set."
     objective, sums, n = self.objective().eval(), {}, 0
@@ -129,9 +134,10 @@ def image_measures(self: CVAEExperiment) -> dict:
                     classifier_accuracy=(said == batch['y']).sum(), agreement=(said == again).sum())
         sums, n = {k: sums.get(k, 0.) + v for k, v in part.items()}, n + len(x)
     means = {k: float(v) / n for k, v in sums.items()}
+    if self.answers != self.data().classes: del means['classifier_accuracy']
     return means | dict(nll=means['recon'] + means['kl'])
 
-# %% ../../nbs/images/cvae_experiment.ipynb #dbb255b8
+# %% ../../nbs/images/cvae_experiment.ipynb #e678bf12
 def flows(self: CVAEExperiment) -> dict:
     "Information in nats by stratified draws from the prior; `…/low` and `…/high` are the ends of the 95 % interval."
     objective, draws = self.objective().eval(), (self.cfg.loss.eval_alpha_samples, self.cfg.loss.eval_beta_samples)
@@ -140,12 +146,14 @@ def flows(self: CVAEExperiment) -> dict:
     bar = need('tqdm.auto').tqdm(asked.items(), 'information flow', disable=not self.cfg.trainer.progress_bar, leave=False)
     found = {name: objective.measure(of, *draws) for name, of in bar}
     out = {k: v for name, e in found.items() for k, v in {name: e.value, f'{name}/low': e.low, f'{name}/high': e.high}.items()}
-    given, effect, leakage = objective.measure(objective.alpha, *draws, given=True).value, out['causal_effect'], max(0., out['leakage'])
-    return out | dict(separation=effect / max(1e-9, effect + leakage), interaction=given - effect)
+    best = sorted(range(objective.d), key=lambda i: -out[f"flow/{self.network().latent_spec[i]['name']}"])[:len(objective.alpha)]
+    selected, given = (objective.measure(of, *draws, given=g).value for of, g in ((best, False), (objective.alpha, True)))
+    effect, leakage = max(0., out['causal_effect']), max(0., out['leakage'])
+    return out | dict(selected_effect=selected, separation=effect / max(1e-9, effect + leakage), interaction=given - out['causal_effect'])
 
 CVAEExperiment.image_measures, CVAEExperiment.flows = image_measures, flows
 
-# %% ../../nbs/images/cvae_experiment.ipynb #93e2386e
+# %% ../../nbs/images/cvae_experiment.ipynb #b07cb71a
 def explanations(self: CVAEExperiment) -> dict:
     "removal, counterfactual and invariance (shares of test images), alpha_brightness and sweep_distance."
     model, judge, images = self.network(), self.objective().classify, self.data()
@@ -153,23 +161,24 @@ def explanations(self: CVAEExperiment) -> dict:
     named = lambda head, numbers: {f'{head}/{k}': v for k, v in numbers.items() if not math.isnan(v)}
     out = named('removal', removal(model, judge, x, seed=self.cfg.seed)) | named('invariance', invariance(model, judge, x))
     if not model.n_alpha: return out
-    out |= named('counterfactual', counterfactual_summary(counterfactual(model, judge, x)))
-    z, few = model.encode(x.to(self.device)).z, x[:50].to(self.device)
-    swept = sweep(model, few, range(model.n_alpha)).images.flatten(0, 2)
-    near = lambda pictures: knn_distance(pictures.cpu(), images.train.x[:5000]).mean()
+    flip, z, few = counterfactual(model, judge, x), model.encode(x.to(self.device)).z, x[:50].to(self.device)
+    near = lambda pictures: knn_distance(pictures.cpu(), images.train.x[:5000]).mean().item() if len(pictures) else math.nan
+    again, swept = near(model.decode(z[:50])), sweep(model, few, range(model.n_alpha)).images.flatten(0, 2)
+    out |= named('counterfactual', counterfactual_summary(flip) | dict(distance=near(flip.image[flip.found][:200]) / again))
     brightness = np.abs(correlations(z[:, :model.n_alpha].cpu().numpy(), x.mean((1, 2, 3))[:, None].cpu().numpy())).max()
-    return out | dict(alpha_brightness=brightness, sweep_distance=near(swept) / near(model.decode(z[:50])))
+    return out | dict(alpha_brightness=brightness, sweep_distance=near(swept) / again)
 
 CVAEExperiment.explanations = explanations
 
-# %% ../../nbs/images/cvae_experiment.ipynb #70cf7bf7
+# %% ../../nbs/images/cvae_experiment.ipynb #2b21a676
 def disentanglement(self: CVAEExperiment) -> dict:
     "mig, mig_size, sap and dci_… on the test set, where its factors are known; else nothing."
-    if self.cfg.dataset.name != 'shapes': return {}
+    if self.cfg.dataset.name != 'shapes' or self.cfg.dataset.include_classes: return {}
     factors = shapes(*SQUARES['test'])[1]
     z = torch.cat([self.network().encode(b['x']).z.cpu() for b in self.test_batches()])
     size = factors[:, [FACTORS.index('size')]]
-    return dict(mig=mig(z, factors), mig_size=mig(z, size), sap=sap(z, factors)) | {f'dci_{k}': v for k, v in dci(z, factors).items()}
+    more = dci(z, factors) if z.shape[1] > 1 else {}
+    return dict(mig=mig(z, factors), mig_size=mig(z, size), sap=sap(z, factors)) | {f'dci_{k}': v for k, v in more.items()}
 
 def measure(self: CVAEExperiment) -> dict:
     "All final numbers."
@@ -196,18 +205,18 @@ def flow_bars(numbers: dict): # with flow/… entries
     ax.set_ylabel('information flow\nto Ŷ (nats)', size=8); ax.tick_params(labelsize=7, axis='both'); ax.tick_params(axis='x', rotation=90)
     return fig
 
-# %% ../../nbs/images/cvae_experiment.ipynb #7f28491e
+# %% ../../nbs/images/cvae_experiment.ipynb #701fa074
 def explained(self: CVAEExperiment) -> dict:
     "Strips, nearest flips and the α plane; writes `figures/alpha_plane.gif`."
     s, objective, images, numbers = self.cfg.sweep, self.objective().eval(), self.data(), self.evaluate()
     model, judge, first = objective.model, objective.classify, self.examples()[::s.n_samples_each_class]
     result = explain(model, judge, first, offsets(s.sweeping_stepsize), [numbers[f"flow/{l['name']}"] for l in model.latent_spec], most=s.max_images or 16)
-    strips = {f'strip_{name}': strip(result, i, images.classes, s.show_probs) for i, name in enumerate(images.classes)}
+    strips = {f'strip_{name}': strip(result, i, self.answers, s.show_probs) for i, name in enumerate(images.classes)}
     figures = {k.replace('/', '-').replace(' ', '_'): v for k, v in strips.items()}
     if not model.n_alpha: return figures
-    with disk_errors(self.folder()): plane_gif(self.folder()/'figures'/'alpha_plane.gif', model, judge, classes=images.classes)
-    return figures | dict(counterfactuals=counterfactual_figure(counterfactual(model, judge, first), images.classes),
-                          alpha_plane=plane_figure(alpha_plane(model, judge), images.classes))
+    with disk_errors(self.folder()): plane_gif(self.folder()/'figures'/'alpha_plane.gif', model, judge, classes=self.answers)
+    return figures | dict(counterfactuals=counterfactual_figure(counterfactual(model, judge, first), self.answers),
+                          alpha_plane=plane_figure(alpha_plane(model, judge), self.answers))
 
 def draw_all(self: CVAEExperiment) -> dict:
     "Every picture of the finished run."

@@ -139,7 +139,7 @@ def first_loss(self: Experiment):
 
 Experiment.data, Experiment.network, Experiment.model, Experiment.first_loss = data, network, model, first_loss
 
-# %% ../../nbs/core/experiment.ipynb #f455bb84
+# %% ../../nbs/core/experiment.ipynb #0062199d
 @once
 def folder(self: Experiment) -> Path:
     "The run folder, created or checked when it is first needed."
@@ -148,9 +148,10 @@ def folder(self: Experiment) -> Path:
 @once
 def fit_once(self: Experiment):
     "Train, save the model to `model/`, draw the loss curves."
-    split, t, started, cpu = self.data().train, self.cfg.trainer, time.time(), time.process_time()
+    split, t, objective = self.data().train, self.cfg.trainer, self.objective()
+    started, cpu = time.time(), time.process_time()
     loader = lambda start, n: batches(split, t.batch_size, self.cfg.seed, start, n, self.cfg.dataset.num_workers)
-    objective, per_epoch = self.objective(), steps_per_epoch(len(split), t.batch_size)
+    per_epoch = steps_per_epoch(len(split), t.batch_size)
     trainer = fit(objective, self.cfg, self.folder(), loader, sequential(self.data().val, t.batch_size), per_epoch, self.callbacks(), self.run.checkpoint)
     with disk_errors(self.folder()): self.network().cpu().save_pretrained(self.folder()/'model')
     objective.to(trainer.strategy.root_device)

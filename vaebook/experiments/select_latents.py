@@ -232,7 +232,7 @@ def run_hydra(jobs, launcher: str = 'basic', # or joblib: side by side
         missing = [f'{j.point}/seed_{j.seed}' for j in group if not j.finished]
         if missing: raise JobFailed(f"{', '.join(missing)}: exit code {child.returncode}, no metrics.json. The end of {log}:\n{tail(log)}")
 
-# %% ../../nbs/images/select_latents.ipynb #a6bea8e1
+# %% ../../nbs/images/select_latents.ipynb #7157fdf3
 def open_folder(folder, settings: dict) -> Path:
     "The folder of a selection, new or the same one's; raises `BadInput` otherwise."
     OmegaConf, folder = need('omegaconf').OmegaConf, Path(folder).expanduser().absolute()
@@ -240,8 +240,8 @@ def open_folder(folder, settings: dict) -> Path:
     note = folder/'select.yaml'
     if note.is_file():
         old = OmegaConf.to_container(OmegaConf.load(note))
-        differ = [f'{k} was {old.get(k)!r}, is {settings.get(k)!r}' for k in {**old, **settings} if old.get(k) != settings.get(k)]
-        check(not differ, 'folder', str(folder), 'a selection with the same settings', '; '.join(differ) + '. Choose another folder.')
+        same = old.get('runs') == settings.get('runs')
+        check(same, 'folder', str(folder), 'a selection of the same runs', f"Its runs were {old.get('runs')}, these are {settings.get('runs')}. Choose another folder.")
     with disk_errors(folder):
         check(note.is_file() or not folder.exists() or not any(folder.iterdir()), 'folder', str(folder), 'a new folder, or one that holds a selection')
         folder.mkdir(parents=True, exist_ok=True)
@@ -332,14 +332,14 @@ def common_overrides(recipe: str, max_steps: int | None, overrides) -> tuple:
     cfg = compose('cvae', lines)
     return ('trainer.progress_bar=false', 'sweep.callback_every=1000000', *(l for l in lines if not l.startswith('size=')), f'size={cfg.size}')
 
-# %% ../../nbs/images/select_latents.ipynb #3e0bfea5
+# %% ../../nbs/images/select_latents.ipynb #a31f6652
 def complete(folder: Path, common: tuple, seeds, run, points) -> dict: # point → seed → numbers
     "Run what is missing of some points, then read all that is finished."
     jobs = [j for p in points for s in seeds if not (j := Job(folder, common, p, s)).finished]
     if jobs: run(jobs)
     for j in jobs:
         if not j.finished: raise JobFailed(f'{j.point}/seed_{j.seed}: the runner left no metrics.json')
-    return by_point(finished_runs(folder))
+    return {p: known for p, all_seeds in by_point(finished_runs(folder)).items() if (known := {s: r for s, r in all_seeds.items() if s in seeds})}
 
 def check_seeds(seeds) -> list[int]:
     seeds = as_list(seeds)

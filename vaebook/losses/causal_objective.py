@@ -5,26 +5,29 @@
 # %% auto #0
 __all__ = ['check_causal', 'CausalObjective', 'new_posteriors', 'effect', 'measure', 'batch_terms', 'free_terms']
 
-# %% ../../nbs/images/causal_objective.ipynb #7b2bbb0c
+# %% ../../nbs/images/causal_objective.ipynb #c99bd74e
 import torch
 from torch import Tensor, nn
 
 from ..core import LossTerms, check, check_choice
-from .estimators import Estimate, Posterior, causal_effect, check_estimator, measure_effect
+from .estimators import ESTIMATORS, Estimate, Posterior, causal_effect, check_estimator, measure_effect
 from .terms import Frozen, Objective, class_log_probs
 
-# %% ../../nbs/images/causal_objective.ipynb #e2fe62ac
+# %% ../../nbs/images/causal_objective.ipynb #71063ec6
 def check_causal(use_causal: bool, lam_ml: float, alpha_samples: int, beta_samples: int, estimator: str, form: str,
-                 conditional: bool, causal_every: int, leakage_weight: float, **others):
+                 conditional: bool, causal_every: int, causal_warmup_steps: int, leakage_weight: float, chunk_size: int | None, **others):
     "Raise `BadInput` for settings of a `CausalObjective` that cannot work."
+    check_choice('estimator', estimator, [*ESTIMATORS, 'bound']); check_choice('form', form, ['joint', 'individual'])
+    check(causal_every >= 1, 'causal_every', causal_every, 'a number of steps, 1 or more')
+    check(causal_warmup_steps >= 0, 'causal_warmup_steps', causal_warmup_steps, 'a number of steps, 0 or more')
+    check(chunk_size is None or chunk_size >= 1, 'chunk_size', chunk_size, '1 image or more, or null for all at once')
+    check(leakage_weight >= 0 and (use_causal or not leakage_weight), 'leakage_weight', leakage_weight, '0, or with use_causal=True a positive weight')
     if not use_causal: return
     check_estimator(estimator, alpha_samples, beta_samples, conditional)
-    check_choice('form', form, ['joint', 'individual'])
+    if leakage_weight and estimator == 'bound': check_estimator('stratified', alpha_samples, beta_samples)
     check(lam_ml > 0, 'lam_ml', lam_ml, 'a positive weight', 'Set use_causal=False for a plain autoencoder.')
-    check(causal_every >= 1, 'causal_every', causal_every, 'a number of steps, 1 or more')
-    check(leakage_weight >= 0, 'leakage_weight', leakage_weight, 'a weight of 0 or more')
 
-# %% ../../nbs/images/causal_objective.ipynb #921a8d4d
+# %% ../../nbs/images/causal_objective.ipynb #fe567d49
 class CausalObjective(Objective):
     "−I(α; Ŷ) + λ (recon + KL), O'Shaughnessy et al. 2020, eq. 1; the classifier is a frozen copy."
     def __init__(self, model: nn.Module, # decode(z), n_alpha, n_beta
@@ -38,7 +41,9 @@ class CausalObjective(Objective):
                  leakage_weight: float = 0., # of I(β; Ŷ), to be made small
                  chunk_size: int | None = None, outputs: str = 'logits'):
         super().__init__(model)
-        check_causal(use_causal, lam_ml, alpha_samples, beta_samples, estimator, form, conditional, causal_every, leakage_weight)
+        check_causal(use_causal, lam_ml, alpha_samples, beta_samples, estimator, form, conditional, causal_every, causal_warmup_steps, leakage_weight, chunk_size)
+        both = model.n_alpha > 0 and model.n_beta > 0
+        check(both or not leakage_weight, 'leakage_weight', leakage_weight, '0 for a model that has not both α and β')
         self.lam_ml, self.use_causal = lam_ml if use_causal else 1., use_causal and model.n_alpha > 0
         self.draws, self.estimator, self.given, self.chunk_size = (alpha_samples, beta_samples), estimator, conditional, chunk_size
         self.every, self.warmup, self.leakage_weight, self.outputs = causal_every, causal_warmup_steps, leakage_weight, outputs
@@ -51,7 +56,7 @@ class CausalObjective(Objective):
         "Log-probabilities [B, M] of the explained classifier."
         return class_log_probs(self.classifier(x), self.outputs)
 
-# %% ../../nbs/images/causal_objective.ipynb #8caabf95
+# %% ../../nbs/images/causal_objective.ipynb #4a22e58f
 @torch.no_grad()
 def new_posteriors(self: CausalObjective) -> list: # of `Posterior`
     "One h(y|α) for each effect that is asked for; the number of classes is what the classifier says of one decoded image."
@@ -65,14 +70,14 @@ def effect(self: CausalObjective, of, # Indices of the latents whose effect is a
     device = next(self.model.parameters()).device
     return causal_effect(self.model.decode, self.classify, self.d, of, a, b, estimator, given, posterior, self.chunk_size, device)
 
-def measure(self: CausalObjective, of, a: int = 256, b: int = 64, given: bool = False) -> Estimate:
+def measure(self: CausalObjective, of, a: int = 256, b: int = 128, given: bool = False) -> Estimate:
     "The same for reports, with a confidence interval."
     device = next(self.model.parameters()).device
     return measure_effect(self.model.decode, self.classify, self.d, of, a, b, given, chunk_size=self.chunk_size or 2048, device=device)
 
 CausalObjective.new_posteriors, CausalObjective.effect, CausalObjective.measure = new_posteriors, effect, measure
 
-# %% ../../nbs/images/causal_objective.ipynb #54162ccb
+# %% ../../nbs/images/causal_objective.ipynb #596f543f
 def batch_terms(self: CausalObjective, batch: dict, step: int, out=None) -> LossTerms:
     "The autoencoder's terms, times λ."
     terms = self.model.compute_loss(batch, step, out)
@@ -80,7 +85,7 @@ def batch_terms(self: CausalObjective, batch: dict, step: int, out=None) -> Loss
 
 def free_terms(self: CausalObjective, step: int) -> LossTerms:
     "The causal effect in nats with weight −1 and, if weighted, the leakage I(β; Ŷ); on every `causal_every`-th step once the warm-up is over."
-    if not self.use_causal or step < self.warmup or self.training and step % self.every: return LossTerms()
+    if not self.use_causal or step < self.warmup or (self.training and step % self.every): return LossTerms()
     weight, nets = self.every if self.training else 1, self.posteriors or [None] * len(self.asked)
     effects = [self.effect(of, *self.draws, self.estimator, self.given, net) for of, net in zip(self.asked, nets)]
     terms = LossTerms(causal_effect=(sum(effects) / len(effects), -float(weight)))

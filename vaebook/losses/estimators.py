@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ESTIMATORS', 'assemble', 'random_draws', 'sobol_normal', 'stratified_draws', 'inner_bias', 'paired_bias',
            'outer_bias', 'information', 'Posterior', 'variational_bound', 'check_estimator', 'split_latents',
-           'causal_effect', 'Estimate', 'bootstrap', 'measure_effect']
+           'decoded_draws', 'causal_effect', 'Estimate', 'bootstrap', 'check_report', 'measure_effect']
 
 # %% ../../nbs/images/estimators.ipynb #63caf4cc
 import math
@@ -99,28 +99,36 @@ def check_estimator(estimator: str, a: int, b: int, given: bool = False):
     check(estimator != 'stratified' or b >= 3, 'beta_samples', b, '3 or more', 'estimator=stratified draws β in antithetic pairs, and needs two of them.')
     check(estimator != 'bound' or not given, 'estimator', estimator, f'one of {", ".join(ESTIMATORS)}', 'The variational bound is a lower bound of the unconditional effect only.')
 
-# %% ../../nbs/images/estimators.ipynb #e2e1c33a
+# %% ../../nbs/images/estimators.ipynb #564f8c76
 def split_latents(d: int, of, given: bool = False): # → the latents of the first axis of the draws
     "Indices of the outer latents: those whose effect is asked for, or with `given` all the others."
     return [i for i in range(d) if i not in of] if given else list(of)
 
-def causal_effect(decode, classify, # z [N, D] → images; images → log-probabilities [N, M]
+def decoded_draws(decode, classify, # z [N, D] → images; images → log-probabilities [N, M]
                   d: int, of, # All latents, and those whose effect is asked for
-                  a: int, b: int, # Outer draws, and inner draws for each
+                  a: int, b: int, draws, # Outer draws, inner draws for each, and how they are drawn
+                  given: bool = False, times: int = 1, # Independent blocks of `a` outer draws
+                  chunk_size: int | None = None, device=None) -> tuple[Tensor, Tensor]: # z [A, B, D], log f [A, B, M]
+    "Draws from the prior, decoded and classified; when `of` is everything, each draw is an outer one."
+    if len(of) == d: given, a, b = False, a * b, 1
+    z = torch.cat([draws(a, b, d, split_latents(d, of, given), device) for _ in range(times)])
+    log_f = classify_decoded(rearrange(z, 'a b d -> (a b) d'), decode, classify, chunk_size)
+    return z, rearrange(log_f, '(a b) m -> a b m', a=len(z))
+
+# %% ../../nbs/images/estimators.ipynb #7a7f8130
+def causal_effect(decode, classify, d: int, of, a: int, b: int, # as in `decoded_draws`
                   estimator: str = 'plugin', given: bool = False,
                   posterior: Posterior | None = None, # of estimator='bound', which uses a × b images too
                   chunk_size: int | None = None, device=None) -> Tensor:
-    "I(z_of; Ŷ), or with `given` I(z_of; Ŷ | the others), in nats; 0 when `of` is empty."
+    "I(z_of; Ŷ), or with `given` I(z_of; Ŷ | the others), in nats with a gradient; 0 when `of` is empty."
+    check_estimator(estimator, a, b, given)
     if not len(of): return torch.zeros((), device=device)
-    if len(of) == d: given, a, b = False, a * b, 1
-    if estimator == 'bound': a, b = a * b, 1
-    draws = stratified_draws if estimator == 'bound' else ESTIMATORS[estimator][0]
-    z = draws(a, b, d, split_latents(d, of, given), device)
-    log_f = classify_decoded(rearrange(z, 'a b d -> (a b) d'), decode, classify, chunk_size)
-    if estimator == 'bound': return variational_bound(log_f, posterior(z[:, 0, list(of)]))
-    return information(rearrange(log_f, '(a b) m -> a b m', a=a), estimator, given)
+    if estimator != 'bound': return information(decoded_draws(decode, classify, d, of, a, b, ESTIMATORS[estimator][0], given, 1, chunk_size, device)[1], estimator, given)
+    check(posterior is not None, 'posterior', None, "a `Posterior`, which estimator='bound' trains")
+    z, log_f = decoded_draws(decode, classify, d, of, a * b, 1, stratified_draws, chunk_size=chunk_size, device=device)
+    return variational_bound(log_f[:, 0], posterior(z[:, 0, list(of)]))
 
-# %% ../../nbs/images/estimators.ipynb #17361042
+# %% ../../nbs/images/estimators.ipynb #8cddef2d
 class Estimate(NamedTuple):
     "A number in nats with its confidence interval."
     value: float
@@ -131,25 +139,27 @@ def bootstrap(gains: Tensor, log_p: Tensor | None, # as `rows` gives them
               unit: int = 1, # Rows that were drawn together; units are independent
               level: float = 0.95, resamples: int = 1000) -> Estimate:
     "The pooled value and its bootstrap interval over units."
-    groups = len(gains) // unit
-    counts = torch.multinomial(torch.ones(resamples, groups, device=gains.device), groups, replacement=True)
-    weight = torch.zeros(resamples, groups, device=gains.device).scatter_add_(1, counts, torch.ones_like(counts, dtype=torch.float))
-    again = pool(gains, log_p, weight.div(len(gains)).log().repeat_interleave(unit, 1))
+    groups, value = len(gains) // unit, pool(gains, log_p)
+    gains, log_p = gains.view(groups, unit).mean(1), None if log_p is None else log_p.view(groups, unit, -1).logsumexp(1) - math.log(unit)
+    chosen = torch.multinomial(torch.ones(resamples, groups, device=gains.device), groups, replacement=True)
+    counts = torch.zeros(resamples, groups, device=gains.device).scatter_add_(1, chosen, torch.ones_like(chosen, dtype=torch.float))
+    again = pool(gains, log_p, (counts / groups).log())
     spread = (again - again.mean()) * math.sqrt(groups / max(1, groups - 1))
-    value, tails = pool(gains, log_p), spread.quantile(spread.new_tensor([(1 - level) / 2, (1 + level) / 2]))
-    return Estimate(value.item(), *(value + tails).tolist())
+    return Estimate(value.item(), *(value + spread.quantile(spread.new_tensor([(1 - level) / 2, (1 + level) / 2]))).tolist())
 
-# %% ../../nbs/images/estimators.ipynb #4b44812c
+# %% ../../nbs/images/estimators.ipynb #e307e77a
+def check_report(a: int, b: int):
+    "Raise `BadInput` for draws that make no report."
+    check(a >= 16, 'eval_alpha_samples', a, '16 draws or more: the interval is over sixteen scramblings')
+    check(b >= 8, 'eval_beta_samples', b, '8 draws or more: fewer cannot be corrected')
+
 @torch.no_grad()
-def measure_effect(decode, classify, d: int, of, # as in `causal_effect`
-                   a: int = 256, b: int = 64, given: bool = False,
+def measure_effect(decode, classify, d: int, of, # as in `decoded_draws`
+                   a: int = 256, b: int = 128, given: bool = False,
                    groups: int = 16, # Independent scramblings that share the `a` outer draws
                    level: float = 0.95, chunk_size: int | None = 2048, device=None) -> Estimate:
-    "The stratified estimate with a bootstrap interval, for reports: a latent without effect reads 0 ± 0.005 nats or less."
+    "The stratified estimate with a bootstrap interval, for reports: with 256 × 128 draws a latent without effect reads 0 ± 0.005 nats, up to ten classes."
+    check_report(a, b)
     if not len(of): return Estimate(0., 0., 0.)
-    if len(of) == d: given, a, b = False, a * b, 1
-    groups = min(groups, a)
-    z = torch.cat([stratified_draws(a // groups, b, d, split_latents(d, of, given), device) for _ in range(groups)])
-    log_f = classify_decoded(rearrange(z, 'a b d -> (a b) d'), decode, classify, chunk_size)
-    gains, log_p = rows(rearrange(log_f, '(a b) m -> a b m', a=len(z)), paired_bias, given)
-    return bootstrap(gains, log_p, a // groups, level)
+    log_f = decoded_draws(decode, classify, d, of, a // groups, b, stratified_draws, given, groups, chunk_size, device)[1]
+    return bootstrap(*rows(log_f.double(), paired_bias, given and len(of) < d), len(log_f) // groups, level)

@@ -44,7 +44,7 @@ class Frozen(nn.Module):
 
     def forward(self, *args, **kwargs): return self.net(*args, **kwargs)
 
-# %% ../../nbs/core/terms.ipynb #72cc1753
+# %% ../../nbs/core/terms.ipynb #4dc59f68
 def class_log_probs(out, # Logits or log-probabilities [B, M], probabilities, or a tuple that starts with one of them
                     outputs: str = 'logits' # 'logits' or 'probs': what the classifier returns
                    ) -> Tensor: # [B, M] nats
@@ -53,6 +53,7 @@ def class_log_probs(out, # Logits or log-probabilities [B, M], probabilities, or
     scores = out[0] if isinstance(out, tuple | list) else out
     ok = isinstance(scores, Tensor) and scores.ndim == 2
     check(ok, 'classifier output', getattr(scores, 'shape', type(scores).__name__), 'a tensor [batch, classes]')
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return F.log_softmax(scores.clamp_min(1e-12).log() if outputs == 'probs' else scores, dim=-1)
 
 # %% ../../nbs/core/terms.ipynb #e5bed830
