@@ -34,7 +34,7 @@ def classifier_config(cfg):
     OmegaConf = need('omegaconf').OmegaConf
     return finalize(OmegaConf.merge(cfg, dict(experiment='classifier', run_dir=None, resume=None)))
 
-# %% ../../nbs/images/cvae_experiment.ipynb #1038bd1f
+# %% ../../nbs/images/cvae_experiment.ipynb #6e9aa319
 class CVAEExperiment(Experiment, name='cvae'):
     "Generative causal explanation of a classifier, O'Shaughnessy et al. 2020."
     def __init__(self, cfg, classifier: nn.Module | None = None): # None: found or trained as the recipe says
@@ -45,7 +45,7 @@ class CVAEExperiment(Experiment, name='cvae'):
         offsets(s.sweeping_stepsize)
         size = cfg.dataset.image_size or 32
         self.given = classifier
-        self.build((1, size, size), 2), check_causal(**self.loss_options()), check_report(cfg.loss.eval_alpha_samples, cfg.loss.eval_beta_samples)
+        self.build((1, size, size), 2), check_causal(**self.loss_options()), check_report(cfg.loss.eval_alpha_samples // 2, cfg.loss.eval_beta_samples)
         check(cfg.loss.eval_images >= 1, 'eval_images', cfg.loss.eval_images, '1 or more')
 
     def build(self, shape, num_classes):
@@ -137,17 +137,17 @@ def image_measures(self: CVAEExperiment) -> dict:
     if self.answers != self.data().classes: del means['classifier_accuracy']
     return means | dict(nll=means['recon'] + means['kl'])
 
-# %% ../../nbs/images/cvae_experiment.ipynb #e678bf12
+# %% ../../nbs/images/cvae_experiment.ipynb #c82adabe
 def flows(self: CVAEExperiment) -> dict:
     "Information in nats by stratified draws from the prior; `…/low` and `…/high` are the ends of the 95 % interval."
-    objective, draws = self.objective().eval(), (self.cfg.loss.eval_alpha_samples, self.cfg.loss.eval_beta_samples)
+    objective, a, b = self.objective().eval(), self.cfg.loss.eval_alpha_samples, self.cfg.loss.eval_beta_samples
     seed_step(self.cfg.seed, 0, 3_000)
     asked = dict(causal_effect=objective.alpha, leakage=objective.beta) | {f"flow/{s['name']}": [i] for i, s in enumerate(self.network().latent_spec)}
     bar = need('tqdm.auto').tqdm(asked.items(), 'information flow', disable=not self.cfg.trainer.progress_bar, leave=False)
-    found = {name: objective.measure(of, *draws) for name, of in bar}
+    found = {name: objective.measure(of, a, b) if name == 'causal_effect' else objective.measure(of, a // 2, 2 * b) for name, of in bar}
     out = {k: v for name, e in found.items() for k, v in {name: e.value, f'{name}/low': e.low, f'{name}/high': e.high}.items()}
     best = sorted(range(objective.d), key=lambda i: -out[f"flow/{self.network().latent_spec[i]['name']}"])[:len(objective.alpha)]
-    selected, given = (objective.measure(of, *draws, given=g).value for of, g in ((best, False), (objective.alpha, True)))
+    selected, given = (objective.measure(of, a, b, given=g).value for of, g in ((best, False), (objective.alpha, True)))
     effect, leakage = max(0., out['causal_effect']), max(0., out['leakage'])
     return out | dict(selected_effect=selected, separation=effect / max(1e-9, effect + leakage), interaction=given - out['causal_effect'])
 

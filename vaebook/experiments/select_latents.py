@@ -190,11 +190,13 @@ def sweep_arguments(jobs, launcher: str = 'basic', n_jobs: int = 1) -> list[str]
     how = [] if launcher == 'basic' else [f'hydra/launcher={launcher}', f'hydra.launcher.n_jobs={n_jobs}']
     return ['-m', *lines, f"hydra.sweep.dir={text(str(jobs[0].root/'logs'))}", *how]
 
-# %% ../../nbs/images/select_latents.ipynb #34498a84
+# %% ../../nbs/images/select_latents.ipynb #69c4ffbf
 class JobFailed(RuntimeError):
     "A training ended without its numbers."
 
-def tail(log: Path, lines: int = 12) -> str: return '\n'.join(log.read_text(errors='replace').splitlines()[-lines:])
+def tail(log: Path, lines: int = 12) -> str:
+    "The last lines of a log."
+    return '\n'.join(log.read_text(errors='replace').splitlines()[-lines:])
 
 def stop(child: subprocess.Popen):
     "End a child and what it started, unless it has ended."
@@ -332,7 +334,7 @@ def common_overrides(recipe: str, max_steps: int | None, overrides) -> tuple:
     cfg = compose('cvae', lines)
     return ('trainer.progress_bar=false', 'sweep.callback_every=1000000', *(l for l in lines if not l.startswith('size=')), f'size={cfg.size}')
 
-# %% ../../nbs/images/select_latents.ipynb #a31f6652
+# %% ../../nbs/images/select_latents.ipynb #83787b80
 def complete(folder: Path, common: tuple, seeds, run, points) -> dict: # point → seed → numbers
     "Run what is missing of some points, then read all that is finished."
     jobs = [j for p in points for s in seeds if not (j := Job(folder, common, p, s)).finished]
@@ -341,7 +343,8 @@ def complete(folder: Path, common: tuple, seeds, run, points) -> dict: # point �
         if not j.finished: raise JobFailed(f'{j.point}/seed_{j.seed}: the runner left no metrics.json')
     return {p: known for p, all_seeds in by_point(finished_runs(folder)).items() if (known := {s: r for s, r in all_seeds.items() if s in seeds})}
 
-def check_seeds(seeds) -> list[int]:
+def check_seeds(seeds) -> list[int]: # a list, or text such as 1,2,3
+    "Seeds as numbers; raises `BadInput` unless they are different whole numbers."
     seeds = as_list(seeds)
     fine = seeds and all(isinstance(s, int) and s >= 0 for s in seeds) and len(set(seeds)) == len(seeds)
     check(fine, 'seeds', seeds, 'different whole numbers, one at least', 'For example 1,2,3.')

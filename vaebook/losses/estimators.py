@@ -147,10 +147,10 @@ def bootstrap(gains: Tensor, log_p: Tensor | None, # as `rows` gives them
     spread = (again - again.mean()) * math.sqrt(groups / max(1, groups - 1))
     return Estimate(value.item(), *(value + spread.quantile(spread.new_tensor([(1 - level) / 2, (1 + level) / 2]))).tolist())
 
-# %% ../../nbs/images/estimators.ipynb #e307e77a
+# %% ../../nbs/images/estimators.ipynb #8ff6a735
 def check_report(a: int, b: int):
     "Raise `BadInput` for draws that make no report."
-    check(a >= 16, 'eval_alpha_samples', a, '16 draws or more: the interval is over sixteen scramblings')
+    check(a >= 16, 'eval_alpha_samples', a, '16 outer draws or more (32 for an experiment, which halves them for single latents): the interval is over sixteen scramblings')
     check(b >= 8, 'eval_beta_samples', b, '8 draws or more: fewer cannot be corrected')
 
 @torch.no_grad()
