@@ -97,12 +97,12 @@ class Lens(NamedTuple):
         best = torch.cat([self.classify(part) for part in images.split(self.chunk_size)]).exp().max(-1)
         return tuple(t.unflatten(0, z.shape[:-1]) for t in (images, best.indices, best.values))
 
-# %% ../nbs/images/explain.ipynb #e13d94e7
+# %% ../nbs/images/explain.ipynb #4281df98
 @contextmanager
 def lens(model, # encode, decode, latent_spec
          classifier, # Images in [0, 1] → logits [N, M]
          x, # Images
-         chunk_size: int = 1024, prior: bool = False): # Without images, at the prior mean?
+         chunk_size: int = 256, prior: bool = False): # Without images, at the prior mean?
     "Look through `model` at `classifier` while the block lasts."
     check(chunk_size >= 1, 'chunk_size', chunk_size, '1 image or more')
     with evaluating(model, classifier):
@@ -125,21 +125,21 @@ def chance(seed: int):
         seed_step(seed, 0, 5_000)
         yield
 
-# %% ../nbs/images/explain.ipynb #e5a46237
+# %% ../nbs/images/explain.ipynb #42dfffc0
 def latent_flows(model, classifier, draws=(64, 16), # Draws of the latent, and of all others for each
-                 seed: int = 0, chunk_size: int = 1024) -> Tensor: # [D] nats
+                 seed: int = 0, chunk_size: int = 256) -> Tensor: # [D] nats
     "I(z_i; Ŷ) of each latent under the prior; the same seed gives the same numbers, on any device."
     with lens(model, classifier, None, chunk_size, prior=True) as v, chance(seed):
         options = dict(decode=v.decode, classify=v.classify, d=len(v.names), a=draws[0], b=draws[1], estimator='stratified', chunk_size=chunk_size)
         return torch.stack([causal_effect(of=[i], **options).cpu() for i in range(len(v.names))])
 
-# %% ../nbs/images/explain.ipynb #c73a0709
+# %% ../nbs/images/explain.ipynb #e7c54bba
 def explain(model, classifier, # encode, decode, latent_spec; images → logits
             x, # [N, C, H, W] or [C, H, W]
             values=None, # [S] offsets; None: −3 … 3
             flows=None, # [D] nats, to order the latents; None: estimated here
             most: int | None = None, # Latents shown; None: all
-            chunk_size: int = 1024) -> SweepResult:
+            chunk_size: int = 256) -> SweepResult:
     "Sweep every latent of every image, the most influential latent first."
     flows = torch.as_tensor(latent_flows(model, classifier, chunk_size=chunk_size) if flows is None else flows)
     d = len(model.latent_spec)
@@ -223,13 +223,13 @@ def nearest_flip(v: Lens, wanted, # Labels [...] of images n [...] → are they 
     chosen = torch.arange(len(dims)) == (nearest.indices // 2)[:, None]
     return torch.where(chosen, signed[:, None], 0.).masked_fill(nearest.values.isinf()[:, None], math.nan)
 
-# %% ../nbs/images/explain.ipynb #f97b7aeb
+# %% ../nbs/images/explain.ipynb #ab9ab58c
 def counterfactual(model, classifier, # encode, decode, latent_spec; images → logits
                    x, # [N, C, H, W] or [C, H, W]
                    target=None, # Class, or one for each image; None: any but that of the reconstruction
                    reach: float = 3.0, steps: int = 41, # The longest offset; offsets tried from −reach to reach
                    refine: int = 10, # Halvings of the interval that holds the flip
-                   chunk_size: int = 1024) -> Counterfactual:
+                   chunk_size: int = 256) -> Counterfactual:
     "The nearest image along one causal latent that the classifier calls `target`."
     check(reach > 0, 'reach', reach, 'a positive offset'); check(steps >= 3, 'steps', steps, '3 offsets or more')
     with lens(model, classifier, x, chunk_size) as v:
@@ -274,10 +274,10 @@ def counterfactual_summary(flip: Counterfactual, within: float = 3.0 # The longe
     middle = flip.distance[ok].double().quantile(0.5).item() if ok.any() else math.nan
     return dict(validity=ok.double().mean().item(), median_offset=middle, l1=flip.l1[ok].double().mean().item(), l2=flip.l2[ok].double().mean().item())
 
-# %% ../nbs/images/explain.ipynb #f26337f9
+# %% ../nbs/images/explain.ipynb #8bdc744c
 def removal(model, classifier, x, # encode, decode, latent_spec; images → logits; [N, C, H, W]
             draws: int = 10, # Replacements of each image
-            seed: int = 0, chunk_size: int = 1024) -> dict:
+            seed: int = 0, chunk_size: int = 256) -> dict:
     "Agreement with the answers on the originals: reencoded, without each latent, without all of alpha, all of beta."
     check(draws >= 1, 'draws', draws, '1 or more')
     with lens(model, classifier, x, chunk_size) as v:
@@ -301,10 +301,10 @@ def removal_bars(numbers: dict): # of `removal`
     ax.tick_params(labelsize=7); ax.tick_params(axis='x', rotation=90)
     return fig
 
-# %% ../nbs/images/explain.ipynb #329a4573
+# %% ../nbs/images/explain.ipynb #90fe61a7
 def invariance(model, classifier, x, # encode, decode, latent_spec; images → logits; [N, C, H, W]
                values=None, # [S] offsets; None: −3 … 3
-               chunk_size: int = 1024) -> dict:
+               chunk_size: int = 256) -> dict:
     "Share of swept images that keep their class: for each latent, and the means of alpha and of beta."
     values = offsets() if values is None else torch.as_tensor(values, dtype=torch.float32)
     check(bool((values != 0).any()), 'values', values.tolist(), 'at least one offset other than 0')
@@ -335,11 +335,11 @@ def place(z: Tensor, # [D]
     z = z.expand(*points.shape[:-1], -1).clone(); z[..., dims] = points.to(z)
     return z
 
-# %% ../nbs/images/explain.ipynb #40ffbb89
+# %% ../nbs/images/explain.ipynb #26f7fa17
 def alpha_plane(model, classifier, # encode, decode, latent_spec; images → logits
                 x=None, # The image whose β is kept; None: the prior mean
                 dims=None, # One or two latents by index; None: the first two causal ones
-                reach: float = 3.0, steps: int = 25, chunk_size: int = 1024) -> Plane:
+                reach: float = 3.0, steps: int = 25, chunk_size: int = 256) -> Plane:
     "Decode and classify a grid of α from −reach to reach."
     check(reach > 0, 'reach', reach, 'a positive number'); check(steps >= 2, 'steps', steps, '2 or more')
     with lens(model, classifier, x, chunk_size, prior=x is None) as v:
@@ -404,12 +404,12 @@ def plane_frame(picture: np.ndarray, # of `plane_array`
     need('PIL.ImageDraw').Draw(page).text((width + 6, top - 14), name, fill=ink)
     return np.asarray(page) / 255
 
-# %% ../nbs/images/explain.ipynb #c6db67a5
+# %% ../nbs/images/explain.ipynb #b9c28133
 def plane_gif(path, model, classifier, # The file; encode, decode, latent_spec; images → logits
               x=None, dims=None, # As for `alpha_plane`
               classes=(), radius: float = 2.0, # Class names; of the circle, prior standard deviations
               frames: int = 36, fps: float = 12, # frames/s
-              chunk_size: int = 1024):
+              chunk_size: int = 256):
     "Write a GIF of a walk in the α plane; returns its path."
     check(frames >= 2, 'frames', frames, '2 or more'); check(radius > 0, 'radius', radius, 'a positive number')
     plane = alpha_plane(model, classifier, x, dims, max(3., radius), chunk_size=chunk_size)

@@ -48,14 +48,14 @@ class SweepResult(NamedTuple):
 
     def __repr__(self): return f'SweepResult(images={list(self.images.shape)}, names={self.names}, values={[round(v, 2) for v in self.values.tolist()]})'
 
-# %% ../nbs/core/sweeps.ipynb #03eaed08
+# %% ../nbs/core/sweeps.ipynb #4e8376b5
 @torch.no_grad()
 def sweep(model, # encode, decode, latent_spec
           x: Tensor, # [N, C, H, W]
           dims=None, # Latents by index; None: all
           values: Tensor | None = None, # [S] offsets; None: −3 … 3
           classify=None, # images → log-probabilities, for labels and probabilities
-          chunk_size: int = 2048) -> SweepResult:
+          chunk_size: int = 256) -> SweepResult:
     "Decode `x` with each offset added to each latent of its posterior mean."
     spec = model.latent_spec
     dims = list(range(len(spec))) if dims is None else list(dims)

@@ -147,7 +147,7 @@ def bootstrap(gains: Tensor, log_p: Tensor | None, # as `rows` gives them
     spread = (again - again.mean()) * math.sqrt(groups / max(1, groups - 1))
     return Estimate(value.item(), *(value + spread.quantile(spread.new_tensor([(1 - level) / 2, (1 + level) / 2]))).tolist())
 
-# %% ../../nbs/images/estimators.ipynb #8ff6a735
+# %% ../../nbs/images/estimators.ipynb #322e7271
 def check_report(a: int, b: int):
     "Raise `BadInput` for draws that make no report."
     check(a >= 16, 'eval_alpha_samples', a, '16 outer draws or more (32 for an experiment, which halves them for single latents): the interval is over sixteen scramblings')
@@ -157,7 +157,7 @@ def check_report(a: int, b: int):
 def measure_effect(decode, classify, d: int, of, # as in `decoded_draws`
                    a: int = 256, b: int = 128, given: bool = False,
                    groups: int = 16, # Independent scramblings that share the `a` outer draws
-                   level: float = 0.95, chunk_size: int | None = 2048, device=None) -> Estimate:
+                   level: float = 0.95, chunk_size: int | None = 256, device=None) -> Estimate:
     "The stratified estimate with a bootstrap interval, for reports: with 256 × 128 draws a latent without effect reads 0 ± 0.005 nats, up to ten classes."
     check_report(a, b)
     if not len(of): return Estimate(0., 0., 0.)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LOGGERS', 'tensorboard', 'wandb', 'StepCSV', 'csv_logger', 'log_folder', 'load_callbacks_and_logger']
 
-# %% ../../nbs/core/loggers.ipynb #7025a11e
-import csv, os, tempfile
+# %% ../../nbs/core/loggers.ipynb #e0e98fc9
+import csv, functools, os, tempfile
 from pathlib import Path
 
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -54,14 +54,14 @@ def log_folder(log_dir, name: str) -> Path:
     except OSError as e: raise BadInput('log_dir', str(log_dir), 'a folder that can be written', f'{e}. Choose another log_dir, or null for <run_dir>/logs.') from e
     return folder
 
-# %% ../../nbs/core/loggers.ipynb #cccd7ba6
+# %% ../../nbs/core/loggers.ipynb #a4a97b86
 def load_callbacks_and_logger(args): # A run's configuration: `trainer`, `logger`, and `run_dir`, the folder to write to
-    "([ModelCheckpoint, LearningRateMonitor], logger); the logger is None for csv and none."
+    "([ModelCheckpoint, ModelCheckpoint, LearningRateMonitor], logger); the logger is None for csv and none."
     folder = Path(args['run_dir']); top = args['trainer']['save_top_k']
-    checkpoint = ModelCheckpoint(folder/'checkpoints', filename='best' if top == 1 else 'best-{step}', monitor='val/total', mode='min',
-                                 save_top_k=top, save_last=True, auto_insert_metric_name=False, enable_version_counter=False)
+    keep = functools.partial(ModelCheckpoint, folder/'checkpoints', auto_insert_metric_name=False, enable_version_counter=False)
+    best, last = keep(filename='best' if top == 1 else 'best-{step}', monitor='val/total', mode='min', save_top_k=top), keep(filename='last')
     log_dir = args['logger'].get('log_dir')
     make = LOGGERS[check_choice('logger', args['logger']['name'], LOGGERS)]
     name = '/'.join(folder.parts[-2:]) if folder.name == 'classifier' else folder.name
     where = (log_folder(log_dir, name), name) if make and log_dir else (folder/'logs', '')
-    return [checkpoint, LearningRateMonitor('step')], make and make(*where)
+    return [best, last, LearningRateMonitor('step')], make and make(*where)
