@@ -152,7 +152,7 @@ def read_csv(path) -> list[dict]:
         except ValueError: return text
     with Path(path).open(newline='') as file: return [{k: number(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
-# %% ../nbs/core/runs.ipynb #1c13858c
+# %% ../nbs/core/runs.ipynb #11ff38ec
 class Summary:
     "Rows grouped by the columns `by`; for each of `columns` the mean ± standard deviation over the group."
     def __init__(self, rows: list[dict], by, columns, names: dict | None = None): # names: heading of a column
@@ -162,7 +162,7 @@ class Summary:
     def cell(self, group, key):
         values = [r[key] for r in group if isinstance(r.get(key), (int, float))]
         if not values: return ''
-        return f'{statistics.fmean(values):.4g}' + (f' ± {statistics.stdev(values):.2g}' if len(values) > 1 else '')
+        return f'{statistics.fmean(values):.4g}' + (f' ± {statistics.stdev(values):.2g}' if len(set(values)) > 1 else '')
 
     def rows(self):
         head = [self.names.get(k, k) for k in [*self.by, 'runs', *self.columns]]
