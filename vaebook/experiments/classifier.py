@@ -6,7 +6,7 @@
 __all__ = ['recipe_of', 'classifier_name', 'check_outputs', 'load_state', 'find_classifier', 'keep_classifier',
            'classifier_store', 'store_errors', 'ClassifierExperiment', 'confusion', 'mistakes']
 
-# %% ../../nbs/images/classifier_experiment.ipynb #acc7a510
+# %% ../../nbs/images/classifier_experiment.ipynb #dcadf362
 import hashlib, json
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +20,7 @@ from .experiment import Experiment
 from ..losses.terms import class_log_probs
 from ..models.classifiers import Classifier, build_classifier
 from ..pretrained import Pretrained
-from ..sweeps import draw, new_figure
+from ..pictures import draw, new_figure
 
 # %% ../../nbs/images/classifier_experiment.ipynb #779af2f3
 def recipe_of(cfg, images: ImageData) -> dict:

@@ -6,7 +6,7 @@
 __all__ = ['classifier_config', 'CVAEExperiment', 'examples', 'black_box', 'classifier', 'sweeps', 'callbacks', 'image_measures',
            'flows', 'explanations', 'disentanglement', 'measure', 'pictures', 'flow_bars', 'explained', 'draw_all']
 
-# %% ../../nbs/images/cvae_experiment.ipynb #399d6aed
+# %% ../../nbs/images/cvae_experiment.ipynb #1226c7c2
 import math
 
 import numpy as np
@@ -23,9 +23,10 @@ from ..losses.causal_objective import CausalObjective, check_causal
 from ..losses.estimators import check_report
 from ..metrics import correlations, dci, knn_distance, mig, sap
 from ..models.cvae import build_cvae
+from ..pictures import draw, new_figure
 from ..pretrained import Pretrained
 from ..runs import disk_errors
-from ..sweeps import draw, grid, new_figure, offsets, strip, sweep
+from ..sweeps import offsets, sweep
 from ..trainers.lightning import EveryEpochs, log_figure
 
 # %% ../../nbs/images/cvae_experiment.ipynb #3ef14118
@@ -100,15 +101,14 @@ def classifier(self: CVAEExperiment) -> Parts:
 
 CVAEExperiment.examples, CVAEExperiment.black_box, CVAEExperiment.classifier = examples, black_box, classifier
 
-# %% ../../nbs/images/cvae_experiment.ipynb #f8402195
+# %% ../../nbs/images/cvae_experiment.ipynb #72106c13
 def sweeps(self: CVAEExperiment, objective=None) -> dict: # name → figure
     "A grid a latent, and with `callback_digits` a strip an input."
     s, objective = self.cfg.sweep, objective or self.objective()
     latents = len(objective.model.latent_spec)
-    result = sweep(objective.model, self.examples(), range(min(latents, s.max_images or latents)), offsets(s.sweeping_stepsize), objective.classify)
-    names, probs = self.answers, s.show_probs
-    figures = {f'sweep_{name}': grid(result, i, names, probs) for i, name in enumerate(result.names)}
-    if s.callback_digits: figures |= {f'sweep_input_{n}': strip(result, n, names, probs) for n in range(len(result.images))}
+    result = sweep(objective.model, self.examples(), range(min(latents, s.max_images or latents)), offsets(s.sweeping_stepsize), objective.classify, classes=self.answers)
+    figures = {f'sweep_{name}': result.plot(latent=i, show_probs=s.show_probs) for i, name in enumerate(result.names)}
+    if s.callback_digits: figures |= {f'sweep_input_{n}': result.plot(n, show_probs=s.show_probs) for n in range(len(result.images))}
     return figures
 
 def callbacks(self: CVAEExperiment) -> list:
@@ -205,13 +205,13 @@ def flow_bars(numbers: dict): # with flow/… entries
     ax.set_ylabel('information flow\nto Ŷ (nats)', size=8); ax.tick_params(labelsize=7, axis='both'); ax.tick_params(axis='x', rotation=90)
     return fig
 
-# %% ../../nbs/images/cvae_experiment.ipynb #701fa074
+# %% ../../nbs/images/cvae_experiment.ipynb #fd10ed23
 def explained(self: CVAEExperiment) -> dict:
     "Strips, nearest flips and the α plane; writes `figures/alpha_plane.gif`."
     s, objective, images, numbers = self.cfg.sweep, self.objective().eval(), self.data(), self.evaluate()
     model, judge, first = objective.model, objective.classify, self.examples()[::s.n_samples_each_class]
-    result = explain(model, judge, first, offsets(s.sweeping_stepsize), [numbers[f"flow/{l['name']}"] for l in model.latent_spec], most=s.max_images or 16)
-    strips = {f'strip_{name}': strip(result, i, self.answers, s.show_probs) for i, name in enumerate(images.classes)}
+    result = explain(model, judge, first, offsets(s.sweeping_stepsize), [numbers[f"flow/{l['name']}"] for l in model.latent_spec], s.max_images or 16, self.answers)
+    strips = {f'strip_{name}': result.plot(i, show_probs=s.show_probs) for i, name in enumerate(images.classes)}
     figures = {k.replace('/', '-').replace(' ', '_'): v for k, v in strips.items()}
     if not model.n_alpha: return figures
     with disk_errors(self.folder()): plane_gif(self.folder()/'figures'/'alpha_plane.gif', model, judge, classes=self.answers)

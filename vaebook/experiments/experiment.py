@@ -6,7 +6,7 @@
 __all__ = ['read_curves', 'loss_curves', 'Parts', 'Numbers', 'once', 'Experiment', 'data', 'network', 'model', 'first_loss',
            'folder', 'fit_once', 'evaluate', 'figures']
 
-# %% ../../nbs/core/experiment.ipynb #ef2a3360
+# %% ../../nbs/core/experiment.ipynb #c769c5cd
 import csv, functools, resource, time
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ..core import set_seed, table
 from ..data.images import batches, load, sequential, steps_per_epoch
 from ..losses.terms import Objective
 from ..runs import Run, disk_errors
-from ..sweeps import new_figure
+from ..pictures import new_figure
 from ..trainers.lightning import check_training, fit
 
 # %% ../../nbs/core/experiment.ipynb #7b8d780c

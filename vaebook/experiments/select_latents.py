@@ -8,7 +8,7 @@ __all__ = ['KEYS', 'VARIED', 'Point', 'Mean', 'estimate', 'level', 'difference',
            'watch', 'run_hydra', 'open_folder', 'locked', 'finished_runs', 'by_point', 'Selection', 'panel', 'figure',
            'common_overrides', 'complete', 'check_seeds', 'select_latents']
 
-# %% ../../nbs/images/select_latents.ipynb #3d64398c
+# %% ../../nbs/images/select_latents.ipynb #fca06442
 import fcntl, functools, math, os, shlex, shutil, signal, subprocess, sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ import numpy as np
 from ..config import CONF, as_list, canonical, compose, pair, text
 from ..core import BadInput, atomic, check, check_choice, need, table
 from ..runs import collect, disk_errors, write_csv
-from ..sweeps import new_figure
+from ..pictures import new_figure
 from ..trainers.lightning import read_checkpoint
 
 # %% ../../nbs/images/select_latents.ipynb #999796d3
