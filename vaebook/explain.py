@@ -202,13 +202,14 @@ def alpha_plane(model, classifier, # encode, decode, latent_spec; images → log
     causal = [i for i, s in enumerate(model.latent_spec) if s.get('causal')]
     return plane(model, x, causal[:2] if dims is None else dims, reach, steps, classifier, chunk_size)
 
-# %% ../nbs/images/explain.ipynb #86514d9a
+# %% ../nbs/images/explain.ipynb #f2df959c
 def plane_array(plane: Plane, thumbs: int = 5 # Images across
                ) -> np.ndarray: # [height, width, 3] in [0, 1]
     "The map as one array, the largest value of the second latent at the top."
     r, s, _, h, w = plane.images.shape
     check(1 <= thumbs <= s, 'thumbs', thumbs, f'1 to {s} images across')
-    sure = (plane.probs - 1 / plane.num_classes) / (1 - 1 / plane.num_classes)
+    m = plane.class_probs.shape[-1]
+    sure = (plane.probs - 1 / m) / (1 - 1 / m)
     tint = 1 - 0.8 * sure.clamp(0.05, 1)[..., None].numpy() * (1 - colours(plane.labels))
     rows, down, right = (thumbs if r > 1 else 1), math.ceil(1.5 * h * (thumbs if r > 1 else 1) / r), math.ceil(1.5 * w * thumbs / s)
     out = tint[::-1].repeat(down, 0).repeat(right, 1)

@@ -78,7 +78,7 @@ def examples(self: CVAEExperiment) -> torch.Tensor: # [N, C, H, W] uint8
     check(n <= least, 'n_samples_each_class', n, f'at most {least}, the validation images of the rarest class')
     return split.x[first_of_each(split, n).flatten()]
 
-# %% ../../nbs/images/cvae_experiment.ipynb #200f7f19
+# %% ../../nbs/images/cvae_experiment.ipynb #6eee4b07
 @once
 def black_box(self: CVAEExperiment) -> nn.Module:
     "The classifier to be explained: given, found in `save_dir`, or trained."
@@ -89,6 +89,7 @@ def black_box(self: CVAEExperiment) -> nn.Module:
     if kept and (kept/'model'/'config.json').exists(): return Pretrained.from_pretrained(kept/'model')
     found = None if cfg.smoke else find_classifier(cfg, classifier_store(cfg), images)
     if found is not None: return found
+    check(not self.reopened, 'classifier', cfg.model_name or cfg.model.name, 'the classifier that this run explains', 'Put it back into save_dir, or give it: reopen(folder, classifier=net).')
     cfg.run_dir = str(self.folder()/'classifier')
     experiment = ClassifierExperiment(cfg)
     experiment.done['data'] = images

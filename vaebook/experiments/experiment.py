@@ -84,7 +84,7 @@ def once(method):
         return self.done[method.__name__]
     return remembered
 
-# %% ../../nbs/core/experiment.ipynb #e4cdea67
+# %% ../../nbs/core/experiment.ipynb #0bb891c4
 class Experiment:
     "One run of one configuration; nothing is written before `fit`."
     kinds = {} # experiment name → class
@@ -94,7 +94,7 @@ class Experiment:
 
     def __init__(self, cfg): # what `compose` or `configure` gave
         check_training(cfg)
-        self.cfg, self.run, self.done = cfg, Run(cfg), {}
+        self.cfg, self.run, self.done, self.reopened = cfg, Run(cfg), {}, False
         set_seed(cfg.seed)
 
     def build(self, shape: tuple, num_classes: int) -> nn.Module: raise NotImplementedError
