@@ -254,7 +254,7 @@ def plane_frame(picture: np.ndarray, # of `plane_array`
     need('PIL.ImageDraw').Draw(page).text((width + 6, top - 14), name, fill=ink)
     return np.asarray(page) / 255
 
-# %% ../nbs/images/explain.ipynb #68af3384
+# %% ../nbs/images/explain.ipynb #0186a6ed
 def plane_gif(path, model, classifier, # The file; encode, decode, latent_spec; images → logits
               x=None, dims=None, # As for `alpha_plane`
               classes=(), radius: float = 2.0, # Class names; of the circle, prior standard deviations
@@ -265,7 +265,7 @@ def plane_gif(path, model, classifier, # The file; encode, decode, latent_spec; 
     chart = alpha_plane(model, classifier, x, dims, max(3., radius), chunk_size=chunk_size)
     picture, t = plane_array(chart), torch.arange(frames) / frames * math.tau
     points = radius * torch.stack([t.sin(), t.cos()][:len(chart.dims)], -1)
-    with lens(model, x, classifier, chunk_size) as v: images, labels, _ = (u.cpu() for u in v.look(place(v.z[0], chart.dims, points)))
+    with lens(model, x, classifier, chunk_size) as v: images, labels, _ = v.look(place(v.z[0], chart.dims, points))
     edge = chart.values[-1].item() + (chart.values[1] - chart.values[0]).item() / 2
     share = torch.cat([points, torch.zeros_like(points)], 1)[:, :2] / (2 * edge)
     spots = [((0.5 + a) * picture.shape[1], (0.5 - b) * picture.shape[0]) for a, b in share.tolist()]

@@ -71,7 +71,7 @@ def as_classify(classifier, # nn.Module or function: images → logits [N, M]
     check(m > 1, 'classifier output', m, 'two classes or more', 'Turn one logit s into the pair (0, s).')
     return classify, m
 
-# %% ../nbs/core/sweeps.ipynb #0b883b88
+# %% ../nbs/core/sweeps.ipynb #7f3bc2d9
 def best_class(p): return None if p is None else p.argmax(-1) # [..., M] → [...]
 def best_prob(p): return None if p is None else p.max(-1).values # [..., M] → [...]
 
@@ -113,11 +113,12 @@ class Lens(NamedTuple):
         return torch.cat([self.classify(part).argmax(-1) for part in progress(self.x.split(self.chunk_size))])
 
     def seen(self, z: Tensor): # [..., D] → [..., *layout], and probabilities [..., M] or None
-        "What is decoded from each latent, and what the classifier says of it."
-        parts, lead = self.parts(z)
-        x = [self.decode(part) for part in parts]
-        p = torch.cat([self.classify(part) for part in x]).exp().unflatten(0, lead) if self.classify else None
-        return torch.cat(x).unflatten(0, lead), p
+        "What is decoded from each latent, and what the classifier says of it; chunk by chunk to the CPU."
+        (parts, lead), x, p = self.parts(z), [], []
+        for part in parts:
+            decoded = self.decode(part); x.append(decoded.cpu())
+            if self.classify: p.append(self.classify(decoded).exp().cpu())
+        return torch.cat(x).unflatten(0, lead), torch.cat(p).unflatten(0, lead) if p else None
 
     def look(self, z: Tensor): # [..., D] → [..., *layout], [...], [...]
         "What is decoded, its class, and the probability of that; None and None without a classifier."
@@ -284,7 +285,7 @@ def choose(spec: list, dims=None) -> list: # Indices
     kinds = {kind_of(spec[d]) for d in dims}
     return check(len(kinds) == 1, 'dims', [names[d] for d in dims], 'latents of one kind', f'These are {", ".join(sorted(kinds))}: sweep them apart.') and dims
 
-# %% ../nbs/core/sweeps.ipynb #7f58f426
+# %% ../nbs/core/sweeps.ipynb #6cc1fc6d
 def sweep(model, # encode, decode, latent_spec
           x_or_z=None, # [N, *layout] or [*layout]; a `Latent` or latents [N, D]; None: the prior mean
           dims=None, # Latents by index or name; None: all
@@ -299,12 +300,11 @@ def sweep(model, # encode, decode, latent_spec
         dims = ordered(choose(v.spec, dims), order, v, model, classifier)[:most]
         values, kind = as_values(values, v.spec[dims[0]]), kind_of(v.spec[dims[0]])
         if kind == 'time':
-            seen = [None if t is None else t.cpu()[:, None, None].expand(-1, 1, len(values), *t.shape[1:]) for t in v.seen(v.z)]
-            images = torch.stack([as_pictures(seen[0][:, :, i], v.layout, v.value_range, t) for i, t in enumerate(values.tolist())], 2)
+            decoded, p = (None if t is None else t[:, None, None].expand(-1, 1, len(values), *t.shape[1:]) for t in v.seen(v.z))
+            images = torch.stack([as_pictures(decoded[:, :, i], v.layout, v.value_range, t) for i, t in enumerate(values.tolist())], 2)
         else:
-            seen = [None if t is None else t.cpu() for t in v.seen(turned(v.z, dims, values, kind == 'index'))]
-            images = as_pictures(seen[0], v.layout, v.value_range)
-        decoded, p = seen
+            decoded, p = v.seen(turned(v.z, dims, values, kind == 'index'))
+            images = as_pictures(decoded, v.layout, v.value_range)
         return SweepResult(decoded.float(), images, values, kind, [v.names[d] for d in dims], [d in v.alpha for d in dims],
                            None if p is None else p.float(), list(classes) or [f'class {i}' for i in range(v.num_classes)])
 
@@ -376,7 +376,7 @@ class Plane(NamedTuple):
         if up: fig.axes[0].set_ylabel(self.names[1], size=8)
         return fig
 
-# %% ../nbs/core/sweeps.ipynb #a3fbc31b
+# %% ../nbs/core/sweeps.ipynb #17f6c3b8
 def place(z: Tensor, # [D, ...]
           dims, points: Tensor # [..., len(dims)]
          ) -> Tensor: # [..., D, ...]
@@ -401,5 +401,5 @@ def plane(model, x_or_z=None, # One input or latent; None: the prior mean
         values = torch.linspace(-reach, reach, steps)
         points = torch.stack(torch.meshgrid(values, values if len(dims) == 2 else torch.zeros(1), indexing='xy')[:len(dims)], -1)
         x, p = v.seen(place(v.z[0], dims, points))
-        at = None if x_or_z is None else v.z[0, dims].flatten(1).mean(1).tolist() if v.z.ndim > 2 else v.z[0, dims].tolist()
-        return Plane(values, as_pictures(x, v.layout, v.value_range), None if p is None else p.float().cpu(), dims, [v.names[d] for d in dims], at)
+        at = None if x_or_z is None else v.z[0, dims].reshape(len(dims), -1).mean(1).tolist()
+        return Plane(values, as_pictures(x, v.layout, v.value_range), None if p is None else p.float(), dims, [v.names[d] for d in dims], at)

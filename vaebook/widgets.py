@@ -18,14 +18,18 @@ from .core import BadInput, Latent, atomic, check, check_choice, need, patch
 from .pictures import as_pictures, colours, encoded, mosaic, wav
 from .sweeps import Plane, SweepResult, as_values, best_class, chance, evaluating, indices, kind_of, lens, ordered, sweep
 
-# %% ../nbs/core/widgets.ipynb #cf377bd6
+# %% ../nbs/core/widgets.ipynb #b7a56f4a
 CONTROL = r'''
-const element = (tag, name = "", text = "") => Object.assign(document.createElement(tag), {className: name, textContent: text});
+function element(tag, name = "", text = "") {
+  const made = Object.assign(document.createElement(tag), {className: name, textContent: text});
+  made.dataset.lmSuppressShortcuts = "true";
+  return made;
+}
 
 function control(spec, moved) {
   const row = element("label", "vb-row" + (spec.causal ? " vb-causal" : "")), input = element("input"), shown = element("output");
   const typed = spec.kind === "index" && !spec.values;
-  const say = v => spec.values ? spec.values[v] : typed ? "" : spec.kind === "time" ? `${v}` : (v > 0 ? "+" : "") + Number(v).toFixed(2);
+  const say = v => spec.values ? spec.values[v] : typed ? "" : spec.kind === "time" ? `${v}` : (v < 0 ? "" : "+") + Number(v).toFixed(2);
   Object.assign(input, {type: typed ? "number" : "range", min: spec.min, max: spec.max, step: spec.step, placeholder: "as it is"});
   input.setAttribute("aria-label", spec.name + (spec.causal ? " (causal)" : ""));
   const show = v => {
@@ -116,7 +120,7 @@ function toolbar(view) {
 }
 '''
 
-# %% ../nbs/core/widgets.ipynb #44208763
+# %% ../nbs/core/widgets.ipynb #3fb6676a
 VIEW = CONTROL + ANSWERS + PICTURE + FRAME + r'''
 function render({model, el}) {
   const get = k => model.get(k), mode = get("mode"), handlers = [];
@@ -147,7 +151,7 @@ function render({model, el}) {
   list.append(...rows.map(r => r.row));
   left.append(canvas, sound, answers);
   right.append(list, toolbar({model, get, put, on, reset, save, live: mode === "live"}), said);
-  el.classList.add("vaebook"); el.dataset.lmSuppressShortcuts = "true";
+  el.classList.add("vaebook");
   el.setAttribute("role", "group"); el.setAttribute("aria-label", "latent explorer");
   el.append(left, right);
   const tell = () => { said.textContent = get("said"); };

@@ -63,11 +63,13 @@ def colour_decoder(channels: int, image_size: int, width: int, d: int, hidden: i
         up(2*w, 2*w), nn.ReLU(), nn.Conv2d(2*w, 2*w, 3, 1, 1), nn.ReLU(), up(2*w, w), nn.ReLU(),
         nn.Conv2d(w, w, 3, 1, 1), nn.ReLU(), up(w, channels), nn.Sigmoid())
 
-# %% ../../nbs/images/cvae.ipynb #50a6c5df
+# %% ../../nbs/images/cvae.ipynb #3d3da7a2
 NETS = dict(small=(small_encoder, small_decoder, 4), colour=(colour_encoder, colour_decoder, 8)) # …, sizes are multiples of
 
 class CVAE(Pretrained):
     "Autoencoder with latent z = (α, β): O'Shaughnessy et al. 2020. x [B, C, S, S] in [0, 1] or uint8, z [B, K+L]."
+    layout, value_range = 'c h w', (0., 1.)
+
     def __init__(self, n_alpha: int = 2, n_beta: int = 4, channels: int = 1, image_size: int = 28, width: int = 64,
                  net: str = 'small', recon: str = 'sse', kl_weight: float = 1.0,
                  tc_weight: float = 0.0): # β − 1 of a β-TCVAE
