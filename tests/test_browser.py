@@ -1,4 +1,4 @@
-"""A reader's hands and eyes: JupyterLab and static pages in a real Chromium, by keyboard alone. `pytest tests/test_browser.py -s` prints what it measures.
+"""A reader's hands and eyes: JupyterLab and static pages in a real Chromium, by keyboard alone. It prints what it measures, and asserts no time.
 
 It wants `chromium` (Debian: `apt-get install chromium`) and `pip install playwright`, whose driver is playwright-core; no browser is downloaded."""
 import json, os, shutil, socket, statistics, subprocess, sys, time, urllib.request
@@ -11,7 +11,7 @@ try: from playwright.sync_api import sync_playwright
 except ImportError: sync_playwright = None
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = os.environ.get('VAEBOOK_CHROMIUM') or shutil.which('chromium')
+CHROMIUM = os.environ.get('VAEBOOK_CHROMIUM') or next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 missing = [] if CHROMIUM else ['no chromium: apt-get install chromium, or name one in VAEBOOK_CHROMIUM']
 missing += [] if sync_playwright else ['no playwright: pip install playwright']
@@ -126,6 +126,14 @@ def labelled(widget):
     return names
 
 
+@pytest.fixture
+def tell(capsys):
+    "Print to the terminal, whatever pytest captures."
+    def say(text):
+        with capsys.disabled(): print(f'\n    {text}', flush=True)
+    return say
+
+
 def kernel(lab, code):
     "Run code in the only kernel, beside its notebook, and give what it prints."
     from jupyter_client import BlockingKernelClient
@@ -140,7 +148,7 @@ def kernel(lab, code):
     finally: client.stop_channels()
 
 
-def test_explorer_in_jupyterlab(lab, page):
+def test_explorer_in_jupyterlab(lab, page, tell):
     "The notebook runs as a reader runs it; sliders change the picture in at most 100 ms (printed), and 200 moves leave nothing behind."
     film, explorer, chart = opened(page, lab, ROOT / 'nbs/explore_cvae.ipynb')
     assert {'alpha_0 (causal)', 'beta_0', 'Reset', 'Randomise', 'Save picture'} < set(labelled(explorer))
@@ -154,7 +162,7 @@ def test_explorer_in_jupyterlab(lab, page):
     before, js = kernel(lab, measure).split(), heap()
     waits = [w for key in ('ArrowRight', 'ArrowLeft') * 10 for w in press(page, explorer, key, 10)]
     after, js_after = kernel(lab, measure).split(), heap()
-    print(f'\n4x4 tiles of 28x28, key to changed picture: median {statistics.median(waits):.0f} ms, 90 % within {sorted(waits)[len(waits) * 9 // 10]:.0f} ms, of {len(waits)} moves; '
+    tell(f'4x4 tiles of 28x28, key to changed picture: median {statistics.median(waits):.0f} ms, 90 % within {sorted(waits)[len(waits) * 9 // 10]:.0f} ms, of {len(waits)} moves; '
           f'widgets {before[0]} -> {after[0]}, kernel {before[1]} -> {after[1]} MiB, page {js:.0f} -> {js_after:.0f} MiB')
     assert before[0] == after[0] and int(after[1]) - int(before[1]) < 20 and js_after - js < 10
     page.keyboard.press('Tab')
@@ -203,7 +211,7 @@ explorer
 '''
 
 
-def test_latest_value_wins(lab, page):
+def test_latest_value_wins(lab, page, tell):
     "A model four times slower than the hand: pictures are left out, the last one is right, and soon there."
     widget, = opened(page, lab, SLOW)
     widget.locator('input[type=range]').focus()
@@ -211,12 +219,12 @@ def test_latest_value_wins(lab, page):
     began = time.time()
     page.wait_for_function('r => r.querySelector("canvas").getAttribute("aria-label").includes("level +2.50")', arg=widget.element_handle(), timeout=10_000)
     waited, pictures = time.time() - began, int(kernel(lab, 'print(explorer.view.turn)'))
-    print(f'\n25 quick moves, 250 ms a picture: {pictures} pictures, the last {waited:.1f} s after the last key')
+    tell(f'25 quick moves, 250 ms a picture: {pictures} pictures, the last {waited:.1f} s after the last key')
     assert pictures < 15 and waited < 2
 
 
 @pytest.mark.parametrize('name', ['explore_cvae', 'core/widgets'])
-def test_static_page(name, chromium, tmp_path):
+def test_static_page(name, chromium, tmp_path, tell):
     "The page made from the stored notebook: no kernel, no network, and the films move."
     subprocess.run([sys.executable, '-m', 'jupyter', 'nbconvert', '--to', 'html', '--output-dir', str(tmp_path), str(ROOT / f'nbs/{name}.ipynb')], check=True, capture_output=True)
     context = chromium.new_context(offline=True); page = context.new_page()
@@ -229,6 +237,6 @@ def test_static_page(name, chromium, tmp_path):
     film = films[0]
     film.locator('.vb-controls input').first.focus()
     waits = press(page, film, 'Home') + [w for key in ('ArrowRight', 'ArrowLeft') * 5 for w in press(page, film, key, 3)]
-    print(f'\n{name}, without a kernel: key to changed picture, median {statistics.median(waits):.0f} ms')
+    tell(f'{name}, without a kernel: key to changed picture, median {statistics.median(waits):.0f} ms')
     assert problems == []
     context.close()

@@ -1,7 +1,7 @@
 """Experiments as a user meets them: three doors, golden curve, killed and resumed runs, bad input, full disks, the command lines.
 
 The golden curve is that of the smoke run; after a change that means to alter it: `VAEBOOK_GOLDEN=write pytest tests/test_experiments.py -k golden`."""
-import csv, json, os, signal, subprocess, sys, time
+import csv, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -9,8 +9,8 @@ import torch
 
 from vaebook.config import compose
 from vaebook.core import BadInput
-from vaebook.models import CVAE
-from vaebook.train import experiment, train
+from vaebook.models import CNN, CVAE
+from vaebook.train import experiment, reopen, train
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / 'nbs/golden/train_cvae_smoke.txt'
@@ -93,6 +93,27 @@ def test_papermill_door(first, tmp_path):
     assert {'images.png', 'flow.png', 'loss_curves.png', 'sweep_alpha_0.png', 'strip_0.png'} <= figures
     shown = sum('image/png' in o.get('data', {}) for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells'] for o in c.get('outputs', []))
     assert shown >= 5
+
+
+def files(folder): return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob('*') if p.is_file()}
+
+
+def test_explore(first, tmp_path):
+    "A run is explored as it is, and left as it was; a folder that is no run, and a misspelt parameter, are refused."
+    before = files(first)
+    papermill('explore_cvae', '-p', 'run', first, '-p', 'order', 'usage', cwd=tmp_path)
+    assert files(first) == before
+    shown = [o['data'] for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells'] for o in c.get('outputs', []) if 'data' in o]
+    assert sum('text/html' in d and 'application/vnd.jupyter.widget-view+json' in d for d in shown) == 3
+    assert 'the folder of a finished run' in papermill('explore_cvae', '-p', 'run', tmp_path, cwd=tmp_path, ok=False)
+    assert "Did you mean 'order'" in papermill('explore_cvae', '-p', 'oder', 'kl', cwd=tmp_path, ok=False)
+
+
+def test_reopened_run_trains_nothing(first, tmp_path):
+    shutil.copytree(first, tmp_path / 'run'); shutil.rmtree(tmp_path / 'run/classifier')
+    with pytest.raises(BadInput, match='the classifier that this run explains'): reopen(tmp_path / 'run')
+    with pytest.raises(BadInput, match='Its classifier has changed'): reopen(tmp_path / 'run', classifier=CNN(10, width=8))
+    assert not (tmp_path / 'run/classifier').exists()
 
 
 def test_command_line_door(first, tmp_path):
