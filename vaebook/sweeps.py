@@ -34,7 +34,7 @@ def evaluating(*nets):
     finally:
         for m, mode in modes: m.training = mode
 
-# %% ../nbs/core/sweeps.ipynb #1283187b
+# %% ../nbs/core/sweeps.ipynb #94e37629
 def modality(model): # → layout, value_range
     "What the model's inputs and outputs are."
     layout = check_choice('layout', getattr(model, 'layout', 'c h w'), LAYOUTS, 'Add a function to vaebook.pictures.LAYOUTS.')
@@ -56,7 +56,8 @@ def as_inputs(x, # [N, *layout] or [*layout]; bytes, or floats in the value rang
     check(bool(x.isfinite().all()), 'x', 'NaN or infinity', 'finite inputs', f'Leave out number {int((~x.isfinite()).flatten(1).any(1).int().argmax())}.')
     least, most = x.min().item(), x.max().item()
     ok = low - 1e-3 <= least and most <= high + 1e-3
-    return check(ok, 'x', [round(least, 3), round(most, 3)], f'values in [{low:g}, {high:g}]', 'Divide bytes by 255; a normalisation belongs into the classifier.') and x
+    check(ok, 'x', [round(least, 3), round(most, 3)], f'values in [{low:g}, {high:g}]', 'Divide bytes by 255; a normalisation belongs into the classifier.')
+    return x
 
 # %% ../nbs/core/sweeps.ipynb #18761285
 def as_classify(classifier, # nn.Module or function: images → logits [N, M]
@@ -177,7 +178,7 @@ def offsets(step: float = 1.0, # Distance of neighbours, in prior standard devia
     half = torch.linspace(0, reach, max(1, round(reach / step)) + 1)
     return torch.cat([-half.flip(0)[:-1], half])
 
-# %% ../nbs/core/sweeps.ipynb #8a334165
+# %% ../nbs/core/sweeps.ipynb #6e631b95
 def default_values(entry: dict) -> Tensor: # [S]
     "Offsets for a continuous latent, up to nine values of its range for an index or a time."
     if kind_of(entry) == 'continuous': return offsets()
@@ -191,7 +192,8 @@ def as_values(values, entry: dict) -> Tensor: # [S]
     if kind_of(entry) == 'continuous': return values
     low, high = entry['range']
     ok = bool(((values == values.round()) & (low <= values) & (values <= high)).all())
-    return check(ok, 'values', values.tolist(), f"whole numbers from {low:g} to {high:g}, for {entry['name']} is of the kind {kind_of(entry)}") and values
+    check(ok, 'values', values.tolist(), f"whole numbers from {low:g} to {high:g}, for {entry['name']} is of the kind {kind_of(entry)}")
+    return values
 
 # %% ../nbs/core/sweeps.ipynb #2a0fc9c7
 def turned(z: Tensor, # [N, D, ...]
@@ -270,7 +272,7 @@ class SweepResult(NamedTuple):
 
     def __repr__(self): return f'SweepResult(images={list(self.images.shape)}, names={self.names}, values={[round(v, 2) for v in self.values.tolist()]})'
 
-# %% ../nbs/core/sweeps.ipynb #8ab92b86
+# %% ../nbs/core/sweeps.ipynb #16b0f973
 def indices(spec: list, dims) -> list:
     "Latents by index or name as indices."
     names = [s['name'] for s in spec]
@@ -283,7 +285,8 @@ def choose(spec: list, dims=None) -> list: # Indices
     if dims is None: return [i for i, s in enumerate(spec) if kind_of(s) == kind_of(spec[0])]
     dims, names = indices(spec, dims), [s['name'] for s in spec]
     kinds = {kind_of(spec[d]) for d in dims}
-    return check(len(kinds) == 1, 'dims', [names[d] for d in dims], 'latents of one kind', f'These are {", ".join(sorted(kinds))}: sweep them apart.') and dims
+    check(len(kinds) == 1, 'dims', [names[d] for d in dims], 'latents of one kind', f'These are {", ".join(sorted(kinds))}: sweep them apart.')
+    return dims
 
 # %% ../nbs/core/sweeps.ipynb #6cc1fc6d
 def sweep(model, # encode, decode, latent_spec
