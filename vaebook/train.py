@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['experiment', 'train', 'reopen', 'hydra_arguments', 'experiment_of', 'main', 'fail', 'job']
 
-# %% ../nbs/core/train.ipynb #8963b46a
+# %% ../nbs/core/train.ipynb #00975148
 import importlib, json, re, sys
 from pathlib import Path
 
 from .config import CONF, check_keys, compose_lines, is_group, pair, read, recipe_alone, resolve, saved_config
 from .core import BadInput, check, check_choice, need
+from .runs import finished
 
 # %% ../nbs/core/train.ipynb #446597cf
 def experiment(cfg, **given):
@@ -26,20 +27,21 @@ def train(cfg) -> dict: # the final numbers, as in metrics.json
     print(f'{body.folder()}\n{body.evaluate()}')
     return dict(body.evaluate())
 
-# %% ../nbs/core/train.ipynb #2b5ac8a2
+# %% ../nbs/core/train.ipynb #9eb80b37
 def reopen(folder, # Of a run
            **given): # As for `experiment`: such as the classifier, if it was given
     "The `Experiment` of a finished run; raises `BadInput` when it is none, or when its classifier has changed since."
     folder, cfg = Path(folder).expanduser(), saved_config(str(folder))
     ok = cfg is not None and (folder/'model'/'config.json').is_file() and (folder/'metrics.json').is_file()
-    check(ok, 'run', str(folder), 'the folder of a finished run', 'One that was stopped goes on with resume=<run_dir>.')
-    body = experiment(need('omegaconf').OmegaConf.merge(cfg, dict(resume=str(folder))), **given)
-    body.reopened = True
+    near = [str(f) for f in finished(folder.parent)][-3:]
+    check(ok, 'run', str(folder.resolve()), 'the folder of a finished run', f'Near it are {", ".join(near)}.' if near else 'One that was stopped goes on with resume=<run_dir>.')
+    body = experiment(cfg, **given)
+    body.reopened, body.run.folder = True, folder
     network = need('vaebook.pretrained').Pretrained.from_pretrained(folder/'model')
     numbers = need('vaebook.experiments.experiment').Numbers(json.loads((folder/'metrics.json').read_text()))
     body.done.update(folder=folder, network=network, fit_once=None, evaluate=numbers)
-    lightning = need('vaebook.trainers.lightning')
-    lightning.same_judges(lightning.read_checkpoint(body.run.checkpoint), body.objective())
+    checkpoint, lightning = folder/'checkpoints'/'last.ckpt', need('vaebook.trainers.lightning')
+    if checkpoint.exists(): lightning.same_judges(lightning.read_checkpoint(checkpoint), body.objective())
     return body
 
 # %% ../nbs/core/train.ipynb #99896475

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CONTROL', 'ANSWERS', 'PICTURE', 'FRAME', 'VIEW', 'STYLE', 'REST', 'plain', 'html', 'view_class', 'words', 'bars',
-           'sheet', 'frames_of', 'signed', 'film', 'slider', 'draws', 'starting_points', 'Explorer']
+           'sheet', 'num_times', 'frames_of', 'signed', 'film_controls', 'film', 'mean_note', 'slider', 'draws',
+           'starting_points', 'Explorer', 'as_picture']
 
-# %% ../nbs/core/widgets.ipynb #53ff996e
+# %% ../nbs/core/widgets.ipynb #570a4c87
 import base64, functools, hashlib, io, json
 from pathlib import Path
 
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor
 
 from .core import BadInput, Latent, atomic, check, check_choice, need, patch
-from .pictures import as_pictures, colours, encoded, mosaic, wav
-from .sweeps import Plane, SweepResult, as_values, best_class, chance, evaluating, indices, kind_of, lens, ordered, sweep
+from .pictures import as_pictures, colours, compressed, mosaic, wav
+from .sweeps import Plane, SweepResult, as_values, best_class, chance, class_names, evaluating, indices, kind_of, lens, ordered, sweep
 
-# %% ../nbs/core/widgets.ipynb #b7a56f4a
+# %% ../nbs/core/widgets.ipynb #223c8bd2
 CONTROL = r'''
 function element(tag, name = "", text = "") {
   const made = Object.assign(document.createElement(tag), {className: name, textContent: text});
@@ -27,15 +28,15 @@ function element(tag, name = "", text = "") {
 }
 
 function control(spec, moved) {
-  const row = element("label", "vb-row" + (spec.causal ? " vb-causal" : "")), input = element("input"), shown = element("output");
+  const row = element("label", "vb-row" + (spec.causal ? " vb-causal" : "")), input = element("input"), shown = element("span");
   const typed = spec.kind === "index" && !spec.values;
   const say = v => spec.values ? spec.values[v] : typed ? "" : spec.kind === "time" ? `${v}` : (v < 0 ? "" : "+") + Number(v).toFixed(2);
   Object.assign(input, {type: typed ? "number" : "range", min: spec.min, max: spec.max, step: spec.step, placeholder: "as it is"});
   input.setAttribute("aria-label", spec.name + (spec.causal ? " (causal)" : ""));
-  const show = v => {
+  const show = (v, untouched) => {
     if (String(v ?? "") !== input.value) input.value = v ?? "";
-    shown.textContent = say(v);
-    input.setAttribute("aria-valuetext", say(v) || "as it is");
+    shown.textContent = untouched ? "as it is" : say(v);
+    input.setAttribute("aria-valuetext", untouched ? "as it is" : say(v) || "as it is");
   };
   input.addEventListener("input", () => {
     if (input.value !== "" && !input.checkValidity()) return shown.textContent = `${spec.min} to ${spec.max}`;
@@ -47,14 +48,14 @@ function control(spec, moved) {
 }
 '''
 
-# %% ../nbs/core/widgets.ipynb #a7bfaea5
+# %% ../nbs/core/widgets.ipynb #7552b658
 ANSWERS = r'''
 function showAnswers(box, answers) {
   const names = answers.map(a => a[0]).join("\n");
   if (box.dataset.names !== names) box.replaceChildren(...answers.map(([name, , colour]) => {
     const row = element("label", "vb-row");
     row.style.borderLeft = `0.5em solid ${colour}`;
-    row.append(element("span", "vb-name", name), element("meter"), element("output"));
+    row.append(element("span", "vb-name", name), element("meter"), element("span"));
     return row;
   }));
   box.dataset.names = names;
@@ -90,13 +91,14 @@ function painter(canvas, width) {
 }
 '''
 
-# %% ../nbs/core/widgets.ipynb #c862c3a8
+# %% ../nbs/core/widgets.ipynb #96901c3d
 FRAME = r'''
-function placed(mode, grid, values, rest, moved) {
+function placed(mode, grid, times, values, rest, moved) {
   if (mode === "plane") return values[1] * grid[1] + values[0];
   if (mode !== "each") return 0;
-  values.forEach((v, i) => { if (i !== moved) values[i] = rest[i]; });
-  return moved * grid[1] + values[moved];
+  const latents = times > 1 ? values.length - 1 : values.length, time = times > 1 ? values[latents] : 0;
+  for (let i = 0; i < latents; i++) if (i !== moved) values[i] = rest[i];
+  return (moved * times + time) * grid[1] + values[moved];
 }
 
 function toolbar(view) {
@@ -109,56 +111,65 @@ function toolbar(view) {
     label.append(pick); bar.append(label);
     button("Randomise", () => view.model.send({what: "randomise"}));
   }
-  button("Reset", view.reset);
+  if (view.get("mode") !== "still") button("Reset", view.reset);
   button("Save picture", view.save);
   if (view.live && view.get("accepts")) {
     const label = element("label", "", "own input "), file = Object.assign(element("input"), {type: "file", accept: view.get("accepts")});
-    file.onchange = async () => file.files[0] && view.model.send({what: "upload", name: file.files[0].name}, undefined, [await file.files[0].arrayBuffer()]);
+    file.onchange = async () => {
+      const given = file.files[0];
+      if (given?.size > 8e6) view.tell(`own input ${given.name}: expected a file below 8 MB`);
+      else if (given) view.model.send({what: "upload", name: given.name}, undefined, [await given.arrayBuffer()]);
+      file.value = "";
+    };
     label.append(file); bar.append(label);
   }
   return bar;
 }
 '''
 
-# %% ../nbs/core/widgets.ipynb #3fb6676a
+# %% ../nbs/core/widgets.ipynb #3a9a96a9
 VIEW = CONTROL + ANSWERS + PICTURE + FRAME + r'''
 function render({model, el}) {
   const get = k => model.get(k), mode = get("mode"), handlers = [];
   const on = (k, f) => { model.on("change:" + k, f); handlers.push([k, f]); };
   const put = (k, v) => { model.set(k, v); model.save_changes(); };
-  const canvas = element("canvas", "vb-picture"), answers = element("div", "vb-answers"), sound = element("audio"), said = element("p", "vb-said");
+  const canvas = element("canvas", "vb-picture"), answers = element("div", "vb-answers"), sound = element("audio"), said = element("p", "vb-said"), note = element("p", "vb-note", get("note"));
   canvas.setAttribute("role", "img"); said.setAttribute("role", "status");
   Object.assign(sound, {controls: true, hidden: !get("sounds").length}); sound.setAttribute("aria-label", "the sound of these latents");
   const paint = painter(canvas, get("width"));
   let values = [...get("values")], last = 0, url = null;
   const draw = async () => {
-    const frame = placed(mode, get("grid"), values, get("rest"), last);
+    const frame = placed(mode, get("grid"), get("times"), values, get("rest"), last);
     showAnswers(answers, get("answers")[frame] ?? []);
-    rows.forEach((r, i) => r.show(values[i]));
+    show();
     const bytes = get("sounds")[frame];
     if (bytes) { if (url) URL.revokeObjectURL(url); sound.src = url = URL.createObjectURL(new Blob([bytes], {type: "audio/wav"})); }
     await paint(get("picture"), get("grid"), frame, get("alts")[frame]);
   };
-  const move = (i, v) => { values[i] = v; last = i; mode === "live" ? put("values", [...values]) : draw(); };
-  const reset = () => { values = [...get("rest")]; mode === "live" ? put("values", [...values]) : draw(); };
+  const show = () => rows.forEach((r, i) => r.show(values[i], mode === "each" && i !== last && get("controls")[i].free));
+  const changed = () => { show(); mode === "live" ? put("values", [...values]) : draw(); };
+  const move = (i, v) => { values[i] = v; if (get("times") < 2 || i < values.length - 1) last = i; changed(); };
+  const reset = () => { values = [...get("rest")]; changed(); };
   const save = () => canvas.toBlob(b => {
-    const a = Object.assign(element("a"), {href: URL.createObjectURL(b), download: "latents.png"});
-    a.click(); URL.revokeObjectURL(a.href);
+    const name = canvas.getAttribute("aria-label").split(";")[0].replace(/[^\w.+-]+/g, "_").slice(0, 80);
+    const a = Object.assign(element("a"), {href: URL.createObjectURL(b), download: `${name}.png`});
+    a.click(); setTimeout(() => URL.revokeObjectURL(a.href), 1000);
   });
   const rows = get("controls").map((spec, i) => control(spec, v => move(i, v)));
   rows.forEach(r => r.input.disabled = mode === "still");
   const left = element("div", "vb-left"), right = element("div", "vb-right"), list = element("div", "vb-controls");
   list.append(...rows.map(r => r.row));
   left.append(canvas, sound, answers);
-  right.append(list, toolbar({model, get, put, on, reset, save, live: mode === "live"}), said);
+  const tell = text => { said.textContent = text; };
+  right.append(list, toolbar({model, get, put, on, reset, save, tell, live: mode === "live"}), note, said);
   el.classList.add("vaebook");
   el.setAttribute("role", "group"); el.setAttribute("aria-label", "latent explorer");
   el.append(left, right);
-  const tell = () => { said.textContent = get("said"); };
-  on("values", () => { values = [...get("values")]; rows.forEach((r, i) => r.show(values[i])); });
-  on("turn", draw); on("said", tell);
-  tell(); draw();
-  return () => handlers.forEach(([k, f]) => model.off("change:" + k, f));
+  on("values", () => { values = [...get("values")]; show(); });
+  on("note", () => { note.textContent = get("note"); });
+  on("turn", draw); on("said", () => tell(get("said")));
+  tell(get("said")); draw();
+  return () => { handlers.forEach(([k, f]) => model.off("change:" + k, f)); if (url) URL.revokeObjectURL(url); };
 }
 '''
 STYLE = '''
@@ -169,12 +180,12 @@ STYLE = '''
 .vaebook .vb-row {display: grid; grid-template-columns: minmax(5em, 9em) 1fr 5em; gap: 0.6em; align-items: center; padding-left: 0.3em}
 .vaebook .vb-causal .vb-name {color: #d00000; font-weight: bold}
 .vaebook .vb-name {overflow: hidden; text-overflow: ellipsis} .vaebook meter, .vaebook .vb-row input {width: 100%}
-.vaebook .vb-bar {display: flex; flex-wrap: wrap; gap: 0.5em; margin: 0.6em 0} .vaebook output {font-variant-numeric: tabular-nums}
-.vaebook .vb-said {color: #d00000; margin: 0}
+.vaebook .vb-bar {display: flex; flex-wrap: wrap; gap: 0.5em; margin: 0.6em 0} .vaebook .vb-row span {font-variant-numeric: tabular-nums}
+.vaebook .vb-said {color: #d00000; margin: 0} .vaebook .vb-note {color: #666666; margin: 0}
 '''
 len(VIEW.splitlines())
 
-# %% ../nbs/core/widgets.ipynb #bef75111
+# %% ../nbs/core/widgets.ipynb #22cf502e
 def plain(v): # A synchronised value → JSON
     "Bytes as base64 inside an object, everything else as it is."
     if isinstance(v, bytes): return dict(bytes=base64.b64encode(v).decode())
@@ -182,21 +193,21 @@ def plain(v): # A synchronised value → JSON
 
 def html(state: dict) -> str:
     "A widget's state as HTML that needs neither kernel nor network."
-    text = json.dumps({k: plain(v) for k, v in state.items()}, ensure_ascii=False).replace('</', '<\\/')
+    text = json.dumps({k: plain(v) for k, v in state.items()}, ensure_ascii=False).replace('<', '\\u003c')
     name = 'vb-' + hashlib.sha256(text.encode()).hexdigest()[:10]
     script = f"""{VIEW}
 const unpack = v => Array.isArray(v) ? v.map(unpack) : v?.bytes === undefined ? v : Uint8Array.from(atob(v.bytes), c => c.charCodeAt(0));
 const state = Object.fromEntries(Object.entries({text}).map(([k, v]) => [k, unpack(v)]));
-render({{model: {{get: k => state[k], on() {{}}, off() {{}}}}, el: document.getElementById("{name}")}});"""
+render({{model: {{get: k => state[k], on() {{}}, off() {{}}}}, el: document.querySelector("#{name}:not(.vaebook)")}});"""
     return f'<style>{STYLE}</style><div id="{name}"></div><script type="module">{script}</script>'
 
-# %% ../nbs/core/widgets.ipynb #f7e355ff
+# %% ../nbs/core/widgets.ipynb #beffc38c
 @functools.cache
 def view_class():
     "The anywidget, made when it is first needed, so that importing this module needs none."
     any, t = need('anywidget'), need('traitlets')
     traits = dict(mode=t.Unicode('live'), controls=t.List(), values=t.List(), rest=t.List(), picture=t.Bytes(b''), grid=t.List([1, 1]), alts=t.List(), turn=t.Int(0),
-                  answers=t.List(), sounds=t.List(), starts=t.List(), start=t.Unicode(''), accepts=t.Unicode(''), said=t.Unicode(''), width=t.Int(448))
+                  answers=t.List(), sounds=t.List(), times=t.Int(1), starts=t.List(), start=t.Unicode(''), accepts=t.Unicode(''), note=t.Unicode(''), said=t.Unicode(''), width=t.Int(448))
 
     class View(any.AnyWidget):
         _esm, _css = VIEW + '\nexport default {render};', STYLE
@@ -207,7 +218,7 @@ def view_class():
         def html(self) -> str:
             "What is shown, without a kernel: a film goes on, a live explorer stands still."
             state = {k: getattr(self, k) for k in traits}
-            return html(state | (dict(mode='still', said='Run this notebook to move the sliders.') if self.mode == 'live' else {}))
+            return html(state | (dict(mode='still', note='Run this notebook to move the sliders. ' + self.note) if self.mode == 'live' else {}))
 
         def save(self, path) -> Path:
             "Write a page that needs neither kernel nor network; returns its path."
@@ -215,19 +226,23 @@ def view_class():
             return Path(path)
 
         def _repr_mimebundle_(self, **kwargs):
+            still = {'text/plain': repr(self), 'text/html': self.html()}
+            if self.mode != 'live': return still
             found = super()._repr_mimebundle_(**kwargs)
             data, *rest = found if isinstance(found, tuple) else (found,)
-            return data | {'text/html': self.html()}, *rest
+            return data | still, *rest
     return View
 
-# %% ../nbs/core/widgets.ipynb #418457a9
+# %% ../nbs/core/widgets.ipynb #a4a7da7e
 def words(named: dict, # latent → what it is at, as text
-          answers=()) -> str: # [name, probability, colour]
+          answers=(), # [name, probability, colour]
+          n: int = 1) -> str: # Pictures whose mean these are
     "What a picture shows, for those who cannot see it."
     said = [f'{name} {value}' for name, value in named.items()]
     more = f' and {len(said) - 16} other latents' if len(said) > 16 else ''
     best = max(answers, key=lambda a: a[1], default=None)
-    return ', '.join(said[:16]) + more + (f'; classifier: {best[0]} {best[1]:.2f}' if best else '')
+    says = 'classifier' if n == 1 else f'classifier, mean of {n} pictures'
+    return ', '.join(said[:16]) + more + (f'; {says}: {best[0]} {best[1]:.2f}' if best else '')
 
 def bars(class_probs: Tensor | None, # [N, M]
          classes) -> list: # [name, probability, colour]
@@ -236,51 +251,70 @@ def bars(class_probs: Tensor | None, # [N, M]
     hexed = lambda c: '#' + ''.join(f'{round(255 * v):02x}' for v in c)
     return [[str(c), round(p, 4), hexed(rgb)] for c, p, rgb in zip(classes, class_probs.mean(0).tolist(), colours(range(len(classes))))]
 
-# %% ../nbs/core/widgets.ipynb #da0b3781
+# %% ../nbs/core/widgets.ipynb #fcebd38a
 def sheet(images: Tensor, # [R, S, N, C, H, W] in [0, 1]
           labels=None # [R, S, N]
          ) -> bytes: # WebP
     "All frames, each a mosaic of its N tiles, R down and S across."
     one = lambda r, s: mosaic(images[r, s], None if labels is None else labels[r, s])
     whole = np.concatenate([np.concatenate([one(r, s) for s in range(images.shape[1])], 1) for r in range(len(images))])
-    check(max(whole.shape) <= 16_384, 'sheet', list(whole.shape[:2]), 'at most 16384 pixels a side', 'Sweep fewer latents, values or inputs.')
-    return encoded(whole, 'WEBP')
+    check(max(whole.shape) <= 16_383, 'sheet', list(whole.shape[:2]), 'at most 16383 pixels a side', 'Sweep fewer latents, values or inputs.')
+    return compressed(whole, 'WEBP')
+
+def num_times(result) -> int: # Frames of the clips that a sweep has decoded
+    "How many times there are to choose from beside the latents."
+    return result.decoded.shape[-3] if 't h w' in result.layout and isinstance(result, SweepResult) and result.kind != 'time' else 1
 
 def frames_of(result: SweepResult | Plane, most: int): # → images [R, S, N, C, H, W], class probabilities [R, S, N, M] or None
-    "Frames as rows and columns of a sheet."
-    p = result.class_probs
+    "Frames as rows and columns of a sheet; each time of a clip is a row of its own."
+    p, times = result.class_probs, num_times(result)
     if isinstance(result, Plane): return result.images[:, :, None], None if p is None else p[:, :, None]
-    return result.images[:most].movedim(0, 2), None if p is None else p[:most].movedim(0, 2)
+    images = torch.stack([result.pictures(t if times > 1 else None)[:most].movedim(0, 2) for t in range(times)], 1).flatten(0, 1)
+    return images, None if p is None else p[:most].movedim(0, 2).repeat_interleave(times, 0)
 
 def signed(v: float, kind: str = 'continuous') -> str: return f'{v:+.2f}' if kind == 'continuous' else f'{v:.0f}'
 
-# %% ../nbs/core/widgets.ipynb #59f495ae
+# %% ../nbs/core/widgets.ipynb #047eae14
+def film_controls(result: SweepResult | Plane) -> dict: # controls, values, rest, times
+    "A slider over the values for each latent, which rests at 0, and one for the times of clips."
+    kind, times, n = getattr(result, 'kind', 'continuous'), num_times(result), len(result.names)
+    places, causal = [signed(v, kind) for v in result.values.tolist()], getattr(result, 'causal', [False] * n)
+    free = kind == 'index' or not bool((result.values == 0).any())
+    controls = [dict(name=name, kind=kind, causal=c, free=free, min=0, max=len(places) - 1, step=1, values=places) for name, c in zip(result.names, causal)]
+    clock = [dict(name='time', kind='time', min=0, max=times - 1, step=1)] * (times > 1)
+    rest = [int(result.values.abs().argmin())] * n + [0] * len(clock)
+    return dict(controls=controls + clock, values=rest, rest=rest, times=times)
+
 def film(result: SweepResult | Plane, most: int = 4, # Inputs shown of a sweep
          classes=(), # Class names of a plane
          sample_rate: int | None = None, # Hz, of decoded sounds: those of the first input are played
          width: int = 448): # Pixels on the page, at most
     "A widget whose pictures are all there: a slider for each latent of a sweep, two for a plane."
-    images, p = frames_of(result, most)
-    plane, kind, (r, s) = isinstance(result, Plane) and len(result.names) == 2, getattr(result, 'kind', 'continuous'), images.shape[:2]
-    places, causal = [signed(v, kind) for v in result.values.tolist()], getattr(result, 'causal', [False] * len(result.names))
-    classes = list(classes or getattr(result, 'classes', ())) or [f'class {i}' for i in range(0 if p is None else p.shape[-1])]
-    controls = [dict(name=n, kind=kind, causal=c, min=0, max=s - 1, step=1, values=places) for n, c in zip(result.names, causal)]
-    rest = [int(result.values.abs().argmin())] * len(controls)
-    at = lambda i, j: dict(zip(result.names, (places[j], places[i]))) if plane else {result.names[i]: places[j]}
-    answers = [[bars(None if p is None else p[i, j], classes) for j in range(s)] for i in range(r)]
-    alts = [words(at(i, j), answers[i][j]) for i in range(r) for j in range(s)]
-    sounds = [wav(x, sample_rate) for x in result.decoded[0].flatten(0, 1)] if sample_rate else []
-    return view_class()(mode='plane' if plane else 'each', controls=controls, values=rest, rest=rest, grid=[r, s], picture=sheet(images, best_class(p)),
-                        alts=alts, answers=sum(answers, []), sounds=sounds, width=width)
+    check(isinstance(result, SweepResult | Plane), 'result', type(result).__name__, 'the result of sweep or plane')
+    check(most >= 1, 'most', most, '1 input or more')
+    (images, p), two, state = frames_of(result, most), isinstance(result, Plane) and len(result.names) == 2, film_controls(result)
+    (r, s, n), places, times = images.shape[:3], state['controls'][0]['values'], state['times']
+    names = class_names(classes or getattr(result, 'classes', ()), 0 if p is None else p.shape[-1])
+    time = lambda i: dict(time=i % times) if times > 1 else {}
+    at = lambda i, j: dict(zip(result.names, (places[j], places[i]))) if two else {result.names[i // times]: places[j]} | time(i)
+    answers = [bars(None if p is None else p[i, j], names) for i in range(r) for j in range(s)]
+    alts = [words(at(k // s, k % s), answers[k], n) for k in range(r * s)]
+    decoded = result.decoded if isinstance(result, Plane) else result.decoded[0]
+    sounds = [wav(x, sample_rate) for x in decoded.flatten(0, 1)] if sample_rate else []
+    note = 'One latent at a time. ' * (not two and r // times > 1) + mean_note(n, p is not None)
+    return view_class()(mode='plane' if two else 'each', grid=[r, s], picture=sheet(images, best_class(p)), alts=alts, answers=answers, sounds=sounds, note=note, width=width, **state)
 
-# %% ../nbs/core/widgets.ipynb #76547a86
+def mean_note(n: int, bars: bool) -> str: return f'Bars: mean over {n} pictures.' if n > 1 and bars else ''
+
+# %% ../nbs/core/widgets.ipynb #1d04b0f5
 REST = dict(continuous=lambda entry: 0., index=lambda entry: None, time=lambda entry: entry['range'][0]) # kind → value at rest
 
 def slider(entry: dict, # of `latent_spec`
-           step: float) -> dict:
-    "What the page needs to make a control."
+           step: float) -> dict: # of a continuous latent, about
+    "What the page needs to make a control; a slider's steps meet both ends and the middle."
     (low, high), kind = entry['range'], kind_of(entry)
-    return dict(name=entry['name'], kind=kind, causal=bool(entry.get('causal')), min=low, max=high, step=step if kind == 'continuous' else 1)
+    even = (high - low) / max(2, 2 * round((high - low) / step / 2))
+    return dict(name=entry['name'], kind=kind, causal=bool(entry.get('causal')), min=low, max=high, step=even if kind == 'continuous' else 1)
 
 def draws(v, n: int, seed: int) -> Tensor: # [n, D, ...]
     "From the prior: standard normal, or for an index, any code alike."
@@ -297,47 +331,52 @@ def starting_points(v, given: bool, # A lens; has it inputs?
     one_by_one = {f'input {i}': v.z[i:i + 1] for i in range(min(len(v.z), 100))}
     return prior | ({'inputs': v.z[:n]} | one_by_one if given else {})
 
-# %% ../nbs/core/widgets.ipynb #50bdc663
+# %% ../nbs/core/widgets.ipynb #ab97fc9c
 class Explorer:
     "Sliders for the latents of a model, and what it decodes; the widget itself is `view`."
     def __init__(self, model, # encode, decode, latent_spec
-                 x=None, # [N, *layout], a `Latent` or latents [N, D] to start from
+                 x=None, # [N, *layout], a `Latent` or an array of latents [N, D] to start from
                  classifier=None, # What the model decodes → logits [N, M]
                  classes=(), # Class names
                  dims=None, # Latents by index or name; None: all
                  order=None, most: int | None = None, # As for `sweep`
                  tiles: int = 16, # Shown at once, at most
-                 step: float = 0.1, # Of a slider, prior standard deviations
+                 step: float = 0.1, # Of a slider, prior standard deviations, about
                  seed: int = 0, # Of draws from the prior
-                 width: int = 448): # Pixels on the page, at most
-        check(tiles >= 1, 'tiles', tiles, '1 or more'); check(step > 0, 'step', step, 'a positive number')
-        self.model, self.classifier, self.tiles, self.seed, self.last = model, classifier, tiles, seed, None
-        with lens(model, x, classifier) as self.lens:
-            spec = self.lens.spec
-            dims = indices(spec, range(len(spec)) if dims is None else dims)
-            times = [i for i in dims if kind_of(spec[i]) == 'time']
-            self.dims = ordered([i for i in dims if i not in times], order, self.lens, model, classifier)[:most] + times
-        self.classes = list(classes) or [f'class {i}' for i in range(self.lens.num_classes)]
-        self.starts = starting_points(self.lens, x is not None, tiles, seed)
-        rest = [REST[kind_of(spec[i])](spec[i]) for i in self.dims]
-        self.view = view_class()(controls=[slider(spec[i], step) for i in self.dims], values=rest, rest=rest, starts=list(self.starts), width=width,
-                                 start='inputs' if x is not None else 'prior mean', accepts='image/*' if self.lens.layout == 'c h w' else '')
+                 width: int = 448, # Pixels on the page, at most
+                 chunk_size: int = 256): # Decoded at a time
+        for name, v in dict(tiles=tiles, most=1 if most is None else most).items(): check(isinstance(v, int) and v >= 1, name, v, 'a whole number, 1 or more')
+        check(step > 0, 'step', step, 'a positive number')
+        self.model, self.classifier, self.tiles, self.seed, self.last, self.loud = model, classifier, tiles, seed, None, False
+        with lens(model, x, classifier, chunk_size) as v:
+            dims = indices(v.spec, range(len(v.spec)) if dims is None else dims)
+            times = [i for i in dims if kind_of(v.spec[i]) == 'time']
+            self.dims = ordered([i for i in dims if i not in times], order, v, model, classifier)[:most] + times if len(times) < len(dims) else times
+            said = v.said() if classifier is not None and v.x is not None else None
+            self.starts, self.lens, self.classes = starting_points(v, x is not None, tiles, seed), v._replace(x=None), class_names(classes, v.num_classes)
+        check(self.lens.layout != 'c t' or getattr(model, 'sample_rate', 0) > 0, 'sample_rate', getattr(model, 'sample_rate', None), 'the sample rate of the decoded sounds', 'Set model.sample_rate, in Hz.')
+        self.originals = {} if v.x is None else {f'input {i}': (v.x[i:i + 1], None if said is None else said[i:i + 1].cpu()) for i in range(min(len(v.x), 100))}
+        rest = [REST[kind_of(v.spec[i])](v.spec[i]) for i in self.dims]
+        self.view = view_class()(controls=[slider(v.spec[i], step) for i in self.dims], values=rest, rest=rest, starts=list(self.starts), width=width,
+                                 start='inputs' if x is not None else 'prior mean', accepts='image/*' if v.layout == 'c h w' else '')
         self.refresh()
-        self.view.observe(lambda change: self.guard(self.refresh), ['values', 'start'])
+        self.view.observe(lambda change: self.guard(self.moved), ['values', 'start'])
         self.view.on_msg(lambda view, content, buffers: self.guard(self.asked, content, buffers))
 
     def _repr_mimebundle_(self, **kwargs): return self.view._repr_mimebundle_(**kwargs)
+    def __repr__(self): return f'Explorer({self.view.alts[0]})'
+    def save(self, path): return self.view.save(path)
 
-# %% ../nbs/core/widgets.ipynb #f93473cf
+# %% ../nbs/core/widgets.ipynb #a2c2014b
 @patch
 def latents(self: Explorer) -> Tensor: # [N, D, ...]
     "The start, with every slider applied."
-    z = self.starts[self.view.start].clone()
-    for i, value in zip(self.dims, self.view.values):
-        kind = kind_of(self.lens.spec[i])
-        if kind == 'continuous': z[:, i] += value
-        if kind == 'index' and value is not None: z[:, i] = value
-    return z
+    z, spec = self.starts[check_choice('start', self.view.start, self.starts)], self.lens.spec
+    values = {i: v for i, v in zip(self.dims, self.view.values) if v is not None and kind_of(spec[i]) != 'time'}
+    chosen, value = torch.zeros(2, z.shape[1])
+    for i, v in values.items(): chosen[i], value[i] = kind_of(spec[i]) == 'index', v
+    chosen, value = (t.to(z).view(-1, *[1] * (z.ndim - 2)) for t in (chosen, value))
+    return torch.where(chosen > 0, value, z + value)
 
 @patch
 def frame(self: Explorer) -> int | None:
@@ -353,43 +392,56 @@ def decoded(self: Explorer): # → [N, *layout], class probabilities [N, M] or N
     return self.last[1:]
 
 @patch
-def told(self: Explorer) -> dict: # latent → text
+def told(self: Explorer) -> dict: # latent → text, those that were moved first
     "Of one tile, where each latent is; of many, by how much they were moved."
-    z, out = self.latents(), {}
-    for i, value in zip(self.dims, self.view.values):
-        entry = self.lens.spec[i]; kind = kind_of(entry)
-        if kind != 'time' and len(z) == 1: value = z[0, i].float().mean().item()
-        out[entry['name']] = 'as it is' if value is None else signed(value, kind)
-    return out
+    z, spec = self.last[0], self.lens.spec
+    means = z[0].float().flatten(1).mean(1).tolist() if z.ndim > 2 else z[0].tolist()
+    here = lambda i, v: means[i] if len(z) == 1 and kind_of(spec[i]) != 'time' else v
+    text = lambda i, v: 'as it is' if v is None else signed(v, kind_of(spec[i]))
+    rows = [(v == rest, spec[i]['name'], text(i, here(i, v))) for i, v, rest in zip(self.dims, self.view.values, self.view.rest)]
+    return {name: said for _, name, said in sorted(rows, key=lambda row: row[0])}
 
-# %% ../nbs/core/widgets.ipynb #82460f17
+# %% ../nbs/core/widgets.ipynb #21991c2e
 @patch
-def refresh(self: Explorer):
+def moved(self: Explorer):
     "Show what the sliders say: one picture in one message."
-    (x, p), v = self.decoded(), self.lens
-    pictures, answers = as_pictures(x, v.layout, v.value_range, self.frame()), bars(p, self.classes)
+    (x, p), v, (original, label) = self.decoded(), self.lens, self.originals.get(self.view.start, (None, None))
+    answers, labels, n = bars(p, self.classes), best_class(p), len(x)
+    if original is not None: x, labels = torch.cat([original.to(x), x]), None if p is None else torch.cat([label, labels])
+    picture = mosaic(as_pictures(x, v.layout, v.value_range, self.frame()), labels)
+    first = f'{self.view.start}, {n} shown: ' if n > 1 else '' if original is None else f'{self.view.start}, and decoded: '
     with self.view.hold_sync():
-        self.view.picture, self.view.answers, self.view.said = encoded(mosaic(pictures, best_class(p))), [answers], ''
-        self.view.alts = [f'{self.view.start}, {len(x)} shown: ' * (len(x) > 1) + words(self.told(), answers)]
-        if v.layout == 'c t': self.view.sounds = [wav(x[0], self.model.sample_rate)]
+        self.view.picture, self.view.answers, self.view.said, self.view.note = compressed(picture), [answers], '', mean_note(n, bool(answers))
+        self.view.alts = [first + words(self.told(), answers, n)]
+        if v.layout == 'c t': self.view.sounds = [wav(x[-1] if n == 1 else x[0], self.model.sample_rate)]
         self.view.turn += 1
 
 @patch
+def refresh(self: Explorer):
+    "Decode anew, such as after more training, and show it."
+    self.last = None
+    self.moved()
+
+@patch
 def guard(self: Explorer, act, *args):
-    "Run `act`; what goes wrong is shown in the widget, where the reader looks, not in a log."
+    "Run `act`; what goes wrong is shown in the widget, where the reader looks, and raised only in Python."
     try: act(*args)
-    except Exception as e: self.view.said = str(e) if isinstance(e, BadInput) else f'{type(e).__name__}: {e}'
+    except Exception as e:
+        self.view.said = str(e) if isinstance(e, BadInput) else f'{type(e).__name__}: {e}'
+        if self.loud: raise
 
 @patch
 def move(self: Explorer, **values): # latent → value
     "Move sliders by name, as a hand would."
     names = [c['name'] for c in self.view.controls]
-    for name in values: check_choice('latent', name, names)
     for name, v in values.items():
-        if v is not None: as_values([v], self.lens.spec[self.dims[names.index(name)]])
-    self.view.values = [values.get(n, v) for n, v in zip(names, self.view.values)]
+        entry = self.lens.spec[self.dims[names.index(check_choice('latent', name, names))]]; low, high = entry['range']
+        if v is not None: check(low <= as_values([v], entry).item() <= high, name, v, f'a value from {low:g} to {high:g}')
+    self.loud = True
+    try: self.view.values = [values.get(n, v) for n, v in zip(names, self.view.values)]
+    finally: self.loud = False
 
-# %% ../nbs/core/widgets.ipynb #15336348
+# %% ../nbs/core/widgets.ipynb #b41ad5df
 @patch
 def asked(self: Explorer, content: dict, buffers: list):
     "What a button of the page asks for."
@@ -403,19 +455,32 @@ def randomise(self: Explorer):
     if self.view.start == 'prior draws':
         self.starts['prior draws'] = draws(self.lens, self.tiles, self.seed)
         return self.refresh()
-    z, spec = draws(self.lens, 1, self.seed)[0], self.lens.spec
-    within = lambda i: z[i].float().mean().clamp(*spec[i]['range']).item()
-    self.view.values = [v if kind_of(spec[i]) == 'time' else round(within(i), 1 if kind_of(spec[i]) == 'continuous' else None) for i, v in zip(self.dims, self.view.values)]
+    z = draws(self.lens, 1, self.seed)[0].float().flatten(1).mean(1).tolist() if self.lens.z.ndim > 2 else draws(self.lens, 1, self.seed)[0].tolist()
+    def at(c, i, v):
+        if c['kind'] == 'time': return v
+        steps = round((min(max(z[i], c['min']), c['max']) - c['min']) / c['step'])
+        return round(c['min'] + steps * c['step'], 6)
+    self.view.values = [at(*row) for row in zip(self.view.controls, self.dims, self.view.values)]
+
+def as_picture(data: bytes, name: str, # of the file
+               shape) -> np.ndarray: # (C, H, W) → [C, H, W] uint8
+    "A picture file cropped to a shape: turned as its camera says, on white where it is transparent."
+    image, ops, (c, h, w) = need('PIL.Image'), need('PIL.ImageOps'), shape
+    try: found = ops.exif_transpose(image.open(io.BytesIO(data)))
+    except OSError as e: raise BadInput('own input', name, 'a picture, such as PNG or JPEG', 'Pillow cannot read it.') from e
+    check(not found.mode.startswith(('I', 'F')), 'own input', name, 'a picture of 8 bits a channel', f'This one has the mode {found.mode}.')
+    found = found.convert('RGBA')
+    flat = image.alpha_composite(image.new('RGBA', found.size, 'white'), found).convert('L' if c == 1 else 'RGB')
+    return np.array(ops.fit(flat, (w, h))).reshape(h, w, -1).transpose(2, 0, 1)
 
 @patch
 def upload(self: Explorer, name: str, data: bytes):
-    "Start from a picture of the reader's own."
-    image, (c, h, w) = need('PIL.Image'), self.decoded()[0].shape[1:]
-    try: picture = image.open(io.BytesIO(data)).convert('L' if c == 1 else 'RGB').resize((w, h))
-    except OSError as e: raise BadInput('own input', name, 'a picture, such as PNG or JPEG', f'{e}.') from e
-    x = torch.as_tensor(np.array(picture)).reshape(h, w, c).permute(2, 0, 1)
-    with lens(self.model, x) as v: self.starts[name] = v.z
-    self.view.starts, self.view.start = list(self.starts), name
+    "Start from a picture of the reader's own, sliders at rest."
+    x, start = torch.as_tensor(as_picture(data, name, self.decoded()[0].shape[1:])), f'own: {name}'
+    with lens(self.model, x, self.classifier) as v:
+        self.starts[start], self.originals[start] = v.z, (v.x, None if self.classifier is None else v.said().cpu())
+    with self.view.hold_trait_notifications(): self.view.starts, self.view.start, self.view.values = list(self.starts), start, self.view.rest
+    self.refresh()
 
 @patch
 def sweep_here(self: Explorer, **options) -> SweepResult: # as for `sweep`

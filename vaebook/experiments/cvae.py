@@ -78,14 +78,14 @@ def examples(self: CVAEExperiment) -> torch.Tensor: # [N, C, H, W] uint8
     check(n <= least, 'n_samples_each_class', n, f'at most {least}, the validation images of the rarest class')
     return split.x[first_of_each(split, n).flatten()]
 
-# %% ../../nbs/images/cvae_experiment.ipynb #6eee4b07
+# %% ../../nbs/images/cvae_experiment.ipynb #8efc0043
 @once
 def black_box(self: CVAEExperiment) -> nn.Module:
     "The classifier to be explained: given, found in `save_dir`, or trained."
     self.examples()
     if self.given is not None: return check_outputs(self.given, classifier_config(self.cfg))
     cfg, images = classifier_config(self.cfg), self.data()
-    kept = self.folder()/'classifier' if self.run.checkpoint else None
+    kept = self.folder()/'classifier' if self.run.checkpoint or self.reopened else None
     if kept and (kept/'model'/'config.json').exists(): return Pretrained.from_pretrained(kept/'model')
     found = None if cfg.smoke else find_classifier(cfg, classifier_store(cfg), images)
     if found is not None: return found
