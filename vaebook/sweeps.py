@@ -421,7 +421,7 @@ def mp4(self: SweepResult, path, fps: int = 8): # frames/s
     "Write the sweep as an H.264 film; returns its path."
     return save_mp4(path, self.frames(), fps)
 
-# %% ../nbs/core/sweeps.ipynb #f813d6dd
+# %% ../nbs/core/sweeps.ipynb #3de421cd
 class Plane(NamedTuple):
     "What is decoded over one or two latents."
     values: Tensor # [S] of the latent along the columns, and of that along the rows
@@ -432,7 +432,10 @@ class Plane(NamedTuple):
     dims: list # The latents
     names: list # Their names
     at: list | None # Where the given input lies
+    kind, classes = 'continuous', () # As of a sweep
 
+    @property
+    def causal(self): return [False] * len(self.names)
     @property
     def images(self): return as_pictures(self.decoded, self.layout, self.value_range) # [R, S, C, H, W] in [0, 1]
     @property

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONTROL', 'ANSWERS', 'PICTURE', 'FRAME', 'VIEW', 'STYLE', 'REST', 'plain', 'html', 'view_class', 'words', 'bars',
            'sheet', 'num_times', 'frames_of', 'signed', 'film_controls', 'film', 'mean_note', 'slider', 'draws',
-           'starting_points', 'Explorer', 'as_picture']
+           'starting_points', 'Explorer', 'levels', 'as_picture']
 
 # %% ../nbs/core/widgets.ipynb #570a4c87
 import base64, functools, hashlib, io, json
@@ -127,7 +127,7 @@ function toolbar(view) {
 }
 '''
 
-# %% ../nbs/core/widgets.ipynb #3a9a96a9
+# %% ../nbs/core/widgets.ipynb #3a0a81dc
 VIEW = CONTROL + ANSWERS + PICTURE + FRAME + r'''
 function render({model, el}) {
   const get = k => model.get(k), mode = get("mode"), handlers = [];
@@ -183,7 +183,6 @@ STYLE = '''
 .vaebook .vb-bar {display: flex; flex-wrap: wrap; gap: 0.5em; margin: 0.6em 0} .vaebook .vb-row span {font-variant-numeric: tabular-nums}
 .vaebook .vb-said {color: #d00000; margin: 0} .vaebook .vb-note {color: #666666; margin: 0}
 '''
-len(VIEW.splitlines())
 
 # %% ../nbs/core/widgets.ipynb #22cf502e
 def plain(v): # A synchronised value → JSON
@@ -274,11 +273,11 @@ def frames_of(result: SweepResult | Plane, most: int): # → images [R, S, N, C,
 
 def signed(v: float, kind: str = 'continuous') -> str: return f'{v:+.2f}' if kind == 'continuous' else f'{v:.0f}'
 
-# %% ../nbs/core/widgets.ipynb #047eae14
+# %% ../nbs/core/widgets.ipynb #d2e90a3e
 def film_controls(result: SweepResult | Plane) -> dict: # controls, values, rest, times
     "A slider over the values for each latent, which rests at 0, and one for the times of clips."
-    kind, times, n = getattr(result, 'kind', 'continuous'), num_times(result), len(result.names)
-    places, causal = [signed(v, kind) for v in result.values.tolist()], getattr(result, 'causal', [False] * n)
+    kind, times, n = result.kind, num_times(result), len(result.names)
+    places, causal = [signed(v, kind) for v in result.values.tolist()], result.causal
     free = kind == 'index' or not bool((result.values == 0).any())
     controls = [dict(name=name, kind=kind, causal=c, free=free, min=0, max=len(places) - 1, step=1, values=places) for name, c in zip(result.names, causal)]
     clock = [dict(name='time', kind='time', min=0, max=times - 1, step=1)] * (times > 1)
@@ -294,7 +293,7 @@ def film(result: SweepResult | Plane, most: int = 4, # Inputs shown of a sweep
     check(most >= 1, 'most', most, '1 input or more')
     (images, p), two, state = frames_of(result, most), isinstance(result, Plane) and len(result.names) == 2, film_controls(result)
     (r, s, n), places, times = images.shape[:3], state['controls'][0]['values'], state['times']
-    names = class_names(classes or getattr(result, 'classes', ()), 0 if p is None else p.shape[-1])
+    names = class_names(classes or result.classes, 0 if p is None else p.shape[-1])
     time = lambda i: dict(time=i % times) if times > 1 else {}
     at = lambda i, j: dict(zip(result.names, (places[j], places[i]))) if two else {result.names[i // times]: places[j]} | time(i)
     answers = [bars(None if p is None else p[i, j], names) for i in range(r) for j in range(s)]
@@ -367,7 +366,11 @@ class Explorer:
     def __repr__(self): return f'Explorer({self.view.alts[0]})'
     def save(self, path): return self.view.save(path)
 
-# %% ../nbs/core/widgets.ipynb #a2c2014b
+# %% ../nbs/core/widgets.ipynb #626412ef
+def levels(z: Tensor) -> list: # [D, ...] → D numbers
+    "Each latent as one number: its mean over further axes."
+    return z.reshape(len(z), -1).mean(1).tolist()
+
 @patch
 def latents(self: Explorer) -> Tensor: # [N, D, ...]
     "The start, with every slider applied."
@@ -395,18 +398,19 @@ def decoded(self: Explorer): # → [N, *layout], class probabilities [N, M] or N
 def told(self: Explorer) -> dict: # latent → text, those that were moved first
     "Of one tile, where each latent is; of many, by how much they were moved."
     z, spec = self.last[0], self.lens.spec
-    means = z[0].float().flatten(1).mean(1).tolist() if z.ndim > 2 else z[0].tolist()
+    means = levels(z[0])
     here = lambda i, v: means[i] if len(z) == 1 and kind_of(spec[i]) != 'time' else v
     text = lambda i, v: 'as it is' if v is None else signed(v, kind_of(spec[i]))
     rows = [(v == rest, spec[i]['name'], text(i, here(i, v))) for i, v, rest in zip(self.dims, self.view.values, self.view.rest)]
     return {name: said for _, name, said in sorted(rows, key=lambda row: row[0])}
 
-# %% ../nbs/core/widgets.ipynb #21991c2e
+# %% ../nbs/core/widgets.ipynb #e65b8f21
 @patch
 def moved(self: Explorer):
     "Show what the sliders say: one picture in one message."
     (x, p), v, (original, label) = self.decoded(), self.lens, self.originals.get(self.view.start, (None, None))
     answers, labels, n = bars(p, self.classes), best_class(p), len(x)
+    if original is not None and original.shape[1:] != x.shape[1:]: original = None
     if original is not None: x, labels = torch.cat([original.to(x), x]), None if p is None else torch.cat([label, labels])
     picture = mosaic(as_pictures(x, v.layout, v.value_range, self.frame()), labels)
     first = f'{self.view.start}, {n} shown: ' if n > 1 else '' if original is None else f'{self.view.start}, and decoded: '
@@ -441,7 +445,7 @@ def move(self: Explorer, **values): # latent → value
     try: self.view.values = [values.get(n, v) for n, v in zip(names, self.view.values)]
     finally: self.loud = False
 
-# %% ../nbs/core/widgets.ipynb #b41ad5df
+# %% ../nbs/core/widgets.ipynb #3b5278bb
 @patch
 def asked(self: Explorer, content: dict, buffers: list):
     "What a button of the page asks for."
@@ -455,7 +459,7 @@ def randomise(self: Explorer):
     if self.view.start == 'prior draws':
         self.starts['prior draws'] = draws(self.lens, self.tiles, self.seed)
         return self.refresh()
-    z = draws(self.lens, 1, self.seed)[0].float().flatten(1).mean(1).tolist() if self.lens.z.ndim > 2 else draws(self.lens, 1, self.seed)[0].tolist()
+    z = levels(draws(self.lens, 1, self.seed)[0])
     def at(c, i, v):
         if c['kind'] == 'time': return v
         steps = round((min(max(z[i], c['min']), c['max']) - c['min']) / c['step'])
