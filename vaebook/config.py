@@ -16,7 +16,7 @@ from pathlib import Path
 import vaebook.core
 from .core import BadInput, check, check_choice, flat, need, table
 
-# %% ../nbs/core/config.ipynb #5984af5e
+# %% ../nbs/core/config.ipynb #b2653665
 CONF = Path(vaebook.core.__file__).parent/'conf'
 
 @functools.cache
@@ -26,8 +26,9 @@ def read(name: str) -> dict:
     return omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.load(CONF/f'{name}.yaml'))
 
 def choices(group: str) -> list[str]:
-    "The names in a group: `choices('recipe')`."
-    return sorted(p.stem for p in (CONF/group).glob('*.yaml') if p.stem not in ('base', *read('experiments')))
+    "The names in a group, `choices('recipe')`; files without a name of their own are for others to build on."
+    named = lambda cfg: '???' not in (cfg.get('name'), cfg.get('recipe'))
+    return sorted(p.stem for p in (CONF/group).glob('*.yaml') if p.stem != 'base' and named(read(f'{group}/{p.stem}')))
 
 # %% ../nbs/core/config.ipynb #e579f2d1
 def pair(override: str) -> tuple[str, str]:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['recipe_of', 'classifier_name', 'check_outputs', 'load_state', 'find_classifier', 'keep_classifier',
-           'classifier_store', 'store_errors', 'ClassifierExperiment', 'confusion', 'mistakes']
+           'classifier_store', 'store_errors', 'ImageExperiment', 'ClassifierExperiment', 'confusion', 'mistakes']
 
-# %% ../../nbs/images/classifier_experiment.ipynb #dcadf362
+# %% ../../nbs/images/classifier_experiment.ipynb #d0213162
 import hashlib, json
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..core import BadInput, atomic, cache_dir, check, need
-from ..data.images import ImageData, to_unit
+from ..data.images import ImageData, load, to_unit
 from .experiment import Experiment
 from ..losses.terms import class_log_probs
 from ..models.classifiers import Classifier, build_classifier
@@ -92,8 +92,16 @@ def store_errors(store: Path):
     try: yield
     except OSError as e: raise BadInput('save_dir', str(store), 'a folder that can be written', f'{e}. Choose another save_dir.') from e
 
-# %% ../../nbs/images/classifier_experiment.ipynb #d3b3337a
-class ClassifierExperiment(Experiment, name='classifier'):
+# %% ../../nbs/images/classifier_experiment.ipynb #ce7858d8
+class ImageExperiment(Experiment):
+    "What the experiments of the image chapter share: the images of the recipe, in memory as uint8."
+    def load(self):
+        d = self.cfg.dataset
+        classes = list(d.include_classes) if d.include_classes is not None else None
+        return load(d.name, classes, d.image_size, d.root, self.cfg.seed, d.val_fraction, d.max_train, d.stand_in)
+
+# %% ../../nbs/images/classifier_experiment.ipynb #1d19e17a
+class ClassifierExperiment(ImageExperiment, name='classifier'):
     "Train one of the classifiers; afterwards it is found by its name."
     def __init__(self, cfg):
         super().__init__(cfg)
@@ -109,8 +117,8 @@ class ClassifierExperiment(Experiment, name='classifier'):
         same = known.exists() and json.loads(known.read_text()) == recipe_of(self.cfg, self.data())
         check(same or not place.exists(), 'model_name', self.name, 'a name that is free', f'{place} holds another classifier: delete it or choose another name.')
 
-    def build(self, shape, num_classes):
-        return check_outputs(build_classifier(self.cfg.model.name, num_classes, shape, width=self.cfg.model.width), self.cfg)
+    def build(self, data):
+        return check_outputs(build_classifier(self.cfg.model.name, data.num_classes, data.shape, width=self.cfg.model.width), self.cfg)
 
     def fit(self):
         if self.cfg.smoke: return super().fit()

@@ -6,7 +6,7 @@
 __all__ = ['classifier_config', 'CVAEExperiment', 'examples', 'black_box', 'classifier', 'sweeps', 'callbacks', 'image_measures',
            'flows', 'explanations', 'disentanglement', 'measure', 'pictures', 'flow_bars', 'explained', 'draw_all']
 
-# %% ../../nbs/images/cvae_experiment.ipynb #1226c7c2
+# %% ../../nbs/images/cvae_experiment.ipynb #b5d08e2b
 import math
 
 import numpy as np
@@ -16,8 +16,8 @@ from torch import nn
 from ..core import BadInput, check, need, seed_step
 from ..config import finalize
 from ..data.images import FACTORS, SQUARES, examples as first_of_each, shapes, to_unit
-from .classifier import ClassifierExperiment, check_outputs, classifier_store, find_classifier
-from .experiment import Experiment, Parts, once
+from .classifier import ClassifierExperiment, ImageExperiment, check_outputs, classifier_store, find_classifier
+from .experiment import Parts, once
 from ..explain import alpha_plane, counterfactual, counterfactual_figure, counterfactual_summary, explain, invariance, plane_figure, plane_gif, removal, removal_bars
 from ..losses.causal_objective import CausalObjective, check_causal
 from ..losses.estimators import check_report
@@ -35,8 +35,8 @@ def classifier_config(cfg):
     OmegaConf = need('omegaconf').OmegaConf
     return finalize(OmegaConf.merge(cfg, dict(experiment='classifier', run_dir=None, resume=None)))
 
-# %% ../../nbs/images/cvae_experiment.ipynb #6e9aa319
-class CVAEExperiment(Experiment, name='cvae'):
+# %% ../../nbs/images/cvae_experiment.ipynb #35bfa548
+class CVAEExperiment(ImageExperiment, name='cvae'):
     "Generative causal explanation of a classifier, O'Shaughnessy et al. 2020."
     def __init__(self, cfg, classifier: nn.Module | None = None): # None: found or trained as the recipe says
         super().__init__(cfg)
@@ -46,10 +46,12 @@ class CVAEExperiment(Experiment, name='cvae'):
         offsets(s.sweeping_stepsize)
         size = cfg.dataset.image_size or 32
         self.given = classifier
-        self.build((1, size, size), 2), check_causal(**self.loss_options()), check_report(cfg.loss.eval_alpha_samples // 2, cfg.loss.eval_beta_samples)
+        self.autoencoder((1, size, size)), check_causal(**self.loss_options()), check_report(cfg.loss.eval_alpha_samples // 2, cfg.loss.eval_beta_samples)
         check(cfg.loss.eval_images >= 1, 'eval_images', cfg.loss.eval_images, '1 or more')
 
-    def build(self, shape, num_classes):
+    def build(self, data): return self.autoencoder(data.shape)
+
+    def autoencoder(self, shape):
         options = {k: v for k, v in self.cfg.model.items() if k != 'name'}
         return build_cvae(self.cfg.model.name, shape, **options)
 

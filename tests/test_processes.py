@@ -1,0 +1,104 @@
+"Two processes are one, and a tracker that needs a process of its own: what a notebook cannot show."
+import csv, json, os, subprocess, sys
+
+import pytest
+import torch
+
+TRAIN = '''
+import json, sys
+from pathlib import Path
+import torch
+from torch import nn
+from vaebook.config import compose
+from vaebook.core import LossTerms, set_seed
+from vaebook.data.batches import batches, sequential
+from vaebook.data.images import Split
+from vaebook.pretrained import Pretrained
+from vaebook.trainers.accelerate import fit, from_main, world
+
+class Line(Pretrained):
+    def __init__(self):
+        super().__init__()
+        self.net, self.unused = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1)), nn.Linear(3, 3)
+
+    def compute_loss(self, batch, step=0, out=None):
+        return LossTerms(mse=(self.net(batch['x'].float() / 255)[:, 0] - batch['y']).square().mean())
+
+home, rank, size = Path(sys.argv[1]), *world()
+set_seed(0)
+x = torch.randint(0, 256, (90, 1, 2, 2), dtype=torch.uint8)
+data = Split(x, (x.sum((1, 2, 3)) > 500).long())
+
+def train(name, batch_size, steps=12, checkpoint=None):
+    plain = dict(accelerator='cpu', engine='accelerate', progress_bar=False, max_steps=steps, batch_size=batch_size, log_every_n_steps=2, val_every_n_steps=4,
+                 accumulate_grad_batches=2, gradient_clip_val=0.1, ema_decay=0.9)
+    cfg = compose('cvae', dataset='digits', logger='csv', **{f'trainer.{k}': v for k, v in (plain | {'scheduler.name': 'constant'}).items()})
+    folder, many = from_main(lambda: home/name, cfg.trainer), batch_size * size
+    set_seed(0); model = Line()
+    loader = lambda start, n: batches(data[:64], many, 0, start, n)
+    device = fit(model, cfg, folder, loader, dict(a=sequential(data[64:87], 5), b=sequential(data[87:], 5)), 64 // many, checkpoint=checkpoint)
+    torch.save(model.state_dict(), home/f'{name}_{rank}.pt')
+    print(rank, device)
+
+if size == 1: train('one', 16)
+else: train('two', 8), train('cut', 8, steps=8), train('cut', 8, checkpoint=home/'cut/checkpoints/last.ckpt')
+'''
+
+
+def train(home, processes):
+    "Train in so many processes; what they said."
+    (home / 'train.py').write_text(TRAIN)
+    launch = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}'] if processes > 1 else []
+    done = subprocess.run([sys.executable, *launch, 'train.py', str(home)], cwd=home, capture_output=True, text=True, timeout=240, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def rows(run): return list(csv.DictReader((run / 'metrics.csv').open()))
+
+
+def near(a, b): return a.keys() == b.keys() and all(float(a[k] or 'inf') == pytest.approx(float(b[k] or 'inf'), rel=1e-4, abs=1e-7) for k in a)
+
+
+def test_two_processes_are_one(tmp_path):
+    "Two processes of batch 8 are one of batch 16: weights, logs, files; and they go on exactly where they stopped."
+    said = train(tmp_path, 2)
+    assert said.count('loss terms of step 12') == 2 and '1 cpu' in said, 'rank 0 alone speaks'
+    train(tmp_path, 1)
+    first, second, again, one = (torch.load(tmp_path / f'{name}.pt') for name in ('two_0', 'two_1', 'cut_0', 'one_0'))
+    for k in first:
+        assert torch.equal(first[k], second[k]) and torch.equal(first[k], again[k])
+        torch.testing.assert_close(first[k], one[k], rtol=0, atol=1e-6)
+    assert len(rows(tmp_path / 'two')) == len(rows(tmp_path / 'one')) and all(map(near, rows(tmp_path / 'two'), rows(tmp_path / 'one')))
+    assert rows(tmp_path / 'cut')[-1] == rows(tmp_path / 'two')[-1]
+    names = lambda run: sorted(str(p.relative_to(tmp_path / run)) for p in (tmp_path / run).rglob('*'))
+    assert names('two') == names('one') and 'checkpoints/final_step_12/config.json' in names('one')
+
+
+CLEARML = '''
+import sys
+from pathlib import Path
+from vaebook.config import compose
+from vaebook.pictures import new_figure
+from vaebook.trainers.loggers import load_callbacks_and_logger
+
+run = Path(sys.argv[1])
+logger = load_callbacks_and_logger(compose('cvae', dataset='digits', logger='clearml', run_dir=str(run), overrides=['logger.mode=offline']))[1]
+logger.log_metrics({'train/mse': 0.5, 'val/low/mse': 0.25, 'lr-Adam': 0.001}, 7)
+fig = new_figure(2, 2); fig.subplots().plot([1, 2])
+logger.log_figure('val_metrics', fig, 7)
+logger.finalize('success')
+'''
+
+
+def test_clearml_offline(tmp_path):
+    "Scalars and pictures are in the run folder, nothing is in HOME, nothing is asked."
+    (tmp_path / 'home').mkdir()
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(('CLEARML', 'TRAINS'))}
+    done = subprocess.run([sys.executable, '-c', CLEARML, 'run'], cwd=tmp_path, env=clean | dict(HOME=str(tmp_path / 'home'), MPLCONFIGDIR=str(tmp_path / 'home/.mpl')), capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert [p.name for p in (tmp_path / 'home').iterdir()] in ([], ['.mpl']) and [p.name for p in tmp_path.iterdir() if p.name != 'home'] == ['run']
+    found = [e for p in (tmp_path / 'run').rglob('metrics.jsonl') for line in p.read_text().splitlines() for e in json.loads(line)]
+    scalars = {(e['metric'], e['variant']): (e['iter'], e['value']) for e in found if 'value' in e}
+    assert scalars == {('train', 'mse'): (7, 0.5), ('val', 'low/mse'): (7, 0.25), ('lr-Adam', 'lr-Adam'): (7, 0.001)}
+    assert any(e['metric'] == 'val_metrics' for e in found) and list((tmp_path / 'run').rglob('*.jpeg')), 'the picture is there'
