@@ -187,6 +187,14 @@ def test_explorer_in_jupyterlab(lab, page, tell):
     assert page.problems == []
 
 
+def test_actions_in_jupyterlab(lab, page):
+    "Tokens of action chunks: two films of curves, and an explorer with a box for each id."
+    widgets = opened(page, lab, ROOT / 'nbs/explore_actions.ipynb')
+    assert len(widgets) == 3
+    for widget in widgets: can_be_moved(page, widget)
+    assert page.problems == []
+
+
 def can_be_moved(page, widget):
     "Every control of a widget changes its picture, its words or its sound by keyboard."
     labelled(widget)
@@ -260,7 +268,7 @@ def test_latest_value_wins(lab, page, tell):
     assert pictures < 15 and waited < 2
 
 
-@pytest.mark.parametrize('name, anew', [('explore_cvae', False), ('explore_cvae', True), ('core/widgets', False)])
+@pytest.mark.parametrize('name, anew', [('explore_cvae', False), ('explore_cvae', True), ('explore_actions', False), ('explore_actions', True), ('core/widgets', False)])
 def test_static_page(name, anew, chromium, tmp_path, tell):
     "The page made from the stored notebook, or from one that papermill ran: no kernel, no network, and the films move."
     notebook, run = ROOT / f'nbs/{name}.ipynb', lambda *args: subprocess.run([sys.executable, '-m', *map(str, args)], check=True, capture_output=True)

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'ORDERS', 'evaluating', 'kind_of', 'coordinates', 'check_spec', 'modality', 'as_inputs', 'as_classify',
-           'best_class', 'best_prob', 'progress', 'Lens', 'as_latent', 'posterior_means', 'latents_of', 'weight_of',
-           'class_names', 'as_decoded', 'lens', 'offsets', 'default_values', 'as_values', 'turned', 'chance',
-           'latent_flows', 'entropy_of', 'usage', 'kl_of_each', 'ordered', 'SweepResult', 'indices', 'choose', 'sweep',
-           'named', 'framed', 'Plane', 'place', 'plane']
+           'best_class', 'best_prob', 'progress', 'Lens', 'as_latent', 'posterior_means', 'latents_of', 'Ids',
+           'is_discrete', 'Digits', 'weight_of', 'class_names', 'as_decoded', 'lens', 'offsets', 'default_values',
+           'narrowest', 'as_values', 'turned', 'chance', 'latent_flows', 'entropy_of', 'usage', 'kl_of_each', 'ordered',
+           'SweepResult', 'indices', 'choose', 'sweep', 'named', 'framed', 'Plane', 'place', 'plane']
 
-# %% ../nbs/core/sweeps.ipynb #b4292506
+# %% ../nbs/core/sweeps.ipynb #edda8856
+import math
 from contextlib import contextmanager
 from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from .bottlenecks.gaussian import gaussian_kl
@@ -35,7 +37,7 @@ def evaluating(*nets):
     finally:
         for m, mode in modes: m.training = mode
 
-# %% ../nbs/core/sweeps.ipynb #37153a89
+# %% ../nbs/core/sweeps.ipynb #766cbab8
 KINDS = ('continuous', 'index', 'time')
 
 def kind_of(entry: dict) -> str: return entry.get('kind', 'continuous') # of `latent_spec`
@@ -58,20 +60,22 @@ def check_spec(spec: list):
 def modality(model): # → layout, value_range
     "What the model's inputs and outputs are."
     layout = check_choice('layout', getattr(model, 'layout', 'c h w'), LAYOUTS, 'Add a function to vaebook.pictures.LAYOUTS.')
-    return layout, getattr(model, 'value_range', (0., 1.))
+    return layout, getattr(model, 'value_range', None if layout == 't d' else (0., 1.))
 
 def as_inputs(x, # [N, *layout] or [*layout]; bytes, or floats in the value range
               shape, # of one input, as the model decodes it; time is free
               layout: str = 'c h w', value_range=(0., 1.)) -> Tensor: # [N, *layout] floats
     "Inputs that fit the model, checked."
-    axes, shape, (low, high) = layout.split(), tuple(shape), value_range
+    axes, shape, free = layout.split(), tuple(shape), layout == 't d'
+    low, high = (-math.inf, math.inf) if free else value_range
     wanted = 'inputs [N, {}] as the model decodes them'.format(', '.join('T' if a == 't' else str(n) for a, n in zip(axes, shape)))
     try: x = torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as e: raise BadInput('x', type(x).__name__, wanted, 'Give a tensor or an array.') from e
     given, x = list(x.shape), x[None] if x.ndim == len(axes) else x
     fits = len(x) and x.ndim == len(axes) + 1 and all(a == 't' or n == m for a, n, m in zip(axes, x.shape[1:], shape))
     check(fits, 'x', given, wanted, 'vaebook.data.images.resize changes their size.' if layout == 'c h w' and x.ndim == 4 else '')
-    check(x.dtype == torch.uint8 or x.is_floating_point(), 'x', str(x.dtype), f'bytes (uint8), or floats in [{low:g}, {high:g}]')
+    ok = x.is_floating_point() or x.dtype == torch.uint8 and not free
+    check(ok, 'x', str(x.dtype), 'floats' if free else f'bytes (uint8), or floats in [{low:g}, {high:g}]')
     x = low + (high - low) * to_unit(x) if x.dtype == torch.uint8 else to_unit(x)
     check(bool(x.isfinite().all()), 'x', 'NaN or infinity', 'finite inputs', f'Leave out number {int((~x.isfinite()).flatten(1).any(1).int().argmax())}.')
     least, most = x.min().item(), x.max().item()
@@ -150,7 +154,7 @@ class Lens(NamedTuple):
         x, p = self.seen(z)
         return x, best_class(p), best_prob(p)
 
-# %% ../nbs/core/sweeps.ipynb #7e6c1aaf
+# %% ../nbs/core/sweeps.ipynb #b557e4c3
 def as_latent(found) -> Latent: # What `encode` returns
     "A `Latent`; made from a tensor, or from the pair (mu, logvar) that most autoencoders return."
     if isinstance(found, Latent): return found
@@ -171,7 +175,7 @@ def latents_of(model, x_or_z, shape, zero: Tensor, chunk_size: int): # → x or 
     layout, value_range = modality(model)
     if not isinstance(x_or_z, Latent):
         flat = getattr(x_or_z, 'ndim', 0) == 2
-        check(not flat or len(layout.split()) > 2, 'x', list(x_or_z.shape), 'a batch of sounds, or latents', 'Say which: x[None], or Latent(z, {}).')
+        check(not flat or len(layout.split()) > 2, 'x', list(x_or_z.shape), 'a batch of inputs, or latents', 'Say which: x[None], or Latent(z, {}).')
         if flat: x_or_z = Latent(torch.as_tensor(x_or_z), {})
     x = None if isinstance(x_or_z, Latent) else as_inputs(x_or_z, shape(), layout, value_range).to(weight_of(model))
     latent = x_or_z if x is None else posterior_means(model, x, chunk_size)
@@ -180,7 +184,45 @@ def latents_of(model, x_or_z, shape, zero: Tensor, chunk_size: int): # → x or 
     check(bool(z.isfinite().all()), 'z', 'NaN or infinity', 'finite latents', 'Look at the weights of the model.')
     return x, Latent(z, latent.info)
 
-# %% ../nbs/core/sweeps.ipynb #39efc7d1
+# %% ../nbs/core/sweeps.ipynb #8b62b6a3
+class Ids(nn.Module):
+    "A discrete model whose latents are the ids of its tokens, [N, D] whole numbers."
+    def __init__(self, model):
+        super().__init__()
+        stages = getattr(getattr(model, 'bottleneck', None), 'stages', 1)
+        self.model, self.shape, self.latent_spec = model, getattr(model, 'shape', None), list(model.latent_spec)
+        self.layout, self.value_range = modality(model)
+        self.axes = getattr(model, 'token_shape', (-1, stages) if stages > 1 else (-1,))
+
+    def ids(self, found: Latent) -> Tensor: return found.info['indices'].flatten(1)
+    def encode(self, x): return Latent(self.ids(self.model.encode(x)), {})
+    def decode(self, z): return self.model.decode_indices(z.long().unflatten(1, self.axes))
+
+    def check(self, z: Tensor): # [N, D]
+        "Raise `BadInput` on the first row that is no row of ids."
+        low, high = torch.tensor([s['range'] for s in self.latent_spec if kind_of(s) == 'index']).to(z).unbind(1)
+        bad = ((z < low) | (z > high) | (z != z.round())).any(1)
+        check(not bad.any(), 'z', z[bad.int().argmax()].tolist(), 'whole numbers in the range of each token')
+
+def is_discrete(model) -> bool:
+    "Are all its latents ids of tokens, and does it decode them?"
+    kinds = {kind_of(s) for s in model.latent_spec} - {'time'}
+    return kinds == {'index'} and hasattr(model, 'decode_indices')
+
+# %% ../nbs/core/sweeps.ipynb #9145f3fb
+class Digits(Ids):
+    "A model with an FSQ bottleneck whose latents are the digits of its ids, [N, D·d] whole numbers."
+    def __init__(self, model):
+        super().__init__(model)
+        self.fsq = getattr(bottleneck := getattr(model, 'bottleneck', None), 'fsq', bottleneck)
+        check(hasattr(self.fsq, 'split'), 'model', type(model).__name__, 'a model with an FSQ bottleneck')
+        split = lambda s: [s | dict(name=f"{s['name']}.{i}", range=(0, n - 1)) for i, n in enumerate(self.fsq.levels)]
+        self.latent_spec = [new for s in self.latent_spec for new in (split(s) if kind_of(s) == 'index' else [s])]
+
+    def ids(self, found): return rearrange(self.fsq.split(super().ids(found)), 'n d k -> n (k d)')
+    def decode(self, z): return super().decode(self.fsq.join(rearrange(z, 'n (k d) -> n d k', d=self.fsq.dim)))
+
+# %% ../nbs/core/sweeps.ipynb #e2c29aad
 def weight_of(model) -> Tensor: # A parameter, for its device and dtype
     "The first parameter; of a model without any, a float on the CPU."
     return next(model.parameters(), torch.zeros(()))
@@ -205,12 +247,15 @@ def lens(model, # encode, decode, latent_spec
     check(ok, 'model', type(model).__name__, 'a network with encode, decode and latent_spec')
     check(chunk_size >= 1, 'chunk_size', chunk_size, '1 or more')
     check_spec(spec := list(model.latent_spec))
+    if is_discrete(model): model = Ids(model)
+    if isinstance(model, Ids) and isinstance(x_or_z, Latent) and 'indices' in x_or_z.info: x_or_z = Latent(model.ids(x_or_z), {})
     with evaluating(model, classifier):
         weight, codes = weight_of(model), any(kind_of(s) == 'index' for s in spec)
         decode = lambda z: as_decoded(model.decode(z.to(weight.device) if codes else z.to(weight)), modality(model)[0])
         zero = torch.zeros(1, *getattr(model, 'latent_shape', (len(coordinates(spec)),)), device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32))
         shape = lambda: getattr(model, 'shape', None) or decode(zero).shape[1:]
         x, latent = latents_of(model, x_or_z, shape, zero, chunk_size)
+        if isinstance(model, Ids): model.check(latent.z)
         classify, m = (None, 0) if classifier is None else as_classify(classifier, decode(latent.z[:1]))
         yield Lens(decode, classify, x, *latent, spec, *modality(model), m, chunk_size)
 
@@ -223,12 +268,14 @@ def offsets(step: float = 1.0, # Distance of neighbours, in prior standard devia
     half = torch.linspace(0, reach, max(1, round(reach / step)) + 1)
     return torch.cat([-half.flip(0)[:-1], half])
 
-# %% ../nbs/core/sweeps.ipynb #4acd4b4f
+# %% ../nbs/core/sweeps.ipynb #dc71299d
 def default_values(entry: dict) -> Tensor: # [S]
     "Offsets for a continuous latent, up to nine values of its range for an index or a time."
     if kind_of(entry) == 'continuous': return offsets()
     low, high = entry['range']
     return torch.linspace(low, high, min(9, int(high - low) + 1)).round()
+
+def narrowest(entries: list) -> dict: return min(entries, key=lambda s: s['range'][1] - s['range'][0])
 
 def as_values(values, entry: dict) -> Tensor: # [S]
     "Values that a latent can take, checked."
@@ -345,7 +392,7 @@ def choose(spec: list, dims=None) -> list: # Indices
     check(len(kinds) == 1, 'dims', [names[d] for d in dims], 'latents of one kind', f'These are {", ".join(sorted(kinds))}: sweep them apart.')
     return dims
 
-# %% ../nbs/core/sweeps.ipynb #5bf3aaa7
+# %% ../nbs/core/sweeps.ipynb #03a070ea
 def sweep(model, # encode, decode, latent_spec
           x_or_z=None, # [N, *layout] or [*layout]; a `Latent` or an array of latents [N, D]; None: the prior mean
           dims=None, # Latents by index or name; None: all
@@ -359,7 +406,7 @@ def sweep(model, # encode, decode, latent_spec
     check(most is None or most >= 1, 'most', most, '1 latent or more')
     with lens(model, x_or_z, classifier, chunk_size) as v:
         dims = ordered(choose(v.spec, dims), order, v, model, classifier)[:most]
-        values, kind = as_values(values, v.spec[dims[0]]), kind_of(v.spec[dims[0]])
+        values, kind = as_values(values, narrowest([v.spec[d] for d in dims])), kind_of(v.spec[dims[0]])
         if kind == 'time':
             decoded, p = (None if t is None else t[:, None, None].expand(-1, 1, len(values), *t.shape[1:]) for t in v.seen(v.z))
         else: decoded, p = v.seen(turned(v.z, dims, values, kind == 'index'))

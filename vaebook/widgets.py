@@ -19,7 +19,7 @@ from .core import BadInput, Latent, atomic, check, check_choice, need, patch
 from .pictures import as_pictures, colours, compressed, mosaic, wav
 from .sweeps import Plane, SweepResult, as_values, best_class, chance, class_names, evaluating, indices, kind_of, lens, ordered, sweep
 
-# %% ../nbs/core/widgets.ipynb #223c8bd2
+# %% ../nbs/core/widgets.ipynb #8bb252b3
 CONTROL = r'''
 function element(tag, name = "", text = "") {
   const made = Object.assign(document.createElement(tag), {className: name, textContent: text});
@@ -36,7 +36,7 @@ function control(spec, moved) {
   const show = (v, untouched) => {
     if (String(v ?? "") !== input.value) input.value = v ?? "";
     shown.textContent = untouched ? "as it is" : say(v);
-    input.setAttribute("aria-valuetext", untouched ? "as it is" : say(v) || "as it is");
+    input.setAttribute("aria-valuetext", untouched ? "as it is" : say(v) || `${v ?? "as it is"}`);
   };
   input.addEventListener("input", () => {
     if (input.value !== "" && !input.checkValidity()) return shown.textContent = `${spec.min} to ${spec.max}`;
@@ -305,7 +305,7 @@ def film(result: SweepResult | Plane, most: int = 4, # Inputs shown of a sweep
 
 def mean_note(n: int, bars: bool) -> str: return f'Bars: mean over {n} pictures.' if n > 1 and bars else ''
 
-# %% ../nbs/core/widgets.ipynb #1d04b0f5
+# %% ../nbs/core/widgets.ipynb #406ad78e
 REST = dict(continuous=lambda entry: 0., index=lambda entry: None, time=lambda entry: entry['range'][0]) # kind → value at rest
 
 def slider(entry: dict, # of `latent_spec`
@@ -326,11 +326,12 @@ def draws(v, n: int, seed: int) -> Tensor: # [n, D, ...]
 def starting_points(v, given: bool, # A lens; has it inputs?
                     n: int, seed: int) -> dict: # name → latents [N, D, ...]
     "Where an explorer may start."
-    prior = {'prior mean': torch.zeros_like(v.z[:1]), 'prior draws': draws(v, n, seed)}
+    discrete = all(kind_of(s) != 'continuous' for s in v.spec)
+    prior = {'all 0' if discrete else 'prior mean': torch.zeros_like(v.z[:1]), 'prior draws': draws(v, n, seed)}
     one_by_one = {f'input {i}': v.z[i:i + 1] for i in range(min(len(v.z), 100))}
     return prior | ({'inputs': v.z[:n]} | one_by_one if given else {})
 
-# %% ../nbs/core/widgets.ipynb #ab97fc9c
+# %% ../nbs/core/widgets.ipynb #a851c13f
 class Explorer:
     "Sliders for the latents of a model, and what it decodes; the widget itself is `view`."
     def __init__(self, model, # encode, decode, latent_spec
@@ -357,7 +358,7 @@ class Explorer:
         self.originals = {} if v.x is None else {f'input {i}': (v.x[i:i + 1], None if said is None else said[i:i + 1].cpu()) for i in range(min(len(v.x), 100))}
         rest = [REST[kind_of(v.spec[i])](v.spec[i]) for i in self.dims]
         self.view = view_class()(controls=[slider(v.spec[i], step) for i in self.dims], values=rest, rest=rest, starts=list(self.starts), width=width,
-                                 start='inputs' if x is not None else 'prior mean', accepts='image/*' if v.layout == 'c h w' else '')
+                                 start='inputs' if x is not None else next(iter(self.starts)), accepts='image/*' if v.layout == 'c h w' else '')
         self.refresh()
         self.view.observe(lambda change: self.guard(self.moved), ['values', 'start'])
         self.view.on_msg(lambda view, content, buffers: self.guard(self.asked, content, buffers))

@@ -320,7 +320,7 @@ class Normalised:
         if self.endless: raise TypeError('an endless loader has no length')
         return len(self.loader)
 
-# %% ../../nbs/actions/data.ipynb #e9f84c58
+# %% ../../nbs/actions/data.ipynb #dc11b871
 def import_path(path):
     "The module in a Python file, whose neighbours it may import."
     path = Path(path).expanduser().resolve()
@@ -337,6 +337,7 @@ def from_module(path): # A Python file with a function prepare_dataloaders(batch
     theirs, where = getattr(import_path(path), 'prepare_dataloaders', None), Path(path).name
     check(callable(theirs), where, theirs, 'a function prepare_dataloaders(batch_size)')
     def prepare_dataloaders(batch_size: int):
+        "Theirs, checked."
         found = theirs(batch_size)
         check(isinstance(found, tuple) and len(found) == 3, where, type(found).__name__, '(example_actions, train_loader, {name: val_loader})')
         example, train, val = torch.as_tensor(found[0]), *found[1:]

@@ -134,7 +134,7 @@ def epoch(self: Experiment) -> int: # batches; at least one or `BadInput`
 
 Experiment.train_batches, Experiment.val_batches, Experiment.epoch = train_batches, val_batches, epoch
 
-# %% ../../nbs/core/experiment.ipynb #b682d862
+# %% ../../nbs/core/experiment.ipynb #f99f517d
 @once
 def data(self: Experiment):
     "The data of the recipe; raises `BadInput` when they do not fill a batch."
@@ -154,8 +154,11 @@ def model(self: Experiment) -> Parts:
     return Parts(self.network())
 
 def first_loss(self: Experiment):
-    "The loss terms of the untrained model on one batch, as a table."
-    with torch.no_grad(): return self.objective().compute_loss(next(iter(self.train_batches(0, 1))), 10**9)
+    "The loss terms of the untrained model on one batch, as a table; no statistic of the model is touched."
+    objective = self.objective().eval()
+    with torch.no_grad(): terms = objective.compute_loss(next(iter(self.train_batches(0, 1))), 10**9)
+    objective.train()
+    return terms
 
 Experiment.data, Experiment.network, Experiment.model, Experiment.first_loss = data, network, model, first_loss
 
