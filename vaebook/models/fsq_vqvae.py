@@ -176,7 +176,7 @@ def augmented(x: Tensor, # [B, T, D] normalised
     other = x.gather(2, u[0].argsort(-1).expand(B, T, D)) * (u[1] + 0.5) * (u[2] - 0.5).sign()
     return torch.where(u[3, ..., :1] < share, other + noise * u[3, ..., 1:2] * torch.randn_like(x), x) if D > 1 else x
 
-# %% ../../nbs/actions/fsq_vqvae.ipynb #8a038bfc
+# %% ../../nbs/actions/fsq_vqvae.ipynb #3eb81887
 def over_processes(x: Tensor) -> Tensor:
     "The mean of `x` over all processes; gradients pass."
     dist = torch.distributed
@@ -191,6 +191,7 @@ class CodeNorm(nn.Module):
         self.register_buffer('mean', torch.zeros(n)), self.register_buffer('var', torch.ones(n))
 
     def forward(self, h):
+        "By the batch in training, by the running averages otherwise."
         mean, var = self.mean, self.var
         if self.training:
             mean, square = over_processes(torch.stack([h.float().mean(0), h.float().square().mean(0)]))
@@ -319,15 +320,16 @@ def compute_loss(self: FSQVQVAE, batch: dict, step: int = 0, out: dict | None = 
 
 FSQVQVAE.forward, FSQVQVAE.compute_loss = forward, compute_loss
 
-# %% ../../nbs/actions/fsq_vqvae.ipynb #5647a3ad
+# %% ../../nbs/actions/fsq_vqvae.ipynb #34113d55
 def bits_per_chunk(self: FSQVQVAE) -> float: return self.num_tokens * self.bottleneck.bits
 
 def latent_spec(self: FSQVQVAE) -> list[dict]:
     "One entry a token: what a sweep may set."
     return [dict(name=f'token_{i}', kind='index', range=(0, self.bottleneck.vocab_size - 1)) for i in range(self.num_tokens * self.bottleneck.stages)]
 
-def value_range(self: FSQVQVAE) -> tuple: # of all dimensions, as seen
-    return float(self.units.low.min()), float(self.units.high.max())
+def value_range(self: FSQVQVAE) -> tuple | None: # of all dimensions, as seen in training
+    low, high = float(self.units.low.min()), float(self.units.high.max())
+    return (low, high) if math.isfinite(low) and low < high else None
 
 FSQVQVAE.bits_per_chunk, FSQVQVAE.latent_spec, FSQVQVAE.value_range = property(bits_per_chunk), property(latent_spec), property(value_range)
 
