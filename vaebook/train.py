@@ -47,7 +47,7 @@ def reopen(folder, # Of a run
     if checkpoint.exists(): lightning.same_judges(lightning.read_checkpoint(checkpoint), body.objective())
     return body
 
-# %% ../nbs/core/train.ipynb #09197073
+# %% ../nbs/core/train.ipynb #c07e4224
 def hydra_arguments(arguments: list[str]) -> list[str]:
     "The command line with our aliases, recipes and sizes resolved."
     ours = [a for a in arguments if re.match(r'[\w.@/]+=', a) and not a.startswith('hydra')]
@@ -56,7 +56,8 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
     name = chosen.pop('experiment', None) or (saved.experiment if saved else experiment_of(chosen))
     lines = resolve(name, [a for a in ours if not a.startswith('experiment=')])
     if not any(',' in l for l in lines if is_group(l)): check_keys(lines, recipe_alone(lines))
-    return [a for a in arguments if a not in ours] + lines
+    rest = [a for a in arguments if a not in ours]
+    return sorted(rest, key=lambda a: '=' in a and not a.startswith('-')) + lines # flags first
 
 def experiment_of(chosen: dict) -> str: # key → value, as said
     "The experiment that is meant: by its recipe, its data set, or else the first whose default recipe has all the keys."

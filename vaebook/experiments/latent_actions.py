@@ -22,13 +22,14 @@ from .experiment import Experiment, once
 from ..models.fsq_vqvae import FSQVQVAE
 from ..pictures import new_figure
 
-# %% ../../nbs/actions/latent_actions.ipynb #0d01b9aa
+# %% ../../nbs/actions/latent_actions.ipynb #c3f0dc79
 class Loaders:
     "What a file of the user's own gives, under the names that `ActionData` has."
     def __init__(self, path, batch_size: int):
         self.example, self.train, self.val = from_module(path)(batch_size)
         self.one_epoch = Normalised(self.train.loader, self.train.where)
-        self.names, self.fps, self.new = [f'action {i}' for i in range(self.example.shape[1])], 0., ()
+        self.horizon, self.names = len(self.example), [f'action {i}' for i in range(self.example.shape[1])]
+        self.fps, self.new = 0., ()
 
     def __repr__(self): return f'{len(self.names)} action dimensions, chunks of {len(self.example)}; validation: {", ".join(self.val)}'
 
@@ -40,7 +41,7 @@ class Loaders:
             if count >= most: break
         return {k: torch.cat([b[k] for b in found])[:most] for k in ('actions', 'mask')}
 
-# %% ../../nbs/actions/latent_actions.ipynb #2bd3ae41
+# %% ../../nbs/actions/latent_actions.ipynb #c994e629
 class LatentActions(Experiment, name='latent_actions'):
     "Discrete latent actions: an FSQ VQ-VAE of action chunks."
     def __init__(self, cfg):
@@ -54,7 +55,7 @@ class LatentActions(Experiment, name='latent_actions'):
 
     def build(self, data, fitted: bool = True):
         options = {k: v for k, v in need('omegaconf').OmegaConf.to_container(self.cfg.model).items() if k != 'name'}
-        model = FSQVQVAE(len(data.names), self.cfg.dataset.horizon, **options)
+        model = FSQVQVAE(len(data.names), getattr(data, 'horizon', self.cfg.dataset.horizon), **options)
         return model.fit_statistics(**self.chunks()) if fitted else model
 
     @once

@@ -35,10 +35,10 @@ def check_finite(x: Tensor, mask: Tensor): # both [B, T, D]
 
 def like(x: Tensor, given): return x if isinstance(given, Tensor) else x.cpu().numpy() # the kind of what was given
 
-# %% ../../nbs/actions/action_tokenizer.ipynb #ce2661d1
+# %% ../../nbs/actions/action_tokenizer.ipynb #3445e736
 class ActionTokenizer:
     "Chunks [B, T, D] ⇄ ids [B, n], by a trained `FSQVQVAE`."
-    chunk_size = 1024 # chunks that go through the network at once
+    chunk_size = 512 # chunks that go through the network at once: what stays in a cache
 
     def __init__(self, model: FSQVQVAE):
         self.model = check(isinstance(model, FSQVQVAE), 'model', type(model).__name__, 'an FSQVQVAE') and model.eval()
