@@ -125,8 +125,17 @@ def test_killed_and_resumed(tmp_path):
     assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole') and (tmp_path / 'cut/metrics.csv').read_text() == (tmp_path / 'whole/metrics.csv').read_text()
 
 
+def test_resume_of_other_data(tmp_path):
+    "A run on another data set than the recipe's is resumed from its folder alone."
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / 'walk.npz', actions=rng.normal(size=(400, 2)).cumsum(0).astype(np.float32), lengths=[50] * 8)
+    steps = f'{QUIET} model.hidden_dim=16 trainer.batch_size=32 trainer.val_every_n_steps=4 dataset.root={tmp_path}/walk.npz'
+    train(compose('latent_actions', f'{steps} trainer.max_steps=8', dataset='npz', run_dir=str(tmp_path / 'run')))
+    assert 'rmse/walk' in train(compose('latent_actions', 'trainer.max_steps=12', resume=str(tmp_path / 'run')))
+
+
 @pytest.mark.parametrize('given, message', [
-    ('model.fsq_levels=[1,5]', 'levels'), ('model.bottleneck=fsqq', "Did you mean 'fsq'"), ('model.num_tokens=0', 'num_tokens=0'), ('model.front=fft', 'front'),
+    ('model.code_norm=bach', "Did you mean 'batch'"), ('model.codes=77', 'codes=77'), ('model.fsq_levels=[1,5]', 'levels'), ('model.bottleneck=fsqq', "Did you mean 'fsq'"), ('model.num_tokens=0', 'num_tokens=0'), ('model.front=fft', 'front'),
     ('model.augment=2', 'augment=2'), ('dataset.horizon=0', 'horizon=0'), ('dataset.tail=cut', 'tail'), ('trainer.engine=jax', 'engine'), ('model.recon=l3', 'recon'),
 ])
 def test_bad_values(given, message, tmp_path):
@@ -136,7 +145,7 @@ def test_bad_values(given, message, tmp_path):
 
 @pytest.mark.parametrize('source, message', [
     ('', 'prepare_dataloaders'), ('def prepare_dataloaders(batch_size): return 3', 'example_actions'),
-    ('import torch\ndef prepare_dataloaders(batch_size): return torch.zeros(10, 3), [dict(x=1)], {}', 'actions'),
+    ('import torch\ndef prepare_dataloaders(batch_size): return torch.zeros(10, 3), [dict(x=1)], {"a": [dict(x=1)]}', 'actions'),
 ])
 def test_bad_modules(source, message, tmp_path):
     (tmp_path / 'dataset.py').write_text(source)

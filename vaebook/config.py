@@ -93,15 +93,16 @@ def cpu_only(chosen: dict) -> bool:
     wanted = bare(chosen.get('trainer.accelerator', 'auto'))
     return wanted == 'cpu' or wanted == 'auto' and not need('torch').accelerator.is_available()
 
-# %% ../nbs/core/config.ipynb #cbaaed28
+# %% ../nbs/core/config.ipynb #9056180d
 def select(chosen: dict, # canonical overrides
            experiment: str) -> dict: # with recipe and smoke as Hydra's groups
     "Choose the recipe by name, data set and size."
     chosen, entry = dict(chosen), read('experiments')[experiment]
     owner = entry.get('part_of', experiment); entry = read('experiments')[owner]
     data = bare(chosen.get('dataset', entry['dataset']))
-    check(',' not in data or 'recipe' in chosen, 'dataset', data, 'one data set', 'Sweep their recipes: recipe=mnist_3_8,fmnist_0_3_4.')
-    recipes = bare(chosen.get('recipe') or entry['recipes'][data]).split(',')
+    own = list(dict.fromkeys(entry['recipes'][check_choice('dataset', d, entry['recipes'])] for d in data.split(',')))
+    check(len(own) == 1 or 'recipe' in chosen, 'dataset', data, 'one data set', f'Sweep their recipes: recipe={",".join(own)}.')
+    recipes = bare(chosen.get('recipe') or own[0]).split(',')
     for recipe in recipes: check_choice('recipe', recipe.removeprefix('cpu/'), choices('recipe'))
     size = check_choice('size', bare(chosen.pop('size', 'auto')), ['auto', 'cpu', 'paper'])
     small = size == 'cpu' or size == 'auto' and cpu_only(chosen)
@@ -193,13 +194,16 @@ def compose_lines(lines: list[str]): # overrides in our own names, as `resolve` 
     check_types(plain(cfg, resolve=True), default)
     return finalize(cfg)
 
-# %% ../nbs/core/config.ipynb #a3374d7b
+# %% ../nbs/core/config.ipynb #2fa1c25c
 class Changes:
     "The keys of a configuration that differ from its recipe's."
     def __init__(self, cfg):
         plain = need('omegaconf').OmegaConf.to_container
-        new, old = (flat(plain(c)) for c in (cfg, compose(cfg.experiment, recipe=cfg.recipe, size=cfg.size)))
-        self.cfg, self.rows = cfg, [[k, old.get(k), v] for k, v in new.items() if v != old.get(k)]
+        like = lambda **group: compose(cfg.experiment, recipe=cfg.recipe, size=cfg.size, **group)
+        usual, data = like(), cfg.dataset.name
+        moved = [['dataset', usual.dataset.name, data]] if data != usual.dataset.name else []
+        new, old = (flat(plain(c)) for c in (cfg, like(dataset=data) if moved else usual))
+        self.cfg, self.rows = cfg, moved + [[k, old.get(k), v] for k, v in new.items() if v != old.get(k)]
 
     def show(self, md):
         head = f'{self.cfg.experiment}: {self.cfg.recipe}, size {self.cfg.size}'

@@ -59,9 +59,9 @@ def new_folder(run_dir=None) -> Path: # null: outputs/<date>_<time>
             return folder
     raise BadInput('run_dir', str(stamp), 'a free name', 'Give run_dir yourself.')
 
-# %% ../nbs/core/runs.ipynb #226de913
+# %% ../nbs/core/runs.ipynb #32ff0a5d
 FREE = ('run_dir', 'resume', 'logger', 'sweep', 'save_dir', 'trainer.max_steps', 'trainer.max_epochs', 'trainer.accelerator', 'trainer.devices',
-        'trainer.num_nodes', 'trainer.strategy', 'trainer.progress_bar', 'trainer.no_print', 'trainer.log_every_n_steps', 'trainer.save_every_n_steps', 'dataset.num_workers')
+        'trainer.num_nodes', 'trainer.strategy', 'trainer.progress_bar', 'trainer.no_print', 'trainer.log_every_n_steps', 'trainer.save_every_n_steps', 'trainer.num_threads', 'dataset.num_workers')
 
 def same_run(old: dict, new: dict, folder):
     "Raise `BadInput` when `new` would train something else than `old` did."

@@ -6,8 +6,8 @@
 __all__ = ['BOUNDS', 'RECOMMENDED', 'QUANTIZERS', 'straight_through', 'histogram', 'entropy', 'Quantizer', 'forward',
            'perplexity', 'check_levels', 'along', 'cdf_bound', 'symmetric_bound', 'tanh_bound', 'FSQ', 'snap', 'match',
            'join', 'split', 'decode_indices', 'compute', 'codes', 'codebook', 'disturb', 'levels_for', 'ResidualFSQ',
-           'nearest', 'k_means', 'sums', 'together', 'from_first', 'VQ', 'learn', 'restart', 'gather', 'load',
-           'ResidualVQ', 'LFQ', 'entropy_terms', 'options_of', 'make_quantizer', 'CodeUse', 'report']
+           'nearest', 'k_means', 'sums', 'together', 'from_first', 'VQ', 'learn', 'restart', 'gather', 'save', 'load',
+           'ResidualVQ', 'LFQ', 'entropy_terms', 'options_of', 'make_quantizer', 'whole', 'CodeUse', 'report']
 
 # %% ../../nbs/core/quantize.ipynb #62ce8453
 from collections.abc import Iterable
@@ -30,14 +30,14 @@ def straight_through(hard: Tensor, # What the decoder gets
     "Exactly `hard`, with the gradient of `soft`; NaN where `soft` is NaN."
     return hard.detach() + (soft - soft.detach())
 
-# %% ../../nbs/core/quantize.ipynb #68e0df90
+# %% ../../nbs/core/quantize.ipynb #a98fd81b
 def histogram(ids: Tensor, # [...] int64, 0 … size-1
               size: int) -> Tensor: # [size or less] counts of the values; their order is lost if size > 65,536
     "How often each id occurs, without a host sync."
     ids = ids.flatten()
     if size > 2**16:
         run = ids.sort().values
-        ids, size = F.pad((run[1:] != run[:-1]).cumsum(0), (1, 0)), len(run)
+        ids, size = F.pad((run[1:] != run[:-1]).cumsum(0), (1, 0))[:len(run)], len(run)
     return torch.zeros(size, device=ids.device).scatter_add_(0, ids, torch.ones_like(ids, dtype=torch.float32))
 
 # %% ../../nbs/core/quantize.ipynb #456860d5
@@ -46,12 +46,17 @@ def entropy(counts: Tensor) -> Tensor: # [..., V] → [...] bits
     p = counts / counts.sum(-1, keepdim=True).clamp_min(1)
     return (0 - torch.xlogy(p, p).sum(-1)) / log(2)
 
-# %% ../../nbs/core/quantize.ipynb #6c1d8154
+# %% ../../nbs/core/quantize.ipynb #578a61f6
 class Quantizer(nn.Module):
     "[B, d, ...] → `Latent` with z [B, d, ...] and info indices [B, ...] (or [B, ..., Q]), commitment, perplexity."
     stages = 1 # Q, ids of one position
     dim: int # d, channels of one vector
     vocab_size: int # V, values of one id
+    constants = () # Names of tensors that never change
+
+    def _apply(self, fn, *args, **kwargs):
+        for name in self.constants: setattr(self, name, fn(getattr(self, name)))
+        return super()._apply(fn, *args, **kwargs)
 
     @property
     def bits(self): return self.stages * log2(self.vocab_size)
@@ -60,7 +65,7 @@ class Quantizer(nn.Module):
     def decode_indices(self, ids: Tensor) -> Tensor: raise NotImplementedError
     def disturb(self, hard: Tensor) -> Tensor: return hard
 
-# %% ../../nbs/core/quantize.ipynb #e959a393
+# %% ../../nbs/core/quantize.ipynb #388350c0
 def forward(self, h: Tensor, # [B, d, ...]
             quantize: bool = True) -> Latent: # Give the decoder codes, or the bounded value before rounding?
     "Match each vector with a code; ids are the same for both values of `quantize`."
@@ -68,8 +73,8 @@ def forward(self, h: Tensor, # [B, d, ...]
     with torch.autocast(h.device.type, enabled=False):
         soft, hard, ids = self.match(h.float())
         z = straight_through(self.disturb(hard), soft) if quantize else soft
-        commitment = F.mse_loss(soft, hard.detach())
-    return Latent(z.to(h.dtype), dict(indices=ids, commitment=commitment, perplexity=self.perplexity(ids)))
+        commitment = F.mse_loss(soft, hard.detach(), reduction='sum') / max(soft.numel(), 1)
+    return Latent(z.to(h.dtype if h.is_floating_point() else z.dtype), dict(indices=ids, commitment=commitment, perplexity=self.perplexity(ids)))
 
 def perplexity(self, ids: Tensor) -> Tensor: # [B, ...] or [B, ..., Q] → a number, 1 … V
     "2^entropy of the ids of this batch, all positions together, averaged over stages."
@@ -79,10 +84,12 @@ def perplexity(self, ids: Tensor) -> Tensor: # [B, ...] or [B, ..., Q] → a num
 
 Quantizer.forward, Quantizer.perplexity = forward, perplexity
 
-# %% ../../nbs/core/quantize.ipynb #ecda0996
+# %% ../../nbs/core/quantize.ipynb #a762c39b
 def check_levels(levels) -> tuple: # Levels of each channel
     "The levels as a tuple, or `BadInput`."
-    levels = tuple(levels) if isinstance(levels, Iterable) else (levels,)
+    plain = lambda l: l.tolist() if hasattr(l, 'tolist') else l # of numpy and torch
+    levels = plain(levels)
+    levels = tuple(map(plain, levels)) if isinstance(levels, Iterable) else (levels,)
     fine = levels and all(isinstance(l, int) and not isinstance(l, bool) and 2 <= l < 2**23 for l in levels)
     check(fine, 'levels', list(levels), 'a list of integers, each from 2 to 2**23-1')
     check(prod(levels) < 2**63, 'levels', list(levels), 'a product below 2**63, so that an id fits into 64 bits', 'Use a residual quantiser.')
@@ -104,9 +111,11 @@ BOUNDS = dict(cdf=(cdf_bound, lambda L: (L, L - 1)), # squash, and twice the hal
               symmetric=(symmetric_bound, lambda L: (L - 1, L - 1)),
               tanh=(tanh_bound, lambda L: (L // 2 * 2, L // 2 * 2)))
 
-# %% ../../nbs/core/quantize.ipynb #59a945e4
+# %% ../../nbs/core/quantize.ipynb #517cefde
 class FSQ(Quantizer):
     "Finite scalar quantisation: every channel rounded to its own grid, one mixed-radix id a position."
+    constants = 'L', 'twice', 'basis'
+
     def __init__(self, levels, # Levels of each channel, 2 or more
                  bound: str = 'cdf', # 'cdf', 'symmetric' or 'tanh'
                  noise: float = 0.): # Share of elements moved by up to half a bin on their way to the decoder, in training
@@ -114,15 +123,22 @@ class FSQ(Quantizer):
         self.levels, self.noise = check_levels(levels), check(0 <= noise <= 1, 'noise', noise, 'a share from 0 to 1')
         self.squash, grid = BOUNDS[check_choice('bound', bound, BOUNDS)]
         check(bound != 'tanh' or min(self.levels) > 2, 'levels', list(self.levels), "3 or more with bound='tanh'", "Use bound='symmetric'.")
-        self.bound_name, self.dim, self.vocab_size = bound, len(self.levels), prod(self.levels)
-        L = torch.tensor(self.levels)
+        self.bound_name, self.dim, self.vocab_size, self.kept = bound, len(self.levels), prod(self.levels), (None, None)
+        self.L = L = torch.tensor(self.levels)
         half, zero = grid(L)
-        for name, t in dict(L=L, twice=torch.stack([half, zero, zero + 1, 2 * (L - 1)]),
-                            basis=torch.tensor([*accumulate(self.levels, mul, initial=1)])).items(): self.register_buffer(name, t, persistent=False)
+        self.twice = torch.stack([half, zero, zero + 1, 2 * (L - 1)])
+        self.basis = torch.tensor([*accumulate(self.levels, mul, initial=1)])
 
     def extra_repr(self): return f'levels={list(self.levels)}, bound={self.bound_name!r}, noise={self.noise}'
     def bound(self, h: Tensor) -> Tensor: return self.squash(h, self.L) # [B, d, ...] float32 → [-1, 1]
-    def grid(self, shape): return along(self.twice.float() / 2, shape).unbind() # half, zero, zero + ½, L-1
+
+    def grid(self, shape): # of a tensor [B, d, ...]
+        "half, zero, zero + ½ and L-1 of each channel, beside a tensor of that shape; those of the last shape are kept."
+        key = *shape[1:], self.twice.device
+        if key == self.kept[0] and not torch.compiler.is_compiling(): return self.kept[1]
+        found = along(self.twice.float() / 2, shape).unbind()
+        if not torch.compiler.is_compiling(): self.kept = key, found
+        return found
 
 # %% ../../nbs/core/quantize.ipynb #a636b8cf
 def snap(self, soft: Tensor): # [B, d, ...] in [-1, 1] → digits 0 … L-1, and their codes
@@ -139,7 +155,7 @@ def match(self, h: Tensor): # [B, d, ...] → soft, hard [B, d, ...], ids [B, ..
 
 FSQ.snap, FSQ.match = snap, match
 
-# %% ../../nbs/core/quantize.ipynb #dd0fe41d
+# %% ../../nbs/core/quantize.ipynb #6442e7d2
 def join(self, digit: Tensor) -> Tensor: # [B, d, ...] → [B, ...]
     "One integer of the digits, the first level least significant."
     *rest, ids = digit.to(torch.float32 if self.vocab_size <= 2**24 else torch.int64).unbind(1)
@@ -149,6 +165,7 @@ def join(self, digit: Tensor) -> Tensor: # [B, d, ...] → [B, ...]
 def split(self, ids: Tensor) -> Tensor: # [B, ...] → [B, d, ...]
     "The digits of ids modulo V."
     small = self.vocab_size <= 2**24
+    ids = ids.long() % self.vocab_size
     ids = (ids.double() if small else ids).unsqueeze(1).expand(-1, self.dim + 1, *ids.shape[1:]).contiguous()
     basis = along(self.basis, ids.shape)
     over = ids.div_(basis).floor_() if small else ids // basis
@@ -156,7 +173,7 @@ def split(self, ids: Tensor) -> Tensor: # [B, ...] → [B, d, ...]
 
 def decode_indices(self, ids: Tensor) -> Tensor: # [B, ...] → [B, d, ...]
     "The codes of ids, channels first, by arithmetic or from a small table; ids are taken modulo V."
-    if self.vocab_size <= 2**16: return F.embedding(ids % self.vocab_size, self.codebook()).movedim(-1, 1)
+    if self.vocab_size <= 2**16: return F.embedding(ids.long() % self.vocab_size, self.codebook()).movedim(-1, 1)
     return self.compute(ids)
 
 def compute(self, ids: Tensor) -> Tensor: # [B, ...] → [B, d, ...]
@@ -268,7 +285,7 @@ def from_first(x: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized(): dist.broadcast(x, 0)
     return x
 
-# %% ../../nbs/core/quantize.ipynb #21a83fed
+# %% ../../nbs/core/quantize.ipynb #c36702b2
 class VQ(Quantizer):
     "Vector quantisation (van den Oord et al. 2017) with a codebook that follows its vectors by moving averages."
     def __init__(self, num_codes: int, # V
@@ -285,16 +302,16 @@ class VQ(Quantizer):
         self.seed_samples = 8 * num_codes if seed_samples is None else seed_samples
         check(self.seed_samples == 0 or self.seed_samples >= num_codes, 'seed_samples', seed_samples, f'0, or at least num_codes={num_codes}')
         self.register_buffer('codebook', self.scaled(torch.randn(num_codes, dim)))
-        self.register_buffer('use', torch.ones(num_codes))
+        self.register_buffer('use', torch.full((num_codes,), float(self.seed_samples == 0)))
         self.register_buffer('total', self.codebook.clone())
-        self.register_buffer('pool', torch.empty(0, dim) if self.seed_samples else None)
+        self.pool = torch.empty(0, dim) if self.seed_samples else None
 
     @property
     def seeding(self): return self.training and self.pool is not None # Is the codebook still to be made?
     def scaled(self, x): return F.normalize(x, dim=-1) if self.cosine else x
     def extra_repr(self): return f'{self.vocab_size}, {self.dim}, cosine={self.cosine}'
 
-# %% ../../nbs/core/quantize.ipynb #31e31356
+# %% ../../nbs/core/quantize.ipynb #9e1b80e0
 def decode_indices(self, ids: Tensor) -> Tensor: # [B, ...] → [B, d, ...]
     "The codes of ids, channels first; ids are taken modulo V."
     return self.codebook[ids % self.vocab_size].movedim(-1, 1)
@@ -306,7 +323,7 @@ def match(self, h: Tensor):
     ids = nearest(x, self.codebook.float())
     seeding = self.seeding
     hard = soft.detach() if seeding else self.codebook[ids].float().view_as(soft)
-    if self.training: self.gather(x) if seeding else self.learn(x, ids)
+    if self.training and len(x): self.gather(x) if seeding else self.learn(x, ids)
     return soft.movedim(-1, 1), hard.movedim(-1, 1), ids.view(soft.shape[:-1])
 
 VQ.decode_indices, VQ.match = decode_indices, match
@@ -333,10 +350,10 @@ def restart(self, x: Tensor, fair: Tensor): # [M, d], the use of a code if all w
 
 VQ.learn, VQ.restart = learn, restart
 
-# %% ../../nbs/core/quantize.ipynb #5b686e43
+# %% ../../nbs/core/quantize.ipynb #c78eea5a
 def gather(self, x: Tensor): # [M, d]
     "Collect vectors; with `seed_samples` of them, make the codebook by k-means."
-    self.pool = torch.cat([self.pool, x])
+    self.pool = torch.cat([self.pool.to(x.device), x])
     full = len(self.pool) >= self.seed_samples
     pick = torch.randint(len(self.pool), (self.vocab_size,), device=x.device)
     self.codebook.copy_(from_first(self.scaled(k_means(self.pool, self.vocab_size)) if full else self.pool[pick]))
@@ -344,14 +361,19 @@ def gather(self, x: Tensor): # [M, d]
     self.total.copy_(self.codebook * self.use[:, None])
     if full: self.pool = None
 
+def save(self, state, prefix, keep_vars):
+    nn.Module._save_to_state_dict(self, state, prefix, keep_vars)
+    if self.pool is not None: state[prefix + 'pool'] = self.pool
+
 def load(self, state, prefix, *args):
     "A seeded codebook has no pool; one that was still gathering goes on."
-    if prefix + 'codebook' in state:
-        pool = state.get(prefix + 'pool')
-        self.pool = None if pool is None else torch.empty_like(pool, device=self.codebook.device)
+    pool = state.pop(prefix + 'pool', None)
     nn.Module._load_from_state_dict(self, state, prefix, *args)
+    if prefix + 'codebook' not in state: return
+    over = pool is None or (len(pool) == 0 and bool(self.use.any()))
+    self.pool = None if over else pool.to(self.codebook.device)
 
-VQ.gather, VQ._load_from_state_dict = gather, load
+VQ.gather, VQ._save_to_state_dict, VQ._load_from_state_dict = gather, save, load
 
 # %% ../../nbs/core/quantize.ipynb #5190694c
 class ResidualVQ(Quantizer):
@@ -385,25 +407,28 @@ def match(self, h: Tensor):
 
 ResidualVQ.decode_indices, ResidualVQ.match = decode_indices, match
 
-# %% ../../nbs/core/quantize.ipynb #cb0d7d05
+# %% ../../nbs/core/quantize.ipynb #cf930234
 class LFQ(FSQ):
     "Lookup-free quantisation (Yu et al. 2023, arXiv 2310.05737): the sign of each channel, and an entropy term."
+    constants = *FSQ.constants, 'ones'
+
     def __init__(self, dim: int, # d, bits of one id
                  sharpness: float = 1., # Inverse temperature of the soft assignment
                  group: int = 8): # Bits whose joint entropy is exact
         super().__init__([2] * check(isinstance(dim, int) and 1 <= dim <= 62, 'dim', dim, 'an integer from 1 to 62'), 'symmetric')
         self.sharpness, self.group = sharpness, min(group, dim)
-        self.register_buffer('ones', FSQ([2] * self.group, 'symmetric').codebook() > 0, persistent=False)
+        self.ones = FSQ([2] * self.group, 'symmetric').codebook() > 0
 
-# %% ../../nbs/core/quantize.ipynb #23c7ae7b
+# %% ../../nbs/core/quantize.ipynb #f7451181
 def entropy_terms(self, h: Tensor): # [B, d, ...] → two numbers in nats
     "Mean entropy of a soft assignment, and entropy of the mean assignment (summed over groups of bits)."
     logit = 4 * self.sharpness * rearrange(self.bound(h.float()), 'b d ... -> (b ...) d')
-    own, of_mean = 0., 0.
+    own, of_mean, M = 0., 0., max(len(logit), 1)
     for part in logit.split(self.group, 1):
         k = part.shape[1]
         p = (F.logsigmoid(-part).sum(-1, keepdim=True) + part @ self.ones[:2**k, :k].T.float()).exp() # Σ log σ(±part)
-        own, of_mean = own - torch.xlogy(p, p).sum(-1).mean(), of_mean - torch.xlogy(p.mean(0), p.mean(0)).sum()
+        mean = p.sum(0) / M
+        own, of_mean = own - torch.xlogy(p, p).sum() / M, of_mean - torch.xlogy(mean, mean).sum()
     return own, of_mean
 
 def forward(self, h: Tensor, quantize: bool = True) -> Latent:
@@ -430,7 +455,16 @@ def make_quantizer(name: str, # A key of `QUANTIZERS`
     for key, p in known.items(): check(p.default is not p.empty or key in options, key, None, f'a value: {name} needs it', str(p))
     return kind(**options)
 
-# %% ../../nbs/core/quantize.ipynb #8aa747c7
+# %% ../../nbs/core/quantize.ipynb #388c1ad6
+def whole(ids) -> Tensor: # [...] int64
+    "Ids of a tensor, an array or a list, whatever their type, if they are whole numbers."
+    try: given = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError) as e: raise BadInput('ids', type(ids).__name__, 'a tensor of whole numbers') from e
+    check(given.ndim and not given.is_complex(), 'ids', [*given.shape, given.dtype], '[M, ...] whole numbers')
+    check(bool((given.long() == given).all()), 'ids', given.dtype, 'whole numbers, found a fraction or NaN')
+    return given.long()
+
+# %% ../../nbs/core/quantize.ipynb #1d14c64a
 class CodeUse:
     "Counts ids, batch by batch, of each position: the same result for one batch as for ten."
     dead_below = 0.1 # bits: a position whose entropy is below carries nothing
@@ -438,19 +472,24 @@ class CodeUse:
     def __init__(self, vocab_size: int): # V
         self.vocab_size, self.counts = vocab_size, None
 
-    def update(self, ids: Tensor): # [M, ...] of one batch; all axes but the first are positions
+    def update(self, ids: Tensor): # [M, ...] of one batch, whole numbers; all axes but the first are positions
         "Count a batch; returns itself."
+        ids = whole(ids)
+        if not ids.numel(): return self
         ids = ids.flatten(1) if ids.ndim > 1 else ids[:, None]
         N, V = ids.shape[1], self.vocab_size
+        seen = N if self.counts is None else len(self.counts)
+        check(N == seen, 'ids', list(ids.shape), f'{seen} positions, as in the batches before')
         check(0 <= int(ids.min()) and int(ids.max()) < V, 'ids', [int(ids.min()), int(ids.max())], f'values from 0 to {V - 1}')
         check(N * V <= 2**27, 'ids', list(ids.shape), f'positions times V of at most 2**27, here {N} * {V}', 'Count fewer positions.')
         new = (ids + V * torch.arange(N, device=ids.device)).flatten().bincount(minlength=N * V).view(N, V)
         self.counts = new if self.counts is None else self.counts + new
         return self
 
-# %% ../../nbs/core/quantize.ipynb #b67a62b4
+# %% ../../nbs/core/quantize.ipynb #4bc61ed1
 def report(self) -> dict:
     "perplexity and usage of all positions together, entropy of each in bits, their sum, and how many are dead."
+    check(self.counts is not None, 'counts', None, 'at least one batch', 'Call update(ids) first.')
     pooled, each = self.counts.sum(0), entropy(self.counts)
     return dict(perplexity=float(2 ** entropy(pooled)), usage=float((pooled > 0).float().mean()), entropy=each.tolist(),
                 effective_bits=float(each.sum()), dead_positions=int((each < self.dead_below).sum()))

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['STYLES', 'PROVIDERS', 'checked', 'Episodes', 'check_episodes', 'some', 'Windows', 'cut', 'join', 'lot', 'held_out',
            'ActionData', 'window_weights', 'from_episodes', 'size_rows', 'minimum_jerk', 'draw_episode', 'synthetic',
-           'paths_of', 'read_npz', 'npz', 'provider', 'load', 'prepare_dataloaders', 'as_batch', 'Normalised',
+           'paths_of', 'read_npz', 'npz', 'provider', 'load', 'prepare_dataloaders', 'as_batch', 'sized', 'Normalised',
            'import_path', 'from_module']
 
-# %% ../../nbs/actions/data.ipynb #cde9ff5c
+# %% ../../nbs/actions/data.ipynb #cae249eb
 import hashlib, importlib.util, inspect, sys, zipfile, zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +75,10 @@ def check_episodes(self: Episodes):
     check(len(self.names) == self.dim, 'names', self.names, f'{self.dim} names of dimensions')
     check(self.fps >= 0, 'fps', self.fps, 'actions a second in Hz, or 0')
 
-# %% ../../nbs/actions/data.ipynb #72de04e7
-def some(self, keep): # E booleans, or numbers of episodes
+# %% ../../nbs/actions/data.ipynb #42a6db37
+def some(self, keep): # E booleans, numbers of episodes, or one number
     "Those episodes alone."
-    at = np.arange(len(self))[keep]
+    at = np.atleast_1d(np.arange(len(self))[keep])
     pick = lambda xs: None if xs is None else [xs[i] for i in at]
     return Episodes(self.name, *map(pick, (self.actions, self.ids)), self.fps, self.names, *map(pick, (self.states, self.tasks)), self.note)
 
@@ -154,16 +156,18 @@ class ActionData:
         "The training or the validation episodes of one data set."
         return self.episodes[check_choice('dataset', name, self.episodes)][self.held[name] == val]
 
-# %% ../../nbs/actions/data.ipynb #b3e1033c
+# %% ../../nbs/actions/data.ipynb #ed4a8869
 def window_weights(windows: Windows, names: list, weights) -> Tensor: # [W]
     "Each data set's weight, 1 if it has none, spread over its windows; None stays None."
     if weights is None: return None
-    for k, v in dict(weights).items(): check(check_choice('weights', k, names) and v >= 0, f'weights.{k}', v, 'a number from 0')
+    mend = f"Say dataset.weights='{{{names[0]}: 2}}'."
+    check(isinstance(weights, Mapping), 'weights', weights, 'a number for each data set that has one', mend)
+    for k, v in weights.items(): check(check_choice('weights', k, names, mend) and isinstance(v, Real) and 0 <= v < np.inf, f'weights.{k}', v, 'a number from 0', mend)
     w = torch.tensor([float(weights.get(n, 1)) for n in names])
     check(w.sum() > 0, 'weights', weights, 'at least one above 0')
     return (w / windows.dataset.bincount(minlength=len(names)).clamp(min=1))[windows.dataset]
 
-# %% ../../nbs/actions/data.ipynb #faf96b24
+# %% ../../nbs/actions/data.ipynb #dab74d3e
 def from_episodes(cls, train: list, # Episodes of the data sets to train on
                   new: list = (), # Episodes of data sets to validate on only
                   horizon: int = 32, stride: int = 1, tail: str = 'pad', # See `cut`
@@ -179,8 +183,9 @@ def from_episodes(cls, train: list, # Episodes of the data sets to train on
     windows = lambda e, keep: cut(e[keep], horizon, stride, tail)
     joined = join([windows(e, ~held[e.name]) for e in train])
     check(len(joined), 'horizon', horizon, 'at most the length of an episode, where tail is drop', 'Say tail=pad.')
-    val = {e.name: windows(e, held[e.name]) for e in every if held[e.name].any()}
-    return cls(joined, {k: v for k, v in val.items() if len(v)}, every[0].names, every[0].fps, tuple(e.name for e in new),
+    val = {e.name: w for e in every if held[e.name].any() and len(w := windows(e, held[e.name]))}
+    check(val, 'val_fraction', val_fraction, 'a fraction that leaves at least one episode to validate on', 'It takes two episodes of a data set, as long as the horizon where tail is drop.')
+    return cls(joined, val, every[0].names, every[0].fps, tuple(e.name for e in new),
                window_weights(joined, names[:len(train)], weights), {e.name: e for e in every}, held)
 
 ActionData.from_episodes = classmethod(from_episodes)
@@ -236,7 +241,7 @@ def paths_of(root, *patterns: str) -> list: # A file, a folder, or a list of the
     check(found, 'root', str(root), ' or '.join(patterns) + ' in it')
     return found
 
-# %% ../../nbs/actions/data.ipynb #f5a45f33
+# %% ../../nbs/actions/data.ipynb #139a6b14
 def read_npz(path) -> Episodes: # actions [M,D] and lengths [E]; perhaps states [M,S], fps, names [D]
     "The episodes of one npz file."
     bad = lambda what: BadInput('file', str(path), what, 'Write it anew: numpy.savez(path, actions=…, lengths=…).')
@@ -244,11 +249,13 @@ def read_npz(path) -> Episodes: # actions [M,D] and lengths [E]; perhaps states 
         with np.load(path, allow_pickle=False) as f: f = {k: f[k] for k in f.files}
     except (OSError, EOFError, ValueError, AttributeError, LookupError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e: raise bad('an npz file of numbers, whole') from e
     if not {'actions', 'lengths'} <= set(f): raise bad('the arrays actions and lengths; it has ' + (', '.join(f) or 'none'))
-    n = f['lengths']
-    if n.ndim != 1 or n.dtype.kind not in 'iu' or n.min(initial=1) < 1 or any(len(f[k]) != n.sum() for k in ('actions', 'states') if k in f):
-        raise bad(f'lengths that are whole numbers from 1 and add up to {len(f["actions"])}, the rows of actions (and states)')
-    rows = {k: np.split(f[k], np.cumsum(n)[:-1]) for k in ('actions', 'states') if k in f}
-    return Episodes(Path(path).stem, **rows, fps=float(f.get('fps', 0)), names=f.get('names'), note=f'arrays of {Path(path).name}')
+    n, rows = f['lengths'], {k: f[k].reshape(-1, 1) if f[k].ndim < 2 else f[k] for k in ('actions', 'states') if k in f}
+    if n.ndim != 1 or n.dtype.kind not in 'iu' or n.min(initial=1) < 1 or any(len(x) != n.sum() for x in rows.values()):
+        raise bad(f'lengths that are whole numbers from 1 and add up to {len(rows["actions"])}, the rows of actions (and states)')
+    try: fps = float(f.get('fps', np.zeros(())).item())
+    except (TypeError, ValueError) as e: raise bad('fps that is one number, in Hz') from e
+    names = np.ravel(f['names']) if 'names' in f else None
+    return Episodes(Path(path).stem, **{k: np.split(x, np.cumsum(n)[:-1]) for k, x in rows.items()}, fps=fps, names=names, note=f'arrays of {Path(path).name}')
 
 def npz(root=None): # An npz file, a folder of them, or a list
     "Data sets to train on and new ones: each npz file is one."
@@ -262,7 +269,7 @@ def provider(name: str):
     module, _, function = PROVIDERS[check_choice('dataset', name, PROVIDERS)].partition('.')
     return getattr(import_module(f'vaebook.data.{module}'), function)
 
-# %% ../../nbs/actions/data.ipynb #cc7dda6f
+# %% ../../nbs/actions/data.ipynb #11de363f
 def load(name: str = 'metaworld', # metaworld, lerobot, npz or synthetic_actions
          horizon: int = 32, # Actions in a chunk
          stride: int = 1, # Steps from one chunk to the next
@@ -274,12 +281,13 @@ def load(name: str = 'metaworld', # metaworld, lerobot, npz or synthetic_actions
          stand_in: bool = False, # `synthetic_actions` in its place: nothing to simulate or to find
          **options) -> ActionData: # What else the provider takes
     "The data of a run, by name."
-    find = provider(name)
+    check(name != 'module' or stand_in, 'module', None, 'dataset.module=FILE, a Python file with prepare_dataloaders(batch_size)')
+    find = provider('synthetic_actions' if name == 'module' else name)
     for k in options: check_choice(f'option of {name}', k, inspect.signature(find).parameters)
     found = synthetic() if stand_in else find(root=root, **options)
     return ActionData.from_episodes(*found, horizon, stride, tail, val_fraction, seed, None if stand_in else weights)
 
-# %% ../../nbs/actions/data.ipynb #270fc93d
+# %% ../../nbs/actions/data.ipynb #7df5373d
 def prepare_dataloaders(batch_size: int,
                         name: str = 'metaworld', # See `load`, as the options
                         seed: int = 0, # Decides the order, and which episodes validate
@@ -287,27 +295,36 @@ def prepare_dataloaders(batch_size: int,
                         module=None, # A Python file with a `prepare_dataloaders` of its own
                         **options):
     "An example [T,D], an endless loader of training batches, and a loader a data set to validate on."
-    check(module or name != 'module', 'module', module, 'a Python file', 'Say dataset.module=dataset.py.')
-    if module and not options.get('stand_in'): return from_module(module)(batch_size)
-    data = load('synthetic_actions' if name == 'module' else name, seed=seed, **options)
+    if module and not options.get('stand_in'):
+        check((start, num_batches) == (0, None), 'start, num_batches', (start, num_batches), 'neither with a module, whose loader has an order of its own', 'Say itertools.islice(train, start, num_batches).')
+        return from_module(module)(batch_size)
+    data = load(name, seed=seed, **options)
     train = batches(data.train, batch_size, seed, start, num_batches, num_workers, data.weights)
     return data.train[0]['actions'], train, {k: sequential(v, batch_size, num_workers) for k, v in data.val.items()}
 
-# %% ../../nbs/actions/data.ipynb #3856f8d5
+# %% ../../nbs/actions/data.ipynb #f23877d4
 def as_batch(batch, where: str) -> dict: # A dict, a tuple or a tensor
-    "`actions` [B,T,D] float32 and `mask` [B,T] bool of a batch in anyone's form; other keys stay."
+    "`actions` [B,T,D] float32 and `mask` [B,T] or [B,T,D] bool of a batch in anyone's form; other keys stay."
     batch = batch if isinstance(batch, dict) else dict(zip(('actions', 'mask'), batch if isinstance(batch, (tuple, list)) else [batch]))
     check('actions' in batch, where, sorted(batch), "batches with the key 'actions'")
     x = torch.as_tensor(batch['actions'])
     check(x.ndim == 3 and x.numel(), where, list(x.shape), 'actions [B,T,D] in each batch')
-    mask = torch.as_tensor(batch.get('mask', torch.ones(x.shape[:2], dtype=torch.bool))).bool()
-    check(mask.shape == x.shape[:2], where, list(mask.shape), f'a mask {list(x.shape[:2])}, one entry an action')
-    return {**batch, 'actions': x.float(), 'mask': mask}
+    mask = x.new_ones(x.shape[:2]) if batch.get('mask') is None else torch.as_tensor(batch['mask'])
+    check(mask.shape in (x.shape[:2], x.shape), where, list(mask.shape), f'a mask {list(x.shape[:2])}, one entry an action, or {list(x.shape)}')
+    return {**batch, 'actions': x.float(), 'mask': mask.bool()}
 
-# %% ../../nbs/actions/data.ipynb #14cb9239
+# %% ../../nbs/actions/data.ipynb #6e0d977a
+def sized(loader) -> bool:
+    "Has it a length? A `DataLoader` of a stream has only the method."
+    try: return len(loader) >= 0
+    except (TypeError, NotImplementedError): return False
+
 class Normalised:
     "A loader of anyone's batches, as dictionaries; endless if it is to train on."
-    def __init__(self, loader, where: str, endless: bool = False): self.loader, self.where, self.endless = loader, where, endless
+    def __init__(self, loader, where: str, endless: bool = False):
+        self.loader, self.where, self.endless = loader, where, endless
+        check(not isinstance(loader, Iterator) and (sized(loader) or not endless), where, type(loader).__name__,
+              'a loader that can be gone through again' + ', with a length' * endless, 'Return a torch DataLoader.')
 
     def __iter__(self):
         while True:
@@ -320,7 +337,7 @@ class Normalised:
         if self.endless: raise TypeError('an endless loader has no length')
         return len(self.loader)
 
-# %% ../../nbs/actions/data.ipynb #dc11b871
+# %% ../../nbs/actions/data.ipynb #88ea89d0
 def import_path(path):
     "The module in a Python file, whose neighbours it may import."
     path = Path(path).expanduser().resolve()
@@ -343,5 +360,6 @@ def from_module(path): # A Python file with a function prepare_dataloaders(batch
         example, train, val = torch.as_tensor(found[0]), *found[1:]
         check(example.ndim == 2, where, list(example.shape), 'example_actions [T,D], one chunk')
         check(isinstance(val, dict), where, type(val).__name__, 'a dictionary {name: loader} to validate on')
+        check(val, where, val, 'a loader to validate on, at least one, {name: loader}')
         return example.float(), Normalised(train, f'{where} train', True), {str(k): Normalised(v, f'{where} {k}') for k, v in val.items()}
     return prepare_dataloaders

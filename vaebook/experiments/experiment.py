@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['read_curves', 'loss_curves', 'Parts', 'Numbers', 'once', 'Experiment', 'train_batches', 'val_batches', 'epoch',
-           'data', 'network', 'model', 'first_loss', 'folder', 'fit_once', 'evaluate', 'figures']
+           'data', 'network', 'model', 'first_loss', 'threads', 'folder', 'fit_once', 'evaluate', 'figures']
 
-# %% ../../nbs/core/experiment.ipynb #41effaa7
+# %% ../../nbs/core/experiment.ipynb #df5f8cfe
 import csv, functools, resource, time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..core import set_seed, table
+from ..core import check, set_seed, table
 from ..data.batches import batches, sequential, steps_per_epoch
 from ..losses.terms import Objective
 from ..runs import Run, disk_errors
@@ -162,7 +163,17 @@ def first_loss(self: Experiment):
 
 Experiment.data, Experiment.network, Experiment.model, Experiment.first_loss = data, network, model, first_loss
 
-# %% ../../nbs/core/experiment.ipynb #26b10b52
+# %% ../../nbs/core/experiment.ipynb #f32f27f0
+@contextmanager
+def threads(count: int | None): # None: as many as torch has
+    "So many threads of torch inside the block."
+    check(count is None or type(count) is int and count > 0, 'num_threads', count, 'a positive integer, or null')
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try: yield
+    finally: torch.set_num_threads(before)
+
+# %% ../../nbs/core/experiment.ipynb #cc0cebdc
 @once
 def folder(self: Experiment) -> Path:
     "The run folder, created or checked by the main process when it is first needed."
@@ -174,7 +185,7 @@ def fit_once(self: Experiment):
     "Train, save the model to `model/`, draw the loss curves."
     objective, started, cpu = self.objective(), time.time(), time.process_time()
     engine = dict(accelerate=accelerate, lightning=lightning)[self.cfg.trainer.engine]
-    trained = engine.fit(objective, self.cfg, self.folder(), self.train_batches, self.val_batches(), self.epoch(), self.callbacks(), self.run.checkpoint)
+    with threads(self.cfg.trainer.num_threads): trained = engine.fit(objective, self.cfg, self.folder(), self.train_batches, self.val_batches(), self.epoch(), self.callbacks(), self.run.checkpoint)
     if not is_main(): return None
     with disk_errors(self.folder()): self.network().cpu().save_pretrained(self.folder()/'model')
     objective.to(trained.strategy.root_device if engine is lightning else trained)
