@@ -6,7 +6,7 @@
 __all__ = ['entries', 'Loaders', 'LatentActions', 'train_batches', 'val_batches', 'epoch', 'squared_error', 'code_use', 'use',
            'measure', 'curves', 'reconstruction_figure', 'sample_figure', 'error_bars', 'token_bars', 'draw']
 
-# %% ../../nbs/actions/latent_actions.ipynb #18b43f28
+# %% ../../nbs/actions/latent_actions.ipynb #f8bbad53
 from itertools import islice
 from types import SimpleNamespace
 
@@ -17,7 +17,6 @@ from torch import Tensor
 from ..bottlenecks.quantize import CodeUse
 from ..core import need
 from ..data.actions import Normalised, from_module, load
-from ..data.batches import sequential
 from .experiment import Experiment, once
 from ..models.fsq_vqvae import FSQVQVAE
 from ..pictures import new_figure

@@ -9,7 +9,7 @@ __all__ = ['SCALES', 'FRONTS', 'BACKBONES', 'NORMS', 'ERRORS', 'filled', 'mean_a
            'code', 'reconstruct', 'within', 'encode', 'decode', 'decode_indices', 'forward', 'compute_loss',
            'bits_per_chunk', 'latent_spec', 'value_range', 'save_state', 'save_pretrained']
 
-# %% ../../nbs/actions/fsq_vqvae.ipynb #cbcd73d9
+# %% ../../nbs/actions/fsq_vqvae.ipynb #081dd44c
 import math
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bottlenecks.quantize import BOUNDS, QUANTIZERS, check_levels, make_quantizer
-from ..core import BadInput, Latent, LossTerms, atomic, check, check_choice, need
+from ..core import Latent, LossTerms, atomic, check, check_choice, need
 from ..pretrained import Pretrained
 
 # %% ../../nbs/actions/fsq_vqvae.ipynb #6576b068
