@@ -100,8 +100,9 @@ def test_the_seeds_command_lines(tmp_path):
 
 
 def test_launchers(tmp_path):
-    "torchrun with two processes: one run folder, written once, the result of one process with the doubled batch; accelerate launch without a recipe is this chapter."
-    few = ['smoke=true', 'trainer.num_steps=6', 'trainer.val_every_n_steps=3', 'trainer.accelerator=cpu', *QUIET.split()]
+    """torchrun with two processes: one run folder, written once, the result of one process with the doubled batch (without augmentation, whose noise is each
+    process's own); accelerate launch without a recipe is this chapter."""
+    few = ['smoke=true', 'model.augment=0', 'trainer.optimizer.lr=0.0005', 'trainer.num_steps=6', 'trainer.val_every_n_steps=3', 'trainer.accelerator=cpu', *QUIET.split()]
     said = command('torch.distributed.run', '--standalone', '--nproc-per-node', 2, '-m', 'vaebook.train', 'recipe=latent_actions', 'run_dir=two', 'dataset.batch_size=64', *few, cwd=tmp_path, env=dict(OMP_NUM_THREADS='1'))
     assert said.count('bits_per_chunk') == 1
     command('accelerate.commands.launch', '--cpu', '--num_processes', 1, '-m', 'vaebook.train', 'run_dir=one', 'dataset.batch_size=128', *few, cwd=tmp_path)
