@@ -24,6 +24,8 @@ def alone(tmp_path, monkeypatch):
     threads, deterministic, dtype = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()
     states, hooks = (random.getstate(), np.random.get_state(), torch.get_rng_state()), (sys.displayhook, sys.excepthook)
     streams = sys.stdout, sys.stderr
+    from vaebook.pretrained import Pretrained
+    kinds = dict(Pretrained.kinds) # a notebook defines its classes anew
     os.environ['IPYTHONDIR'] = str(tmp_path / 'ipython')
     os.chdir(ROOT)
     yield
@@ -32,6 +34,7 @@ def alone(tmp_path, monkeypatch):
     sys.path[:] = path
     sys.displayhook, sys.excepthook = hooks
     sys.stdout, sys.stderr = streams
+    Pretrained.kinds.clear(); Pretrained.kinds.update(kinds)
     random.setstate(states[0]); np.random.set_state(states[1]); torch.set_rng_state(states[2])
     torch.set_num_threads(threads); torch.set_default_dtype(dtype); torch.set_grad_enabled(True)
     torch.use_deterministic_algorithms(deterministic, warn_only=warn)

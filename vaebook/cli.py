@@ -13,7 +13,7 @@ from pathlib import Path
 from .config import CONF, compose, read
 from .core import BadInput, atomic, check, check_choice, need
 
-# %% ../nbs/core/cli.ipynb #011a90cb
+# %% ../nbs/core/cli.ipynb #3199afed
 SHIPPED = 'mnist_3_8 mnist_1_4_9 mnist_all fmnist_0_3_4 fmnist_all cifar_all dummy'.split()
 
 def four_blocks(recipe: str) -> dict:
@@ -27,7 +27,8 @@ def four_blocks(recipe: str) -> dict:
         path = places.get(key, key.replace('betas.', 'betas[') + ']' * ('betas.' in key))
         found = OmegaConf.select(cfg, path)
         return values.get(name, OmegaConf.to_container(found) if OmegaConf.is_config(found) else found)
-    return {block: {name: value(name, to) for name, to in names.items()} for block, names in read('aliases')['blocks'].items()}
+    blocks = read('aliases')['blocks']
+    return {block: {name: value(name, to) for name, to in blocks[block].items()} for block in read('experiments')['cvae']['blocks']}
 
 # %% ../nbs/core/cli.ipynb #84ad3734
 def write_configs(folder) -> list[Path]:
