@@ -1,5 +1,5 @@
 "The surroundings of every test: this tree's package, the shared data, two threads, no bars, no windows, no accounts."
-import os, sys
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -21,3 +21,27 @@ def threads():
 
 @pytest.fixture(scope='session')
 def root(): return ROOT
+
+
+# What tests of runs share: `from conftest import command, killed, metrics, weights`
+
+def weights(run): return (Path(run) / 'model/model.safetensors').read_bytes()
+
+
+def metrics(run): return json.loads((Path(run) / 'metrics.json').read_text())
+
+
+def command(*args, cwd, ok=True, timeout=240, env=None):
+    "A command line of ours in a process of its own, in another folder; its output."
+    done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, env=os.environ | (env or {}))
+    assert (done.returncode == 0) == ok, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def killed(run, *args):
+    "Start `vaebook-train run_dir=<run> <args>` and kill it when it has its first checkpoint, before it has ended."
+    process = subprocess.Popen([sys.executable, '-m', 'vaebook.train', f'run_dir={run}', *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not (run / 'checkpoints/last.ckpt').exists() and time.time() < deadline: time.sleep(0.02)
+    process.send_signal(signal.SIGKILL); process.wait()
+    assert not (run / 'model').exists() and not (run / 'metrics.json').exists()

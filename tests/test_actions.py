@@ -1,33 +1,21 @@
 "The action chapter as a user meets it: the seed's command lines, two engines, several processes, killed runs, other people's loaders."
-import json, os, signal, subprocess, sys, time
+import json, os, subprocess, sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from conftest import command, killed, metrics, weights
 from vaebook.config import compose
 from vaebook.core import BadInput
 from vaebook.models import ActionTokenizer, FSQVQVAE
-from vaebook.train import experiment, reopen, train
+from vaebook.train import reopen, train
 
 QUIET = 'trainer.progress_bar=false logger=csv'
-SMALL = 'model.hidden_dim=32 model.num_heads=4 model.num_encoder_layers=1 model.num_decoder_layers=1 trainer.max_steps=3'
 
 
 def smoke(run_dir, overrides='', **given): return compose('latent_actions', f'{QUIET} {overrides}', **dict(smoke=True, run_dir=str(run_dir)) | given)
-
-
-def command(*args, cwd, ok=True, env=None):
-    done = subprocess.run([sys.executable, '-m', *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL, env=os.environ | (env or {}))
-    assert (done.returncode == 0) == ok, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout + done.stderr
-
-
-def metrics(run): return json.loads((Path(run) / 'metrics.json').read_text())
-
-
-def weights(run): return (Path(run) / 'model/model.safetensors').read_bytes()
 
 
 @pytest.fixture(scope='module')
@@ -76,7 +64,7 @@ def test_two_engines_are_one(first, tmp_path):
 
 def test_papermill_door(first, tmp_path):
     notebook = Path(__file__).resolve().parents[1] / 'nbs/train_latent_actions.ipynb'
-    command('papermill', notebook, 'out.ipynb', '--no-progress-bar', '-p', 'smoke', 'True', '-p', 'run_dir', 'run', '-p', 'logger', 'csv', cwd=tmp_path)
+    command('-m', 'papermill', notebook, 'out.ipynb', '--no-progress-bar', '-p', 'smoke', 'True', '-p', 'run_dir', 'run', '-p', 'logger', 'csv', cwd=tmp_path)
     assert metrics(tmp_path / 'run') == metrics(first)
     shown = sum('image/png' in o.get('data', {}) for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells'] for o in c.get('outputs', []))
     assert shown >= 5
@@ -85,17 +73,17 @@ def test_papermill_door(first, tmp_path):
 def test_the_seeds_command_lines(tmp_path):
     "Both lines of the origin's README, made small at their end; a transformer key selects the transformer."
     small = ['smoke=true', 'run_dir=run', *QUIET.split()[:1]]
-    command('vaebook.train', 'recipe=latent_actions', 'trainer.num_steps=20000', 'dataset.batch_size=256', 'model.latent_dim=512', 'trainer.max_val_batches=1', '--cfg', 'job', cwd=tmp_path)
-    command('vaebook.train', 'recipe=latent_actions', 'trainer.num_steps=2', 'dataset.batch_size=256', 'model.latent_dim=512', 'model.hidden_dim=32', *small, cwd=tmp_path)
+    command('-m', 'vaebook.train', 'recipe=latent_actions', 'trainer.num_steps=20000', 'dataset.batch_size=256', 'model.latent_dim=512', 'trainer.max_val_batches=1', '--cfg', 'job', cwd=tmp_path)
+    command('-m', 'vaebook.train', 'recipe=latent_actions', 'trainer.num_steps=2', 'dataset.batch_size=256', 'model.latent_dim=512', 'model.hidden_dim=32', *small, cwd=tmp_path)
     assert json.loads((tmp_path / 'run/model/config.json').read_text())['config']['latent_dim'] == 512
     assert any('qkv' in k for k in FSQVQVAE.from_pretrained(tmp_path / 'run/model').state_dict())
     second = ['model.latent_dim=384', 'model.num_encoder_layers=6', 'model.num_decoder_layers=6', 'model.fsq_levels=[9,9,9,9]']
-    command('vaebook.train', *second, 'model.hidden_dim=32', 'trainer.num_steps=2', 'smoke=true', 'run_dir=second', 'clearml.enable=false', cwd=tmp_path)
+    command('-m', 'vaebook.train', *second, 'model.hidden_dim=32', 'trainer.num_steps=2', 'smoke=true', 'run_dir=second', 'clearml.enable=false', cwd=tmp_path)
     model = FSQVQVAE.from_pretrained(tmp_path / 'second/model')
     assert model.bottleneck.vocab_size == 9**4 and len(model.encoder[0].blocks) == 6
     assert {p.name for p in tmp_path.iterdir()} == {'run', 'second'}
     for clash in (['model.backbone=mlp', 'model.latent_dim=512'], ['model.backbone=conv', 'model.num_heads=4']):
-        said = command('vaebook.train', 'recipe=latent_actions', *clash, 'smoke=true', cwd=tmp_path, ok=False)
+        said = command('-m', 'vaebook.train', 'recipe=latent_actions', *clash, 'smoke=true', cwd=tmp_path, ok=False)
         assert f"{clash[1].split('.')[1].split('=')[0]}=" in said and 'Traceback' not in said
 
 
@@ -103,9 +91,9 @@ def test_launchers(tmp_path):
     """torchrun with two processes: one run folder, written once, the result of one process with the doubled batch (without augmentation, whose noise is each
     process's own); accelerate launch without a recipe is this chapter."""
     few = ['smoke=true', 'model.augment=0', 'trainer.optimizer.lr=0.0005', 'trainer.num_steps=6', 'trainer.val_every_n_steps=3', 'trainer.accelerator=cpu', *QUIET.split()]
-    said = command('torch.distributed.run', '--standalone', '--nproc-per-node', 2, '-m', 'vaebook.train', 'recipe=latent_actions', 'run_dir=two', 'dataset.batch_size=64', *few, cwd=tmp_path, env=dict(OMP_NUM_THREADS='1'))
+    said = command('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', 2, '-m', 'vaebook.train', 'recipe=latent_actions', 'run_dir=two', 'dataset.batch_size=64', *few, cwd=tmp_path, env=dict(OMP_NUM_THREADS='1'))
     assert said.count('bits_per_chunk') == 1
-    command('accelerate.commands.launch', '--cpu', '--num_processes', 1, '-m', 'vaebook.train', 'run_dir=one', 'dataset.batch_size=128', *few, cwd=tmp_path)
+    command('-m', 'accelerate.commands.launch', '--cpu', '--num_processes', 1, '-m', 'vaebook.train', 'run_dir=one', 'dataset.batch_size=128', *few, cwd=tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {'one', 'two'}
     assert metrics(tmp_path / 'two') == pytest.approx(metrics(tmp_path / 'one'), rel=1e-3)
     a, b = (FSQVQVAE.from_pretrained(tmp_path / n / 'model').state_dict() for n in ('one', 'two'))
@@ -116,12 +104,7 @@ def test_killed_and_resumed(tmp_path):
     "SIGKILL in the middle, resume from the last checkpoint, the same weights and log as without."
     steps = 'trainer.max_steps=120 trainer.ema_decay=0.9 model.augment=0.3'
     train(smoke(tmp_path / 'whole', steps))
-    args = ['-m', 'vaebook.train', 'recipe=latent_actions', 'smoke=true', f'run_dir={tmp_path}/cut', *QUIET.split(), *steps.split()]
-    process = subprocess.Popen([sys.executable, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while not (tmp_path / 'cut/checkpoints/last.ckpt').exists() and time.time() < deadline: time.sleep(0.02)
-    process.send_signal(signal.SIGKILL); process.wait()
-    assert not (tmp_path / 'cut/metrics.json').exists()
+    killed(tmp_path / 'cut', 'recipe=latent_actions', 'smoke=true', *QUIET.split(), *steps.split())
     assert train(compose('latent_actions', resume=str(tmp_path / 'cut'))) == metrics(tmp_path / 'whole')
     assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole') and (tmp_path / 'cut/metrics.csv').read_text() == (tmp_path / 'whole/metrics.csv').read_text()
 

@@ -1,12 +1,13 @@
 """Experiments as a user meets them: three doors, golden curve, killed and resumed runs, bad input, full disks, the command lines.
 
 The golden curve is that of the smoke run; after a change that means to alter it: `VAEBOOK_GOLDEN=write pytest tests/test_experiments.py -k golden`."""
-import csv, json, os, shutil, signal, subprocess, sys, time
+import csv, json, os, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from conftest import command, killed, metrics, weights
 from vaebook.config import compose
 from vaebook.core import BadInput
 from vaebook.models import CNN, CVAE
@@ -18,19 +19,6 @@ QUIET = 'trainer.progress_bar=false logger=csv'
 
 
 def smoke(run_dir, overrides='', **given): return compose('cvae', f'{QUIET} {overrides}', **dict(dataset='digits', smoke=True, run_dir=str(run_dir)) | given)
-
-
-def weights(run): return (Path(run) / 'model/model.safetensors').read_bytes()
-
-
-def metrics(run): return json.loads((Path(run) / 'metrics.json').read_text())
-
-
-def command(*args, cwd, ok=True, timeout=240):
-    "A command line of ours in a process of its own, in another folder; its output."
-    done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
-    assert (done.returncode == 0) == ok, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout + done.stderr
 
 
 def papermill(notebook, *args, **kwargs):
@@ -134,12 +122,7 @@ def test_killed_and_resumed(tmp_path):
     "SIGKILL in the middle, resume from the last checkpoint, the same weights and log as without."
     steps = 'trainer.max_steps=110 trainer.ema_decay=0.9'
     train(smoke(tmp_path / 'whole', steps))
-    args = ['-m', 'vaebook.train', 'dataset=digits', 'smoke=true', f'run_dir={tmp_path}/cut', *QUIET.split(), *steps.split()]
-    process = subprocess.Popen([sys.executable, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while not (tmp_path / 'cut/checkpoints/last.ckpt').exists() and time.time() < deadline: time.sleep(0.02)
-    process.send_signal(signal.SIGKILL); process.wait()
-    assert not (tmp_path / 'cut/model').exists() and not (tmp_path / 'cut/metrics.json').exists()
+    killed(tmp_path / 'cut', 'dataset=digits', 'smoke=true', *QUIET.split(), *steps.split())
     assert train(compose('cvae', resume=str(tmp_path / 'cut'))) == metrics(tmp_path / 'whole'), 'the folder says all that is needed'
     assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole') and curve(tmp_path / 'cut') == curve(tmp_path / 'whole')
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'BadInput', 'check', 'check_choice', 'need', 'Latent', 'Term', 'LossTerms', 'table', 'loss_rows',
-           'set_seed', 'seed_step', 'atomic', 'cache_dir', 'flat', 'patch']
+           'set_seed', 'seed_step', 'atomic', 'atomic_folder', 'cache_dir', 'flat', 'patch']
 
-# %% ../nbs/core/core.ipynb #93bb3126
-import difflib, importlib, os, random
+# %% ../nbs/core/core.ipynb #02392603
+import difflib, importlib, os, random, shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -126,7 +126,7 @@ def seed_step(seed: int, step: int, stream: int = 0):
     "Seed torch for one step: the noise of step `step` is a pure function of (`seed`, `step`, `stream`)."
     torch.manual_seed(int(np.random.SeedSequence([seed, step, stream]).generate_state(1)[0]))
 
-# %% ../nbs/core/core.ipynb #7d9cb07e
+# %% ../nbs/core/core.ipynb #bdb140c9
 @contextmanager
 def atomic(path): # The file to write
     "Yield a temporary path beside `path`; it replaces `path` when the block succeeds and vanishes when it fails."
@@ -136,6 +136,16 @@ def atomic(path): # The file to write
         yield tmp
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
+
+@contextmanager
+def atomic_folder(path): # The folder to write
+    "The same for a folder: yield an empty one, which replaces `path` when the block succeeds."
+    path = Path(path); tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    shutil.rmtree(tmp, ignore_errors=True); tmp.mkdir(parents=True)
+    try:
+        yield tmp
+        shutil.rmtree(path, ignore_errors=True); tmp.rename(path)
+    finally: shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../nbs/core/core.ipynb #1a001ce1
 def cache_dir(*parts: str) -> Path:

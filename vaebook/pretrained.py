@@ -45,13 +45,13 @@ def save_pretrained(self: Pretrained, folder) -> Path:
 
 Pretrained.save_pretrained = save_pretrained
 
-# %% ../nbs/core/pretrained.ipynb #e6ecf7c9
+# %% ../nbs/core/pretrained.ipynb #114dcc95
 def kind(name: str):
     "The `Pretrained` class called `name`: one already defined, or one of vaebook's own models."
-    if isinstance(name, str) and name not in Pretrained.kinds: getattr(need('vaebook.models'), name, None)
-    known = isinstance(name, str) and name in Pretrained.kinds
+    found = isinstance(name, str) and (Pretrained.kinds.get(name) or getattr(need('vaebook.models'), name, None))
+    known = isinstance(found, type) and hasattr(found, 'from_pretrained')
     check(known, 'kind', name, 'the name of a model of vaebook', 'Is this the config.json of another library?')
-    return Pretrained.kinds[name]
+    return found
 
 # %% ../nbs/core/pretrained.ipynb #03cc1aa6
 def read_config(folder) -> dict:

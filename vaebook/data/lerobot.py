@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['reading', 'read_lines', 'read_info', 'numbers', 'read_columns', 'listed', 'read_episodes', 'dimension_names',
-           'read_lerobot', 'new_folder', 'statistics', 'frames', 'episode_rows', 'features', 'describe',
-           'write_lerobot', 'lerobot']
+           'read_lerobot', 'statistics', 'frames', 'episode_rows', 'features', 'describe', 'write_lerobot', 'lerobot']
 
-# %% ../../nbs/actions/lerobot.ipynb #a7c06736
-import json, os, shutil
+# %% ../../nbs/actions/lerobot.ipynb #29e3988a
+import json
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from ..core import BadInput, check, check_choice, need
+from ..core import BadInput, atomic_folder, check, check_choice, need
 from .actions import Episodes, paths_of
 
 # %% ../../nbs/actions/lerobot.ipynb #4fc0747e
@@ -110,20 +109,7 @@ def read_lerobot(folder, # Has meta/info.json
     return Episodes(info.get('name', root.name), found[action], [r.get('id', r['episode_index']) for r in rows], float(info.get('fps', 0)),
                     dimension_names(info['features'][action]), found.get(state), tasks, info.get('note', f'LeRobot {info["version"]} folder'))
 
-# %% ../../nbs/actions/lerobot.ipynb #b6ae5be2
-@contextmanager
-def new_folder(folder):
-    "A temporary folder that takes the name `folder` when the block succeeds and vanishes when it fails."
-    folder = Path(folder).expanduser()
-    check(not folder.exists(), 'folder', str(folder), 'a folder that does not exist yet', 'Remove it or take another name.')
-    tmp = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
-    shutil.rmtree(tmp, ignore_errors=True)
-    tmp.mkdir(parents=True)
-    try:
-        yield tmp
-        tmp.rename(folder)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
-
+# %% ../../nbs/actions/lerobot.ipynb #a2db80dd
 def statistics(x: np.ndarray) -> dict: # [M,D]
     "What meta/stats.json says of a feature, each a list of D numbers, and the count."
     q = dict(q01=.01, q10=.1, q50=.5, q90=.9, q99=.99)
@@ -158,7 +144,7 @@ def describe(e: Episodes, tasks: int, robot_type: str) -> dict:
     return dict(codebase_version='v3.0', name=e.name, note=e.note, robot_type=robot_type, fps=int(e.fps) if e.fps == int(e.fps) else e.fps, total_episodes=len(e), total_frames=e.steps, total_tasks=tasks,
                 chunks_size=1000, data_files_size_in_mb=100, video_files_size_in_mb=200, splits=dict(train=f'0:{len(e)}'), data_path=data, video_path=None, features=features(e))
 
-# %% ../../nbs/actions/lerobot.ipynb #9853e94b
+# %% ../../nbs/actions/lerobot.ipynb #99f916c9
 def write_lerobot(episodes: Episodes, folder, # Must not exist yet
                   robot_type: str = 'unknown'):
     "A LeRobot data set of version 3.0, whole or not at all; returns its path."
@@ -166,7 +152,9 @@ def write_lerobot(episodes: Episodes, folder, # Must not exist yet
     check(e.fps > 0, 'fps', e.fps, 'a rate above 0 Hz', 'LeRobot has times for its frames: make Episodes with fps.')
     tasks = e.tasks or [e.name] * len(e)
     names, ends = list(dict.fromkeys(tasks)), np.cumsum([len(a) for a in e.actions])
-    with new_folder(folder) as root:
+    folder = Path(folder).expanduser()
+    check(not folder.exists(), 'folder', str(folder), 'a folder that does not exist yet', 'Remove it or take another name.')
+    with atomic_folder(folder) as root:
         for p in ('meta/episodes/chunk-000', 'data/chunk-000'): (root/p).mkdir(parents=True)
         tables = [frames(e, i, int(ends[i]) - len(a), names.index(tasks[i])) for i, a in enumerate(e.actions)]
         with pq.ParquetWriter(root/'data/chunk-000/file-000.parquet', tables[0].schema, write_page_checksum=True) as f:
@@ -176,7 +164,7 @@ def write_lerobot(episodes: Episodes, folder, # Must not exist yet
         pq.write_table(pa.table(dict(task_index=range(len(names)), task=names)).replace_schema_metadata(dict(pandas=json.dumps(index))), root/'meta/tasks.parquet')
         stats = {k: statistics(np.concatenate(x)) for k, x in {'action': e.actions, 'observation.state': e.states}.items() if x}
         for name, what in dict(info=describe(e, len(names), robot_type), stats=stats).items(): (root/'meta'/f'{name}.json').write_text(json.dumps(what, indent=1))
-    return Path(folder)
+    return folder
 
 # %% ../../nbs/actions/lerobot.ipynb #e0086373
 def lerobot(root=None): # A data set, a folder of data sets, or a list of such paths

@@ -7,7 +7,7 @@ __all__ = ['GONE', 'PROCESSOR', 'PROCESSING', 'as_chunks', 'as_mask', 'check_fin
            'whole_number', 'as_rows', 'repaired', 'length_of', 'decode', 'fit', 'to_vlm_ids', 'Quality', 'report',
            'save_pretrained', 'from_pretrained']
 
-# %% ../../nbs/actions/action_tokenizer.ipynb #bb7f6b85
+# %% ../../nbs/actions/action_tokenizer.ipynb #f4c9d76f
 import inspect, json, operator, warnings
 from pathlib import Path
 
@@ -15,17 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bottlenecks.quantize import CodeUse
+from ..bottlenecks.quantize import CodeUse, whole
 from ..core import BadInput, atomic, check, check_choice, need, seed_step, set_seed, table
 from .fsq_vqvae import FSQVQVAE
 
-# %% ../../nbs/actions/action_tokenizer.ipynb #fecdc3cf
+# %% ../../nbs/actions/action_tokenizer.ipynb #3d75d4be
 def as_chunks(actions) -> Tensor: # [B, T, D] float32
     "One or many chunks as a tensor; raises `BadInput` for what are no numbers."
     try: x = torch.as_tensor(np.asarray(actions) if isinstance(actions, list | tuple) else actions)
-    except (TypeError, ValueError) as e: raise_as = e
-    else: raise_as = None
-    check(raise_as is None, 'actions', type(actions).__name__, 'numbers [T, D] or [B, T, D]', f'{raise_as}.')
+    except (TypeError, ValueError) as e: raise BadInput('actions', type(actions).__name__, 'numbers [T, D] or [B, T, D]', f'{e}.') from e
     check(x.ndim in (2, 3) and x.numel() and not x.is_complex(), 'actions', f'{list(x.shape)} {x.dtype}', 'real numbers [T, D] or [B, T, D], at least one')
     return (x if x.ndim == 3 else x[None]).float()
 
@@ -42,8 +40,7 @@ def check_finite(x: Tensor, mask: Tensor | None): # [B, T, D]; [B, T], [B, T, D]
     if x.sum().isfinite(): return
     bad = ~x.isfinite()
     if mask is not None: bad &= mask if mask.ndim == 3 else mask[..., None]
-    bad = bad.nonzero()
-    check(not len(bad), 'actions' + ''.join(f'[{i}]' for i in bad[0].tolist()) if len(bad) else '', float(x[tuple(bad[0])]) if len(bad) else None, 'finite numbers', 'Mask the step, or repair the recording.')
+    for place in bad.nonzero()[:1].tolist(): raise BadInput('actions' + ''.join(f'[{i}]' for i in place), float(x[*place]), 'finite numbers', 'Mask the step, or repair the recording.')
 
 def like(x: Tensor, given): return x if isinstance(given, Tensor) else x.cpu().numpy() # the kind of what was given
 
@@ -78,7 +75,7 @@ def encode(self: ActionTokenizer, actions, # [T, D] or [B, T, D] in the robot's 
 
 ActionTokenizer.encode = encode
 
-# %% ../../nbs/actions/action_tokenizer.ipynb #f6a399f5
+# %% ../../nbs/actions/action_tokenizer.ipynb #f971fe1b
 GONE = torch.iinfo(torch.long).min # stands where a sequence has ended
 
 def whole_number(i, vocab: int) -> int:
@@ -90,9 +87,9 @@ def whole_number(i, vocab: int) -> int:
 def as_rows(ids, vocab: int) -> tuple: # → [B, m] int64 with GONE behind shorter ones, is it one sequence?
     "Ids in any form, one sequence or many, of any lengths."
     if isinstance(ids, Tensor | np.ndarray):
-        t = torch.as_tensor(ids).cpu()
-        check(t.ndim in (1, 2) and not t.is_floating_point(), 'ids', f'{t.dtype} {list(t.shape)}', 'integers [n] or [B, n]')
-        return torch.atleast_2d(t.long()), t.ndim == 1
+        t = whole(ids).cpu()
+        check(t.ndim in (1, 2), 'ids', list(t.shape), '[n] or [B, n]')
+        return torch.atleast_2d(t), t.ndim == 1
     ids = list(ids); single = not ids or np.ndim(ids[0]) == 0
     rows = [torch.tensor([whole_number(i, vocab) for i in row], dtype=torch.long) for row in ([ids] if single else ids)]
     return torch.nn.utils.rnn.pad_sequence(rows, True, GONE), single

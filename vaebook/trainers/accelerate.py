@@ -6,7 +6,7 @@
 __all__ = ['from_slurm', 'world', 'is_main', 'make_accelerator', 'from_main', 'Loss', 'Loop', 'train_batch', 'log_train', 'log',
            'say', 'validate', 'save_model', 'keep_best', 'parts', 'save_last', 'load', 'after_step', 'run', 'fit']
 
-# %% ../../nbs/core/accelerate.ipynb #5c5f3996
+# %% ../../nbs/core/accelerate.ipynb #fee99fb2
 import os, shutil
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
-from ..core import atomic, check, need, seed_step, set_seed
+from ..core import atomic, atomic_folder, check, need, seed_step, set_seed
 from ..losses.terms import Objective
 from ..runs import disk_errors
 from .lightning import PRECISIONS, Validation, by_name, finish, hush, plan, report_line, same_judges, show_validation, validation_interval
@@ -141,15 +141,12 @@ def validate(self: Loop, loaders):
 
 Loop.validate = validate
 
-# %% ../../nbs/core/accelerate.ipynb #a99f13c1
+# %% ../../nbs/core/accelerate.ipynb #a048855a
 def save_model(self: Loop, kind: str):
     "Write the model, with averaged weights if there are any, to `checkpoints/<kind>_step_N`."
     if not self.is_global_zero: return
     folder = self.folder/'checkpoints'/f'{kind}_step_{self.step}'
-    part = folder.with_name(f'.{folder.name}.tmp')
-    for old in (part, folder): shutil.rmtree(old, ignore_errors=True)
-    self.judged.model.save_pretrained(part)
-    part.rename(folder)
+    with atomic_folder(folder) as part: self.judged.model.save_pretrained(part)
 
 def keep_best(self: Loop, value: float):
     "Keep the model of a new lowest value, and of those the newest `save_top_k`."
