@@ -93,12 +93,14 @@ def cpu_only(chosen: dict) -> bool:
     wanted = bare(chosen.get('trainer.accelerator', 'auto'))
     return wanted == 'cpu' or wanted == 'auto' and not need('torch').accelerator.is_available()
 
-# %% ../nbs/core/config.ipynb #9056180d
+# %% ../nbs/core/config.ipynb #c9950643
 def select(chosen: dict, # canonical overrides
            experiment: str) -> dict: # with recipe and smoke as Hydra's groups
     "Choose the recipe by name, data set and size."
     chosen, entry = dict(chosen), read('experiments')[experiment]
     owner = entry.get('part_of', experiment); entry = read('experiments')[owner]
+    for key, name in entry.get('implies', {}).items():
+        if bare(chosen.get(key, 'null')) != 'null': chosen.setdefault('dataset', name)
     data = bare(chosen.get('dataset', entry['dataset']))
     own = list(dict.fromkeys(entry['recipes'][check_choice('dataset', d, entry['recipes'])] for d in data.split(',')))
     check(len(own) == 1 or 'recipe' in chosen, 'dataset', data, 'one data set', f'Sweep their recipes: recipe={",".join(own)}.')

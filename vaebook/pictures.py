@@ -161,16 +161,16 @@ def save_mp4(path, frames, # [F, height, width, 3] in [0, 1]
         film.mux(stream.encode())
     return path
 
-# %% ../nbs/core/pictures.ipynb #5c2451f7
+# %% ../nbs/core/pictures.ipynb #f1aa4a71
 ENCODINGS = dict(PNG=dict(compress_level=1), JPEG=dict(quality=90, subsampling=0), WEBP=dict(lossless=True, method=6))
 
 def compressed(picture: np.ndarray, # [height, width, 3] in [0, 1]
-               format: str | None = None # PNG, JPEG or WEBP; None: PNG, which is exact, or of a large picture JPEG, which is quicker
-              ) -> bytes:
+               format: str | None = None, # PNG, JPEG or WEBP; None: PNG, which is exact, or of a large picture JPEG, which is quicker
+               **options) -> bytes: # of Pillow's encoder
     "A picture as a file, its colours as sharp as its grey."
     format = format or ('PNG' if picture.size < 600_000 else 'JPEG')
     image = need('PIL.Image').fromarray((picture.clip(0, 1) * 255).round().astype(np.uint8))
-    image.save(out := io.BytesIO(), format=format, **ENCODINGS[check_choice('format', format, ENCODINGS)])
+    image.save(out := io.BytesIO(), format=format, **ENCODINGS[check_choice('format', format, ENCODINGS)] | options)
     return out.getvalue()
 
 def wav(x: Tensor, # [C, T] in [-1, 1]

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['KINDS', 'ORDERS', 'evaluating', 'kind_of', 'coordinates', 'check_spec', 'modality', 'as_inputs', 'as_classify',
            'best_class', 'best_prob', 'progress', 'Lens', 'as_latent', 'posterior_means', 'latents_of', 'Ids',
-           'is_discrete', 'Digits', 'weight_of', 'class_names', 'as_decoded', 'lens', 'offsets', 'default_values',
-           'narrowest', 'as_values', 'turned', 'chance', 'latent_flows', 'entropy_of', 'usage', 'kl_of_each', 'ordered',
-           'SweepResult', 'indices', 'choose', 'sweep', 'named', 'framed', 'Plane', 'place', 'plane']
+           'is_discrete', 'Digits', 'Standard', 'weight_of', 'class_names', 'as_decoded', 'lens', 'offsets',
+           'default_values', 'narrowest', 'as_values', 'turned', 'chance', 'latent_flows', 'entropy_of', 'usage',
+           'kl_of_each', 'ordered', 'SweepResult', 'indices', 'choose', 'sweep', 'named', 'framed', 'Plane', 'place',
+           'plane']
 
 # %% ../nbs/core/sweeps.ipynb #edda8856
 import math
@@ -221,6 +222,23 @@ class Digits(Ids):
 
     def ids(self, found): return rearrange(self.fsq.split(super().ids(found)), 'n d k -> n (k d)')
     def decode(self, z): return super().decode(self.fsq.join(rearrange(z, 'n (k d) -> n d k', d=self.fsq.dim)))
+
+# %% ../nbs/core/sweeps.ipynb #4ba82597
+class Standard(nn.Module):
+    "A model whose latents are measured from their mean, in standard deviations."
+    def __init__(self, model): # has normalize and denormalize
+        super().__init__()
+        check(all(hasattr(model, k) for k in ('normalize', 'denormalize')), 'model', type(model).__name__, 'a model with normalize and denormalize')
+        self.model, self.latent_spec = model, list(model.latent_spec)
+        self.layout, self.value_range = modality(model)
+        for k in ('latent_shape', 'shape'):
+            if hasattr(model, k): setattr(self, k, getattr(model, k))
+
+    def encode(self, x):
+        latent = as_latent(self.model.encode(x))
+        return Latent(self.model.normalize(latent.z), latent.info)
+
+    def decode(self, z): return self.model.decode(self.model.denormalize(z))
 
 # %% ../nbs/core/sweeps.ipynb #e2c29aad
 def weight_of(model) -> Tensor: # A parameter, for its device and dtype

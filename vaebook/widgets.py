@@ -250,15 +250,16 @@ def bars(class_probs: Tensor | None, # [N, M]
     hexed = lambda c: '#' + ''.join(f'{round(255 * v):02x}' for v in c)
     return [[str(c), round(p, 4), hexed(rgb)] for c, p, rgb in zip(classes, class_probs.mean(0).tolist(), colours(range(len(classes))))]
 
-# %% ../nbs/core/widgets.ipynb #fcebd38a
+# %% ../nbs/core/widgets.ipynb #5fe2f6ae
 def sheet(images: Tensor, # [R, S, N, C, H, W] in [0, 1]
-          labels=None # [R, S, N]
+          labels=None, # [R, S, N]
+          quality: int | None = None # 1 … 100; None: exact
          ) -> bytes: # WebP
     "All frames, each a mosaic of its N tiles, R down and S across."
     one = lambda r, s: mosaic(images[r, s], None if labels is None else labels[r, s])
     whole = np.concatenate([np.concatenate([one(r, s) for s in range(images.shape[1])], 1) for r in range(len(images))])
     check(max(whole.shape) <= 16_383, 'sheet', list(whole.shape[:2]), 'at most 16383 pixels a side', 'Sweep fewer latents, values or inputs.')
-    return compressed(whole, 'WEBP')
+    return compressed(whole, 'WEBP', **{} if quality is None else dict(lossless=False, quality=quality))
 
 def num_times(result) -> int: # Frames of the clips that a sweep has decoded
     "How many times there are to choose from beside the latents."
@@ -273,7 +274,7 @@ def frames_of(result: SweepResult | Plane, most: int): # → images [R, S, N, C,
 
 def signed(v: float, kind: str = 'continuous') -> str: return f'{v:+.2f}' if kind == 'continuous' else f'{v:.0f}'
 
-# %% ../nbs/core/widgets.ipynb #d2e90a3e
+# %% ../nbs/core/widgets.ipynb #6e1891f3
 def film_controls(result: SweepResult | Plane) -> dict: # controls, values, rest, times
     "A slider over the values for each latent, which rests at 0, and one for the times of clips."
     kind, times, n = result.kind, num_times(result), len(result.names)
@@ -287,7 +288,8 @@ def film_controls(result: SweepResult | Plane) -> dict: # controls, values, rest
 def film(result: SweepResult | Plane, most: int = 4, # Inputs shown of a sweep
          classes=(), # Class names of a plane
          sample_rate: int | None = None, # Hz, of decoded sounds: those of the first input are played
-         width: int = 448): # Pixels on the page, at most
+         width: int = 448, # Pixels on the page, at most
+         quality: int | None = None): # of the pictures, 1 … 100: small, for clips; None: exact
     "A widget whose pictures are all there: a slider for each latent of a sweep, two for a plane."
     check(isinstance(result, SweepResult | Plane), 'result', type(result).__name__, 'the result of sweep or plane')
     check(most >= 1, 'most', most, '1 input or more')
@@ -301,7 +303,7 @@ def film(result: SweepResult | Plane, most: int = 4, # Inputs shown of a sweep
     decoded = result.decoded if isinstance(result, Plane) else result.decoded[0]
     sounds = [wav(x, sample_rate) for x in decoded.flatten(0, 1)] if sample_rate else []
     note = 'One latent at a time. ' * (not two and r // times > 1) + mean_note(n, p is not None)
-    return view_class()(mode='plane' if two else 'each', grid=[r, s], picture=sheet(images, best_class(p)), alts=alts, answers=answers, sounds=sounds, note=note, width=width, **state)
+    return view_class()(mode='plane' if two else 'each', grid=[r, s], picture=sheet(images, best_class(p), quality), alts=alts, answers=answers, sounds=sounds, note=note, width=width, **state)
 
 def mean_note(n: int, bars: bool) -> str: return f'Bars: mean over {n} pictures.' if n > 1 and bars else ''
 

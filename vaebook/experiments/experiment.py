@@ -87,7 +87,7 @@ def once(method):
         return self.done[method.__name__]
     return remembered
 
-# %% ../../nbs/core/experiment.ipynb #904475ae
+# %% ../../nbs/core/experiment.ipynb #66c4bad0
 class Experiment:
     "One run of one configuration; nothing is written before `fit`."
     kinds = {} # experiment name → class
@@ -118,6 +118,7 @@ class Experiment:
 
     def draw(self) -> dict: return {}
     def callbacks(self) -> list: return []
+    def settle(self): "What the trained model measures on data before it is saved."
 
 # %% ../../nbs/core/experiment.ipynb #ab05c2f8
 def train_batches(self: Experiment, start: int, stop: int):
@@ -173,7 +174,7 @@ def threads(count: int | None): # None: as many as torch has
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../../nbs/core/experiment.ipynb #cc0cebdc
+# %% ../../nbs/core/experiment.ipynb #6d72e1c2
 @once
 def folder(self: Experiment) -> Path:
     "The run folder, created or checked by the main process when it is first needed."
@@ -187,6 +188,7 @@ def fit_once(self: Experiment):
     engine = dict(accelerate=accelerate, lightning=lightning)[self.cfg.trainer.engine]
     with threads(self.cfg.trainer.num_threads): trained = engine.fit(objective, self.cfg, self.folder(), self.train_batches, self.val_batches(), self.epoch(), self.callbacks(), self.run.checkpoint)
     if not is_main(): return None
+    self.settle()
     with disk_errors(self.folder()): self.network().cpu().save_pretrained(self.folder()/'model')
     objective.to(trained.strategy.root_device if engine is lightning else trained)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -6,7 +6,7 @@
 __all__ = ['from_slurm', 'world', 'is_main', 'make_accelerator', 'from_main', 'Loss', 'Loop', 'train_batch', 'log_train', 'log',
            'say', 'validate', 'save_model', 'keep_best', 'parts', 'save_last', 'load', 'after_step', 'run', 'fit']
 
-# %% ../../nbs/core/accelerate.ipynb #fee99fb2
+# %% ../../nbs/core/accelerate.ipynb #4a3ac981
 import os, shutil
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 from ..core import atomic, atomic_folder, check, need, seed_step, set_seed
 from ..losses.terms import Objective
 from ..runs import disk_errors
-from .lightning import PRECISIONS, Validation, by_name, finish, hush, plan, report_line, same_judges, show_validation, validation_interval
+from .lightning import PRECISIONS, Validation, by_name, check_finite, check_rival, finish, hush, plan, report_line, same_judges, show_validation, validation_interval
 from .loggers import csv_logger, load_callbacks_and_logger
 from .schedules import make_optimizer, make_scheduler
 
@@ -53,7 +53,7 @@ def from_main(make, t): # function of nothing, `trainer` block
     box = [make() if is_main() else None]
     return need('accelerate.utils').broadcast_object_list(box)[0]
 
-# %% ../../nbs/core/accelerate.ipynb #c25cd34d
+# %% ../../nbs/core/accelerate.ipynb #9cc0a871
 class Loss(nn.Module):
     "One batch to its total loss; the raw values stay in `terms`."
     def __init__(self, objective: Objective): super().__init__(); self.objective = objective
@@ -69,6 +69,7 @@ class Loop:
         self.objective = objective if isinstance(objective, Objective) else Objective(objective)
         self.cfg, self.seed, self.logger, self.folder = cfg['trainer'], cfg['seed'], cfg['logger'], Path(folder)
         self.total_steps, self.steps_per_epoch, self.batches, self.best, self.loggers = total_steps, steps_per_epoch, 0, [], []
+        check_rival(self.objective, self.cfg['precision'])
         (self.rank, self.size), self.accelerator = world(), make_accelerator(self.cfg)
         optimizer = make_optimizer(self.objective.parameters(), **self.cfg['optimizer'])
         self.scheduler = make_scheduler(optimizer, total_steps, steps_per_epoch, **self.cfg['scheduler'])
@@ -81,16 +82,17 @@ class Loop:
     terms = property(lambda self: self.accelerator.unwrap_model(self.loss).terms)
     judged = property(lambda self: self.average.module if self.average else self.objective)
 
-# %% ../../nbs/core/accelerate.ipynb #9f919011
+# %% ../../nbs/core/accelerate.ipynb #f694558a
 def train_batch(self: Loop, batch: dict):
     "Forward and backward; with the last batch of a step also the update."
-    clip, accelerator = self.cfg['gradient_clip_val'], self.accelerator
+    clip, accelerator, step = self.cfg['gradient_clip_val'], self.accelerator, self.step
     mine = batch if self.size == 1 else {k: v[self.rank::self.size] for k, v in batch.items()}
     with accelerator.accumulate(self.loss):
         seed_step(self.seed, self.batches, self.rank)
-        accelerator.backward(self.loss(self.to_device(mine), self.step))
+        accelerator.backward(self.loss(self.to_device(mine), step))
         if clip and accelerator.sync_gradients: accelerator.clip_grad_norm_(self.objective.parameters(), clip)
         self.optimizer.step(); self.optimizer.zero_grad()
+    with accelerator.autocast(): self.terms.update(self.objective.compete(step, self.cfg['accumulate_grad_batches'], accelerator.sync_gradients))
     self.batches += 1
     self.log_train()
     if accelerator.sync_gradients:
@@ -100,7 +102,7 @@ def train_batch(self: Loop, batch: dict):
 Loop.train_batch = train_batch
 Loop.to_device = lambda self, batch: need('accelerate.utils').send_to_device(batch, self.accelerator.device)
 
-# %% ../../nbs/core/accelerate.ipynb #1a9513a8
+# %% ../../nbs/core/accelerate.ipynb #c3207afb
 def log_train(self: Loop):
     "Every `log_every_n_steps`, and at the end, the raw values averaged over processes; rows are numbered as Lightning's."
     often, many = self.cfg['log_every_n_steps'], self.cfg['accumulate_grad_batches']
@@ -110,6 +112,7 @@ def log_train(self: Loop):
     terms = self.terms
     means = self.accelerator.reduce(torch.stack([t.value.float() for t in terms.values()]), 'mean').tolist()
     values = {f'train/{k}': v for k, v in zip(terms, means)}
+    check_finite(values, self.step)
     if line: self.say(report_line(self.step, values, 'train/'))
     if row: self.log({f'lr-{type(self.optimizer.optimizer).__name__}': self.scheduler.get_last_lr()[0]}, step)
     if row or last: self.log(values, step)
@@ -157,7 +160,7 @@ def keep_best(self: Loop, value: float):
 
 Loop.save_model, Loop.keep_best = save_model, keep_best
 
-# %% ../../nbs/core/accelerate.ipynb #1d8e84ff
+# %% ../../nbs/core/accelerate.ipynb #cc1bec30
 def parts(self: Loop) -> dict:
     "What has a state, by name."
     named = dict(objective=self.objective, optimizer=self.optimizer, scheduler=self.scheduler, average=self.average, scaler=self.accelerator.scaler)
@@ -166,13 +169,14 @@ def parts(self: Loop) -> dict:
 def save_last(self: Loop):
     "Write `last.ckpt`."
     if not self.is_global_zero: return
-    state = dict(batches=self.batches, best=self.best, world=self.size, judges=self.objective.judges(), parts={k: v.state_dict() for k, v in self.parts().items()})
+    state = dict(batches=self.batches, best=self.best, world=self.size, judges=self.objective.judges(), rival=self.objective.rival_state(), parts={k: v.state_dict() for k, v in self.parts().items()})
     with atomic(self.folder/'checkpoints'/'last.ckpt') as f: torch.save(state, f)
 
 def load(self: Loop, saved: dict):
     "Go on where `last.ckpt` was written; raises `BadInput` under another number of processes."
     check(saved.get('world') == self.size, 'processes', self.size, f'{saved.get("world")}, as this run was started with')
     same_judges(saved, self.objective)
+    self.objective.load_rival_state(saved.get('rival', {}))
     self.batches, self.best = saved['batches'], [list(b) for b in saved['best']]
     for k, v in self.parts().items(): v.load_state_dict(saved['parts'][k])
 

@@ -27,7 +27,7 @@ from ..runs import disk_errors
 from .loggers import LOGGERS, ClearMLLogger, csv_logger, load_callbacks_and_logger
 from .schedules import make_optimizer, make_scheduler
 
-# %% ../../nbs/core/lightning.ipynb #638f97a5
+# %% ../../nbs/core/lightning.ipynb #87407dee
 def same_judges(checkpoint: dict, objective):
     "Raise `BadInput` when the frozen networks of `objective` are not those of the checkpoint."
     now, then = objective.judges(), checkpoint['judges']
@@ -73,6 +73,7 @@ class TrainingModule(pl.LightningModule):
         self.batches = checkpoint['batches']
         same_judges(checkpoint, self.objective)
         self.objective.load_rival_state(checkpoint.get('rival', {}))
+        checkpoint['loops']['fit_loop']['epoch_loop.batch_progress']['is_last_batch'] = False # more steps may be wanted now
 
 # %% ../../nbs/core/lightning.ipynb #2182e9c6
 def training_step(self: TrainingModule, batch, batch_idx):
@@ -260,10 +261,10 @@ def machine(t, # `trainer` block: accelerator, devices, num_nodes, strategy, pre
     except (pl.utilities.exceptions.MisconfigurationException, ImportError, ValueError, RuntimeError) as e:
         raise BadInput('trainer', where, 'what this machine has', f'{e}') from e
 
-# %% ../../nbs/core/lightning.ipynb #83de3909
+# %% ../../nbs/core/lightning.ipynb #a28acfb9
 QUIET = ['.*does not have many workers.*', '.*Checkpoint directory .* exists and is not empty.*', '.*Experiment logs directory.*',
          '.*`isinstance.treespec, LeafSpec.` is deprecated.*', '.*The `srun` command is available.*', '.*Trying to infer the `batch_size`.*',
-         '.*your dataloader is not resumable.*', '.*is smaller than the logging interval.*']
+         '.*your dataloader is not resumable.*', '.*is smaller than the logging interval.*', '.*Using ModelCheckpoint with manual optimization.*']
 
 def hush():
     "Silence Lightning's adverts, and its warnings about what is meant here."

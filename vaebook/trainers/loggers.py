@@ -15,15 +15,15 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 
 from ..core import BadInput, cache_dir, check, check_choice, need
 
-# %% ../../nbs/core/loggers.ipynb #cac727da
+# %% ../../nbs/core/loggers.ipynb #5d74cb2d
 def tensorboard(folder: Path, name: str): return TensorBoardLogger(folder, name=name, version='')
 
-def wandb(folder: Path, name: str):
+def wandb(folder: Path, name: str, run=None): # name of the run in Weights & Biases
     if not os.environ.get('WANDB_API_KEY'): os.environ.setdefault('WANDB_MODE', 'offline')
     os.environ.setdefault('WANDB_SILENT', 'true')
     for place in ('CACHE', 'DATA', 'CONFIG'): os.environ.setdefault(f'WANDB_{place}_DIR', str(cache_dir('wandb')))
     Path(folder, name).mkdir(parents=True, exist_ok=True)
-    return WandbLogger(project='vaebook', name=name or folder.parent.name, save_dir=folder/name, log_model=False)
+    return WandbLogger(project='vaebook', name=run or name or folder.parent.name, save_dir=folder/name, log_model=False)
 
 # %% ../../nbs/core/loggers.ipynb #8d967741
 def clearml_credentials() -> bool:
