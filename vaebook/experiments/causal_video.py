@@ -6,7 +6,7 @@
 __all__ = ['CausalVideo', 'side_by_side', 'Films', 'held_out', 'callbacks', 'fidelity', 'measure', 'strip', 'channels_figure',
            'draw']
 
-# %% ../../nbs/video/causal_video_experiment.ipynb #85686338
+# %% ../../nbs/video/causal_video_experiment.ipynb #cfa74974
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from ..losses.adversarial import VideoObjective
 from ..losses.perceptual import make_perceptual
 from ..models.causal_video import CausalVAE
 from ..pictures import new_figure, save_mp4
+from ..sweeps import evaluating
 from ..trainers.video import load_initial
 
 # %% ../../nbs/video/causal_video_experiment.ipynb #76c01803
@@ -50,11 +51,10 @@ class CausalVideo(Experiment, name='causal_video'):
     def settle(self): # latents in units of their own deviation, for whoever models them
         self.network().fit_latent_stats(sequential(self.data().val, self.cfg.trainer.batch_size))
 
-# %% ../../nbs/video/causal_video_experiment.ipynb #79759cda
-@torch.no_grad()
+# %% ../../nbs/video/causal_video_experiment.ipynb #7ea92e39
 def side_by_side(model: CausalVAE, x: Tensor) -> Tensor: # [B, C, T, H, W] → [T, C, 2H, B·W] bytes
     "Clips in a row, originals above reconstructions."
-    x_hat = model.decode(model.encode(x).z, x.shape[2])
+    with evaluating(model): x_hat = model.decode(model.encode(x).z, x.shape[2])
     return to_bytes(rearrange([x, x_hat], 'two b c t h w -> t c (two h) (b w)'))
 
 class Films(Callback):
@@ -64,7 +64,7 @@ class Films(Callback):
     def on_validation_end(self, trainer, module):
         if not trainer.is_global_zero: return
         model = module.objective.model
-        frames = side_by_side(model, self.clips.to(module.device)).cpu()
+        frames = side_by_side(model, self.clips.to(model.last_layer.device)).cpu()
         film = save_mp4(self.folder/'figures'/f'reconstructions_step_{module.step}.mp4', rearrange(frames, 't c h w -> t h w c').expand(-1, -1, -1, 3) / 255, self.fps)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger): logger.log_video('reconstructions', [str(film)], step=module.step, format=['mp4'])

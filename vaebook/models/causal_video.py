@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LENGTHS', 'RESAMPLES', 'RECONSTRUCTIONS', 'KL_PER', 'fitted', 'down', 'up', 'middle', 'make_encoder', 'make_decoder',
-           'CausalVAE', 'begin', 'last_layer', 'posterior', 'synthesise', 'checked', 'encode', 'decode',
+           'CausalVAE', 'begin', 'freeze', 'last_layer', 'posterior', 'synthesise', 'checked', 'encode', 'decode',
            'encode_stream', 'decode_stream', 'forward', 'compute_loss', 'selfcheck', 'fit_latent_stats', 'normalize',
            'denormalize', 'encode_tiled', 'decode_tiled', 'latent_spec', 'latent_shape']
 
@@ -71,7 +71,7 @@ def make_decoder(channels: int, out: int, widths, blocks: int, strides, attentio
         if i: layers += up(width, *strides[i - 1], resample); here = width // 2
     return Stack(*layers, NORMS[norm](here), nn.SiLU(), CausalConv3d(here, out, ends, pad=pad))
 
-# %% ../../nbs/video/causal_video.ipynb #e69ba125
+# %% ../../nbs/video/causal_video.ipynb #ae84f2f6
 RESAMPLES = 'causal', 'bypass'
 RECONSTRUCTIONS = dict(mse=torch.square, l1=torch.abs)
 KL_PER = dict(pixel=lambda x, z: x.numel(), latent=lambda x, z: z.numel(), frame=lambda x, z: x.shape[0] * x.shape[2])
@@ -107,9 +107,9 @@ class CausalVAE(Pretrained):
         self.register_buffer('latent_mean', torch.zeros(z)), self.register_buffer('latent_std', torch.ones(z))
         self.begin(), keyed(self)
         self.encoder.recompute = self.decoder.recompute = grad_checkpoint
-        if freeze_encoder: nn.ModuleList([self.encoder, self.quant]).requires_grad_(False)
+        if freeze_encoder: self.freeze()
 
-# %% ../../nbs/video/causal_video.ipynb #c7d39163
+# %% ../../nbs/video/causal_video.ipynb #15cc40c6
 def begin(self: CausalVAE):
     "Start as the linear codec, with a narrow posterior: deviation 0.05."
     last = [net.layers[-1] for net in (self.encoder, self.decoder)]
@@ -118,11 +118,16 @@ def begin(self: CausalVAE):
         nn.init.zeros_(layer.bias)
     if isinstance(self.bottleneck, Gaussian): nn.init.constant_(last[0].bias[self.z_channels:], -6.)
 
+def freeze(self: CausalVAE):
+    "Keep the latent space as it is: only the decoder learns."
+    for part in (self.encoder, self.quant, self.bottleneck): part.requires_grad_(False)
+    if self.shortcut: self.shortcut.analysis.requires_grad_(False)
+
 def last_layer(self: CausalVAE) -> Tensor: # what an adaptive loss weight looks at
     "The weight of the decoder's last convolution."
     return self.decoder.layers[-1].weight
 
-CausalVAE.begin, CausalVAE.last_layer = begin, property(last_layer)
+CausalVAE.begin, CausalVAE.freeze, CausalVAE.last_layer = begin, freeze, property(last_layer)
 
 # %% ../../nbs/video/causal_video.ipynb #b03e4f58
 def posterior(self: CausalVAE, x: Tensor, state: dict | None = None, sample: bool = False) -> Latent: # x [B, C, T, H, W] of fitting length
@@ -186,11 +191,11 @@ def decode_stream(self: CausalVAE, pieces, # iterable of z [B, D, ·, h, w]
 
 CausalVAE.encode_stream, CausalVAE.decode_stream = encode_stream, decode_stream
 
-# %% ../../nbs/video/causal_video.ipynb #dd534468
+# %% ../../nbs/video/causal_video.ipynb #354dcf61
 def forward(self: CausalVAE, batch: dict) -> dict: # video [B, C, T, H, W], bytes or floats
     "Clip, latent and reconstruction."
     x = self.checked(to_float(batch['video']), values=False)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.frozen and self.shortcut is None)):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
         latent = self.posterior(fitted(x, self.ratio[0], self.length), sample=self.training)
     x_hat = self.synthesise(latent.z)[:, :, :x.shape[2]]
     return dict(x=x[:, :, :x_hat.shape[2]], latent=latent, x_hat=x_hat)

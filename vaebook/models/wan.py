@@ -81,7 +81,7 @@ def wan_names(model: CausalVAE) -> dict: # our name → theirs
             if place: names |= layer_names(layer, f'{side}.layers.{i}', f'{side}.{place}')
     return names
 
-# %% ../../nbs/video/wan.ipynb #41d60ade
+# %% ../../nbs/video/wan.ipynb #52c2f2fd
 CONFIG, WEIGHTS = 'config.json', 'diffusion_pytorch_model.safetensors'
 
 def read_folder(folder) -> tuple: # → settings, {name: tensor}
@@ -90,7 +90,7 @@ def read_folder(folder) -> tuple: # → settings, {name: tensor}
     check(config.is_file(), 'folder', str(folder), f'a folder with {CONFIG} and {WEIGHTS}')
     try: settings = json.loads(config.read_text())
     except ValueError as e: raise BadInput(CONFIG, str(config), 'JSON', f'It cannot be read: {e}') from e
-    check_wan(check(settings, CONFIG, settings, 'settings by name') if isinstance(settings, dict) else {})
+    check(isinstance(settings, dict), CONFIG, str(config), 'settings by name'); check_wan(settings)
     try: return settings, need('safetensors.torch').load_file(weights)
     except Exception as e: raise BadInput(WEIGHTS, str(weights), 'weights in the format of safetensors', f'{e}') from e
 

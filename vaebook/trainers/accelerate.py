@@ -182,12 +182,14 @@ def load(self: Loop, saved: dict):
 
 Loop.parts, Loop.save_last, Loop.load = parts, save_last, load
 
-# %% ../../nbs/core/accelerate.ipynb #195dbd4f
-def after_step(self: Loop, val_loader):
+# %% ../../nbs/core/accelerate.ipynb #86917f96
+def after_step(self: Loop, val_loader, callbacks=()):
     "What is due after an update: validation, checkpoints."
     t, last = self.cfg, self.step == self.total_steps
     due = last or self.step % validation_interval(t, self.steps_per_epoch) == 0
-    if due: self.validate(val_loader)
+    if due:
+        self.validate(val_loader)
+        for callback in callbacks: callback.on_validation_end(self, self)
     if last: self.save_model('final')
     if due or t['save_every_n_steps'] and self.step % t['save_every_n_steps'] == 0: self.save_last()
 
@@ -202,8 +204,8 @@ def run(self: Loop, train_loader, val_loader, callbacks=(), resumed=False):
     self.objective.train()
     for batch in need('tqdm.auto').tqdm(train_loader(start, total), 'train', total, initial=start, disable=quiet):
         self.train_batch(batch)
-        for callback in callbacks: callback.on_train_batch_end(self, self)
-        if self.batches % every == 0: self.after_step(val_loader)
+        for callback in callbacks: callback.on_train_batch_end(self, self, None, batch, self.batches - 1)
+        if self.batches % every == 0: self.after_step(val_loader, callbacks)
     self.say(f'loss terms of step {self.step}\n{self.terms}')
     for logger in self.loggers: logger.finalize('success')
     finish(self.loggers)
