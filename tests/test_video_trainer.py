@@ -116,7 +116,7 @@ def test_weights_from_everywhere(run):
     import vaebook.pretrained
     model = vaebook.pretrained.Pretrained.from_pretrained(run / 'model')
     for place in ('.', 'model', 'checkpoints/last.ckpt'):
-        found = read_weights(run / place, type(model))
+        found = read_weights(run / place)
         assert all(torch.equal(v, found[k]) for k, v in model.named_parameters()), place
     with pytest.raises(BadInput, match='missing: weight, bias; unexpected: '): load_initial(torch.nn.Linear(2, 2), run)
 
@@ -124,7 +124,7 @@ def test_weights_from_everywhere(run):
 def test_load_from_checkpoint(run):
     "Training starts at these weights: with a learning rate of almost nothing they are also its end."
     train(TINY | dict(load_from_checkpoint=str(run), output_dir='tuned', lr=1e-12))
-    old, new = (read_weights(f, None) for f in (run, 'tuned'))
+    old, new = (read_weights(f) for f in (run, 'tuned'))
     assert all(torch.allclose(old[k], new[k].to(old[k]), atol=1e-6) for k in old if not k.startswith('latent_'))
 
 

@@ -147,7 +147,7 @@ def save_gif(path, frames, # [F, height, width, 3] in [0, 1]
     with atomic(path) as part: first.save(part, format='GIF', save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, optimize=True)
     return path
 
-# %% ../nbs/core/pictures.ipynb #e161933c
+# %% ../nbs/core/pictures.ipynb #09698007
 def save_mp4(path, frames, # [F, height, width, 3] in [0, 1]
              fps: int = 12): # frames/s
     "Write an H.264 film by PyAV and return its path; a killed process leaves none."
@@ -155,7 +155,7 @@ def save_mp4(path, frames, # [F, height, width, 3] in [0, 1]
     check(fps >= 1, 'fps', fps, 'frames a second, 1 or more')
     pixels = np.pad(pixels, ((0, 0), (0, pixels.shape[1] % 2), (0, pixels.shape[2] % 2), (0, 0)), constant_values=255)
     with atomic(path) as part, av.open(str(part), 'w', format='mp4') as film:
-        stream = film.add_stream('libx264', rate=round(fps), options=dict(crf='18'))
+        stream = film.add_stream('libx264', rate=round(fps), options=dict(crf='18', threads='1')) # of several threads, the bytes depend on who is first
         stream.height, stream.width, stream.pix_fmt = *pixels.shape[1:3], 'yuv420p'
         for f in pixels: film.mux(stream.encode(av.VideoFrame.from_ndarray(f, format='rgb24')))
         film.mux(stream.encode())

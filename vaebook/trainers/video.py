@@ -142,7 +142,7 @@ def load_callbacks_and_logger(args=None) -> tuple: # TrainingArguments, or a dic
     callbacks, logger = vaebook.trainers.loggers.load_callbacks_and_logger(cfg)
     return callbacks[-2:], logger
 
-# %% ../../nbs/video/trainer.ipynb #2215ff66
+# %% ../../nbs/video/trainer.ipynb #46277c3b
 PREFIXES = ('objective.model.', 'module.model.', 'model.') # Lightning, averaged weights, Accelerate
 
 def checkpoint_weights(path: Path) -> dict: # name → tensor
@@ -153,21 +153,19 @@ def checkpoint_weights(path: Path) -> dict: # name → tensor
     check(prefix, 'load_from_checkpoint', str(path), 'a checkpoint of a run', f'It holds {", ".join(list(saved)[:5])}.')
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
-def read_weights(path, kind: type) -> dict: # a folder or a file, class of the model → {name: tensor}
+def read_weights(path) -> dict: # a folder or a file → {name: tensor}
     "The weights in a folder of ours, a run, a folder of diffusers or a checkpoint."
     path = Path(path).expanduser()
     folder = path/'model' if (path/'model'/'config.json').is_file() else path
     if path.is_file(): return checkpoint_weights(path)
     config = folder/'config.json'
     check(config.is_file(), 'load_from_checkpoint', str(path), 'a folder with a config.json, or a .ckpt')
-    if '_class_name' in json.loads(config.read_text()):
-        check(hasattr(kind, 'from_diffusers'), 'load_from_checkpoint', str(path), f'a model that {kind.__name__} can read', 'This one is of diffusers.')
-        return kind.from_diffusers(folder).state_dict()
+    if '_class_name' in json.loads(config.read_text()): return need('vaebook.models.wan').from_wan(folder).state_dict()
     return need('vaebook.pretrained').Pretrained.from_pretrained(folder).state_dict()
 
 def load_initial(model: nn.Module, path) -> nn.Module:
     "Fill `model` with the weights at `path`; raises `BadInput` that names what is missing, unexpected or of another shape."
-    found, own = read_weights(path, type(model)), model.state_dict()
+    found, own = read_weights(path), model.state_dict()
     differ = dict(missing=[k for k in own if k not in found], unexpected=[k for k in found if k not in own],
                   shape=[k for k in own if k in found and own[k].shape != found[k].shape])
     said = '; '.join(f'{name}: {", ".join(keys[:4])}{" …" if len(keys) > 4 else ""}' for name, keys in differ.items() if keys)
