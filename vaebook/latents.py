@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DTYPES', 'encode_batch', 'digest', 'Shards', 'export_latents', 'read_index', 'Latents']
 
-# %% ../nbs/video/latents.ipynb #9524bbc9
+# %% ../nbs/video/latents.ipynb #769d78dd
 import bisect, hashlib, json
 from itertools import accumulate
 from pathlib import Path
@@ -18,16 +18,17 @@ from .bottlenecks.gaussian import reparameterise
 from .bottlenecks.latent_stats import Welford
 from .core import BadInput, atomic_folder, check, check_choice, need
 from .data.batches import sequential
+from .data.video import to_float
 from .runs import git_commit
 
-# %% ../nbs/video/latents.ipynb #63ee194e
+# %% ../nbs/video/latents.ipynb #56e4094f
 DTYPES = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
 
 def encode_batch(model: nn.Module, batch, # dict(video=...), or clips [B, C, T, H, W], bytes or in [−1, 1]
                  sample: bool = False) -> Tensor: # [B, D, ...]
     "The posterior's mean of each clip, or a draw from it."
     x = (batch['video'] if isinstance(batch, dict) else batch).to(next(model.parameters()).device)
-    z, info = model.encode(x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x)
+    z, info = model.encode(to_float(x))
     mu = info.get('mu', z) # a discrete bottleneck has no mean beside its codes
     return reparameterise(mu, info['logvar']) if sample and 'logvar' in info else mu
 
@@ -62,7 +63,7 @@ class Shards:
             out.append(dict(file=path.name, clips=clips, bytes=path.stat().st_size))
         return out
 
-# %% ../nbs/video/latents.ipynb #f3c9698f
+# %% ../nbs/video/latents.ipynb #6963e7ec
 @torch.no_grad()
 def export_latents(model: nn.Module, clips, # Anything with a length that gives batches, or a loader of batches
                    folder, # A new one
@@ -72,7 +73,7 @@ def export_latents(model: nn.Module, clips, # Anything with a length that gives 
     folder = Path(folder).expanduser(); kind = DTYPES[check_choice('dtype', dtype, DTYPES)]
     check(not folder.exists() or folder.is_dir() and not any(folder.iterdir()), 'folder', str(folder), 'a new or empty folder', 'Remove it, or choose another.')
     loader = sequential(clips, batch_size) if hasattr(clips, '__getitem__') else clips
-    training, stats, shapes = model.training, Welford(), []
+    training, stats, shapes, lengths = model.training, Welford(), [], []
     model.eval()
     try:
         with atomic_folder(folder) as part:
@@ -80,15 +81,16 @@ def export_latents(model: nn.Module, clips, # Anything with a length that gives 
             for batch in need('tqdm.auto').tqdm(loader, 'latents'):
                 z = encode_batch(model, batch, sample).to(kind).cpu()
                 stats.update(z); shapes += [list(z.shape[1:])] * len(z)
+                lengths += [(batch['video'] if isinstance(batch, dict) else batch).shape[2]] * len(z)
                 for clip in z: shards.add(clip.clone())
             check(shards.count, 'clips', 0, 'at least one clip')
-            index = dict(shards=shards.close(), dtype=dtype, sample=sample, ratio=list(model.ratio), mean=stats.mean.tolist(), std=stats.std.tolist(), shapes=shapes,
+            index = dict(shards=shards.close(), dtype=dtype, sample=sample, ratio=list(model.ratio), mean=stats.mean.tolist(), std=stats.std.tolist(), shapes=shapes, lengths=lengths,
                          model=dict(kind=type(model).__name__, config=getattr(model, 'config', {}), digest=digest(model)), vaebook=dict(version=vaebook.__version__, commit=git_commit()))
             (part/'index.json').write_text(json.dumps(index) + '\n')
     finally: model.train(training)
     return Latents(folder)
 
-# %% ../nbs/video/latents.ipynb #89052252
+# %% ../nbs/video/latents.ipynb #f5002608
 def read_index(folder: Path) -> dict:
     "`index.json`, checked against the shards that are there."
     path = folder/'index.json'
@@ -104,7 +106,7 @@ class Latents:
     "The latents in a folder: `len`, `[i]` and `[tensor of i]` → dict(latent=...)."
     def __init__(self, folder):
         self.folder = Path(folder).expanduser(); self.index = read_index(self.folder)
-        self.ends = list(accumulate(s['clips'] for s in self.index['shards'])); self.shapes = self.index['shapes']
+        self.ends = list(accumulate(s['clips'] for s in self.index['shards'])); self.shapes, self.lengths = self.index['shapes'], self.index['lengths'] # lengths: frames of each clip, for decode
         self.mean, self.std, self.open = torch.tensor(self.index['mean']), torch.tensor(self.index['std']), {}
 
     def __len__(self): return len(self.shapes)

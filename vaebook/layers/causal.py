@@ -7,7 +7,9 @@ __all__ = ['AT_ONCE', 'PADS', 'NORMS', 'KERNELS', 'change_by_frame', 'leak', 'Ca
            'Repeat', 'BypassDown', 'BypassUp', 'RMSNorm', 'FrameGroupNorm', 'FrameAttention', 'ResBlock', 'Stack',
            'step', 'stream', 'regroup']
 
-# %% ../../nbs/video/causal.ipynb #8f7b8886
+# %% ../../nbs/video/causal.ipynb #6078339f
+import math
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -36,14 +38,16 @@ def leak(f, x: Tensor, # [B, C, T, H, W]
     check(bool(change[first:].max() > 0), 'change', 0., 'an output that depends on its input', 'Look at the frames from `first` on.')
     return float(change[:first].max())
 
-# %% ../../nbs/video/causal.ipynb #c59eee89
+# %% ../../nbs/video/causal.ipynb #b4f96183
 class Causal(nn.Module):
     "A layer called as `layer(x, state)`; `state` is None for a whole clip, else a dict: key → the frames [B, C, ·, H, W] that are kept."
-    key = ''
+    key = None
 
     def past(self, state) -> Tensor | None:
         "What the last piece left; None at the beginning of a clip."
-        return None if state is None else state.get(self.key)
+        if state is None: return None
+        check(self.key is not None, 'key', None, 'a name for what this layer keeps', 'Call keyed(net) once the network is complete.')
+        return state.get(self.key)
 
 def keyed(net: nn.Module) -> nn.Module:
     "Give every causal layer of `net` its path as key."
@@ -111,7 +115,7 @@ class Repeat(Causal):
         if state is not None: state[self.key] = x[:, :, :0]
         return x if begun else x[:, :, n - 1:]
 
-# %% ../../nbs/video/causal.ipynb #16ab16c4
+# %% ../../nbs/video/causal.ipynb #7dce68f1
 class BypassDown(Causal):
     "[B, C, 1+2n, H, W] → [B, C, 1+n, H, W]: the first frame, then convolutions over three frames each; Wan 2.1."
     def __init__(self, channels: int):
@@ -132,13 +136,12 @@ class BypassUp(Causal):
         self.conv = keyed(CausalConv3d(channels, 2 * channels, (3, 1, 1), pad='zero'))
 
     def forward(self, x, state=None):
-        begun = state is not None and self.key in state
-        first, rest = (x[:, :, :0], x) if begun else x.split([1, x.shape[2] - 1], 2)
+        first, rest = (x[:, :, :0], x) if self.past(state) is not None else x.split([1, x.shape[2] - 1], 2)
         if state is not None: state.setdefault(self.key, x[:, :, :0])
         if not rest.shape[2]: return first
         return torch.cat([first, rearrange(self.conv(rest, state), 'b (two c) t h w -> b c (t two) h w', two=2)], 2)
 
-# %% ../../nbs/video/causal.ipynb #9130459d
+# %% ../../nbs/video/causal.ipynb #891db309
 class RMSNorm(nn.Module):
     "Each place of each frame to root mean square 1 over its channels, times a weight."
     def __init__(self, channels: int, eps: float = 1e-12):
@@ -152,7 +155,7 @@ class RMSNorm(nn.Module):
 
 class FrameGroupNorm(nn.GroupNorm):
     "Group normalisation of every frame for itself."
-    def __init__(self, channels: int): super().__init__(min(32, channels // 4 or 1), channels)
+    def __init__(self, channels: int): super().__init__(math.gcd(32, channels), channels)
     def forward(self, x): return rearrange(super().forward(rearrange(x, 'b c t h w -> (b t) c h w')), '(b t) c h w -> b c t h w', b=len(x))
 
 NORMS = dict(rms=RMSNorm, group=FrameGroupNorm)
@@ -170,7 +173,7 @@ class FrameAttention(nn.Module):
         a = rearrange(F.scaled_dot_product_attention(q, k, v), 'n 1 (h w) c -> n c h w', h=h.shape[2])
         return x + rearrange(self.out(a), '(b t) c h w -> b c t h w', b=len(x))
 
-# %% ../../nbs/video/causal.ipynb #b984f3ef
+# %% ../../nbs/video/causal.ipynb #4da0acc5
 KERNELS = dict(full=((3, 3, 3), (3, 3, 3)), factorised=((1, 3, 3), (3, 1, 1)))
 
 class ResBlock(Causal):
@@ -194,7 +197,7 @@ class Stack(Causal):
     def __init__(self, *layers): super().__init__(); self.layers = nn.ModuleList(layers)
 
     def forward(self, x, state=None):
-        keep = not (self.recompute and torch.is_grad_enabled())
+        keep = state is not None or not (self.recompute and torch.is_grad_enabled())
         for layer in self.layers:
             args = (x, state) if isinstance(layer, Causal) else (x,)
             x = layer(*args) if keep else checkpoint(layer, *args, use_reentrant=False)

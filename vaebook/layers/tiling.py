@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ..core import check, check_choice
 
-# %% ../../nbs/video/tiling.ipynb #7f6daca6
+# %% ../../nbs/video/tiling.ipynb #7a691a9b
 def starts(size: int, # Places to cover
            tile: int, overlap: int, # Places
            every: int = 1) -> list: # Starts are multiples of this
     "Where the tiles begin."
     check(0 <= overlap < tile, 'overlap', overlap, f'0 to {tile - 1}, less than a tile')
+    overlap = min(-(-overlap // every) * every, tile - every)
     if size <= tile: return [0]
     n = -(-(size - overlap) // (tile - overlap))
     return sorted({min(round(i * (size - tile) / (n - 1) / every) * every, size - tile) for i in range(n)})
@@ -39,7 +40,7 @@ def window(at: list, i: int, tile: int, size: int, # Starts; which tile; its len
     if i < len(at) - 1 and (n := at[i] + tile - at[i + 1]): w[len(w) - n:] *= edge(n).flip(0) if blend == 'cosine' else 1 - edge(n)
     return w
 
-# %% ../../nbs/video/tiling.ipynb #d68fbbaa
+# %% ../../nbs/video/tiling.ipynb #3baaaf20
 def tiled(f, # [B, C, T, h, w] → [B, C', T', h·scale, w·scale], for any h and w up to `tile`
           x: Tensor, # [B, C, T, H, W]
           tile: int, # Places of `x` a side
@@ -55,11 +56,12 @@ def tiled(f, # [B, C, T, h, w] → [B, C', T', h·scale, w·scale], for any h an
     total = norm = None
     for (i, a), (j, b) in product(enumerate(rows), enumerate(columns)):
         y = f(x[:, :, :, a:a + tile, b:b + tile])
-        if total is None: total, norm = y.new_zeros(*y.shape[:3], to(H), to(W)), y.new_zeros(to(H), to(W))
+        kind = torch.promote_types(y.dtype, torch.float32)
+        if total is None: total, norm = torch.zeros(*y.shape[:3], to(H), to(W), dtype=kind, device=y.device), torch.zeros(to(H), to(W), dtype=kind, device=y.device)
         down, across = (window([to(s) for s in at], k, to(tile), to(n), blend) for at, k, n in ((rows, i, H), (columns, j, W)))
-        w, place = torch.outer(down, across).to(y), (..., slice(to(a), to(a) + y.shape[3]), slice(to(b), to(b) + y.shape[4]))
+        w, place = torch.outer(down, across).to(norm), (..., slice(to(a), to(a) + y.shape[3]), slice(to(b), to(b) + y.shape[4]))
         total[place] += y * w; norm[place] += w
-    return total / norm
+    return (total / norm).to(y.dtype)
 
 # %% ../../nbs/video/tiling.ipynb #9dc510d5
 def seam(y: Tensor, at: list) -> float: # [..., W], places of `y` where tiles begin

@@ -20,7 +20,7 @@ def tail(weight: Tensor, # [C', C, kh, kw] or [C', C, 1, kh, kw]
     weight = weight if weight.ndim == 5 else weight[:, :, None]
     return torch.cat([weight.new_zeros(*weight.shape[:2], k - 1, *weight.shape[3:]), weight], 2)
 
-# %% ../../nbs/video/inflate.ipynb #38ae91bd
+# %% ../../nbs/video/inflate.ipynb #4bc26f43
 def resamples_time(layer) -> bool:
     "Does it change the number of frames, with weights of its own?"
     return isinstance(layer, BypassDown | BypassUp) or isinstance(layer, CausalConv3d) and layer.stride[0] > 1
@@ -30,7 +30,7 @@ def begin_in_time(layer):
     "Make a layer that resamples time take, or repeat, the frame itself."
     conv = layer if isinstance(layer, CausalConv3d) else layer.conv
     one = torch.eye(conv.weight.shape[1])[:, :, None, None, None].to(conv.weight)
-    conv.weight.copy_(tail(one.repeat_interleave(conv.weight.shape[0] // len(one), 0)[..., 0], conv.weight.shape[2])); conv.bias.zero_()
+    conv.weight.copy_(tail(one.repeat(conv.weight.shape[0] // len(one), 1, 1, 1, 1), conv.weight.shape[2])); conv.bias.zero_()
 
 @torch.no_grad()
 def fill(to: nn.Module, of: nn.Module):
@@ -38,19 +38,23 @@ def fill(to: nn.Module, of: nn.Module):
     source = dict(of.named_parameters())
     for name, p in to.named_parameters(): p.copy_(source[name] if p.ndim < 5 else tail(source[name], p.shape[2]))
 
-# %% ../../nbs/video/inflate.ipynb #f28aab13
+# %% ../../nbs/video/inflate.ipynb #123320ee
 def inflate(video: CausalVAE, # Any, with strides in time or without
             image: CausalVAE # Of the same widths, frames=1, without strides in time
            ) -> CausalVAE: # `video`
     "Fill `video` so that it does to each frame what `image` does to an image."
     check(image.ratio[0] == 1 and image.config['frames'] == 1, 'image', image.ratio, 'a model with frames=1 and no strides in time')
-    same = ('channels', 'z_channels', 'base_channels', 'multipliers', 'blocks', 'patch', 'norm', 'attention', 'quant_conv', 'shortcut')
-    for key in same: check(image.config[key] == video.config[key], key, image.config[key], f'that of the video model, {video.config[key]}')
+    same = ('channels', 'z_channels', 'base_channels', 'multipliers', 'blocks', 'patch', 'conv', 'norm', 'attention', 'quant_conv', 'shortcut', 'bottleneck', 'quantizer')
+    settings = lambda m: {k: m.config[k] for k in same} | dict(strides=[space for time, space in m.config['strides']])
+    own, other = settings(video), settings(image)
+    for key in own: check(other[key] == own[key], key, other[key], f'that of the video model, {own[key]}')
     for to, of in ((video.encoder, image.encoder), (video.decoder, image.decoder)):
         for layer in filter(resamples_time, to.layers): begin_in_time(layer)
         pairs = zip([l for l in to.layers if not resamples_time(l)], of.layers, strict=True)
         for a, b in pairs: fill(a, b)
     fill(video.quant, image.quant), fill(video.post_quant, image.post_quant)
+    video.bottleneck.load_state_dict(image.bottleneck.state_dict())
+    video.latent_mean.copy_(image.latent_mean), video.latent_std.copy_(image.latent_std)
     if video.shortcut: inflate_shortcut(video.shortcut, image.shortcut)
     return video
 

@@ -182,14 +182,14 @@ def load(self: Loop, saved: dict):
 
 Loop.parts, Loop.save_last, Loop.load = parts, save_last, load
 
-# %% ../../nbs/core/accelerate.ipynb #86917f96
+# %% ../../nbs/core/accelerate.ipynb #dd183e1f
 def after_step(self: Loop, val_loader, callbacks=()):
     "What is due after an update: validation, checkpoints."
     t, last = self.cfg, self.step == self.total_steps
     due = last or self.step % validation_interval(t, self.steps_per_epoch) == 0
     if due:
+        for callback in callbacks: callback.on_validation_epoch_start(self, self)
         self.validate(val_loader)
-        for callback in callbacks: callback.on_validation_end(self, self)
     if last: self.save_model('final')
     if due or t['save_every_n_steps'] and self.step % t['save_every_n_steps'] == 0: self.save_last()
 

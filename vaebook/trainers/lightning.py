@@ -27,7 +27,7 @@ from ..runs import disk_errors
 from .loggers import LOGGERS, ClearMLLogger, csv_logger, load_callbacks_and_logger
 from .schedules import make_optimizer, make_scheduler
 
-# %% ../../nbs/core/lightning.ipynb #87407dee
+# %% ../../nbs/core/lightning.ipynb #6f8f7c98
 def same_judges(checkpoint: dict, objective):
     "Raise `BadInput` when the frozen networks of `objective` are not those of the checkpoint."
     now, then = objective.judges(), checkpoint['judges']
@@ -51,6 +51,8 @@ class TrainingModule(pl.LightningModule):
         self.objective = objective if isinstance(objective, Objective) else Objective(objective)
         self.cfg, self.total_steps, self.steps_per_epoch, self.seed, self.batches = cfg, total_steps, steps_per_epoch, seed, 0
         check_rival(self.objective, cfg['precision'])
+
+    judged = property(lambda self: self.objective) # what is validated: with averaged weights while it lasts
 
     @property
     def step(self): return self.batches // self.cfg['accumulate_grad_batches']

@@ -142,7 +142,7 @@ def load_callbacks_and_logger(args=None) -> tuple: # TrainingArguments, or a dic
     callbacks, logger = vaebook.trainers.loggers.load_callbacks_and_logger(cfg)
     return callbacks[-2:], logger
 
-# %% ../../nbs/video/trainer.ipynb #46277c3b
+# %% ../../nbs/video/trainer.ipynb #ff8b09ec
 PREFIXES = ('objective.model.', 'module.model.', 'model.') # Lightning, averaged weights, Accelerate
 
 def checkpoint_weights(path: Path) -> dict: # name → tensor
@@ -165,12 +165,12 @@ def read_weights(path) -> dict: # a folder or a file → {name: tensor}
 
 def load_initial(model: nn.Module, path) -> nn.Module:
     "Fill `model` with the weights at `path`; raises `BadInput` that names what is missing, unexpected or of another shape."
-    found, own = read_weights(path), model.state_dict()
+    found, own = ({k: v for k, v in state.items() if not k.endswith('.pool')} for state in (read_weights(path), model.state_dict())) # a pool is there until the codebook is
     differ = dict(missing=[k for k in own if k not in found], unexpected=[k for k in found if k not in own],
                   shape=[k for k in own if k in found and own[k].shape != found[k].shape])
     said = '; '.join(f'{name}: {", ".join(keys[:4])}{" …" if len(keys) > 4 else ""}' for name, keys in differ.items() if keys)
     check(not said, 'load_from_checkpoint', str(path), f'the weights of this {type(model).__name__}', f'{said}. Are the settings of the model the same?')
-    model.load_state_dict(found)
+    model.load_state_dict(found, strict=False)
     return model
 
 # %% ../../nbs/video/trainer.ipynb #ddbc1c17
