@@ -240,16 +240,18 @@ def compute_loss(self: CausalVAE, batch: dict, step: int = 0, out: dict | None =
 
 CausalVAE.forward, CausalVAE.compute_loss = forward, compute_loss
 
-# %% ../../nbs/video/causal_video.ipynb #81b9f8b5
+# %% ../../nbs/video/causal_video.ipynb #dc5b7a5b
 def selfcheck(self: CausalVAE, video: Tensor, # one clip, or a few, [B, C, T, H, W]
               steps: int = 100, lr: float = 2e-3) -> tuple: # → dB before, dB after
     "Overfit a copy of the model on one clip, without noise; PSNR before and after."
     model, x = CausalVAE(**self.config).to(self.last_layer.device), to_float(video).to(self.last_layer)
     model.load_state_dict(self.state_dict())
-    optimizer, errors = torch.optim.Adam(model.parameters(), lr), []
+    optimizer, errors = torch.optim.Adam(model.parameters(), lr, betas=(0.9, 0.95)), []
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps + 1, pct_start=0.2, cycle_momentum=False)
     for i in range(steps + 1):
         error = (model.decode(model.posterior(fitted(x, self.ratio[0], 'pad')).z, x.shape[2]) - x).square().mean()
-        optimizer.zero_grad(); error.backward(); optimizer.step()
+        optimizer.zero_grad(); error.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.); optimizer.step(); schedule.step()
         errors.append(error.detach())
     return tuple(10 * math.log10(4 / errors[i].item()) for i in (0, -1))
 
