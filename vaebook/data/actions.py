@@ -337,7 +337,7 @@ class Normalised:
         if self.endless: raise TypeError('an endless loader has no length')
         return len(self.loader)
 
-# %% ../../nbs/actions/data.ipynb #88ea89d0
+# %% ../../nbs/actions/data.ipynb #0b65920b
 def import_path(path):
     "The module in a Python file, whose neighbours it may import."
     path = Path(path).expanduser().resolve()
@@ -345,7 +345,7 @@ def import_path(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent))
-    try: spec.loader.exec_module(module)
+    try: exec(compile(path.read_bytes(), path, 'exec'), vars(module)) # the file as it is now: a compiled copy may be of a second ago
     finally: sys.path.remove(str(path.parent))
     return module
 

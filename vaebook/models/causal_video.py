@@ -9,8 +9,9 @@ __all__ = ['LENGTHS', 'RESAMPLES', 'OPTIONS', 'RECONSTRUCTIONS', 'KL_PER', 'fitt
            'compute_loss', 'selfcheck', 'fit_latent_stats', 'normalize', 'denormalize', 'encode_tiled', 'decode_tiled',
            'latent_spec', 'latent_shape']
 
-# %% ../../nbs/video/causal_video.ipynb #727d18ba
+# %% ../../nbs/video/causal_video.ipynb #ab829485
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
@@ -72,7 +73,7 @@ def make_decoder(channels: int, out: int, widths, blocks: int, strides, attentio
         if i: layers += up(width, *strides[i - 1], resample); here = width // 2
     return Stack(*layers, NORMS[norm](here), nn.SiLU(), CausalConv3d(here, out, ends, pad=pad))
 
-# %% ../../nbs/video/causal_video.ipynb #32288b18
+# %% ../../nbs/video/causal_video.ipynb #00ec4e5f
 RESAMPLES = 'causal', 'bypass'
 OPTIONS = dict(fsq=dict(levels=[8, 8, 8, 5, 5, 5]), rfsq=dict(levels=[8, 8, 5], stages=2), vq=dict(num_codes=1024, dim=8), rvq=dict(num_codes=1024, dim=8, stages=2), lfq=dict(dim=12)) # quantizer
 RECONSTRUCTIONS = dict(mse=torch.square, l1=torch.abs)
@@ -92,7 +93,7 @@ class CausalVAE(Pretrained):
         for name, v, choices in [('conv', conv, KERNELS), ('norm', norm, NORMS), ('pad', pad, PADS), ('resample', resample, RESAMPLES), ('recon', recon, RECONSTRUCTIONS), ('kl_per', kl_per, KL_PER), ('length', length, LENGTHS)]: check_choice(name, v, choices)
         for name, v in dict(kl_weight=kl_weight, commitment_cost=commitment_cost, entropy_cost=entropy_cost).items(): check(isinstance(v, int | float) and v >= 0, name, v, '0 or more')
         for m in multipliers: check(type(m) is int and m > 0, 'multipliers', list(multipliers), 'positive integers, one a level')
-        ok = isinstance(strides, list | tuple) and len(strides) == len(multipliers) - 1 and all(isinstance(pair, list | tuple) and len(pair) == 2 and set(pair) <= {1, 2} for pair in strides)
+        ok = isinstance(strides, Sequence) and len(strides) == len(multipliers) - 1 and all(isinstance(pair, Sequence) and len(pair) == 2 and set(pair) <= {1, 2} for pair in strides)
         check(ok, 'strides', strides, f'{len(multipliers) - 1} pairs (time, space) of 1 or 2, one between two multipliers')
         f, p = math.prod(t for t, s in strides), patch * math.prod(s for t, s in strides)
         self.channels, self.ratio, self.patch, self.length, self.num_frames, self.size = channels, (f, p, p), patch, length, num_frames, sized(resolution)
