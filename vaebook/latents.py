@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DTYPES', 'encode_batch', 'digest', 'Shards', 'export_latents', 'read_index', 'Latents']
 
-# %% ../nbs/video/latents.ipynb #769d78dd
-import bisect, hashlib, json
+# %% ../nbs/video/latents.ipynb #f663454a
+import bisect, json
 from itertools import accumulate
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from .bottlenecks.latent_stats import Welford
 from .core import BadInput, atomic_folder, check, check_choice, need
 from .data.batches import sequential
 from .data.video import to_float
+from .losses.terms import fingerprint
 from .runs import git_commit
 
 # %% ../nbs/video/latents.ipynb #56e4094f
@@ -32,12 +33,10 @@ def encode_batch(model: nn.Module, batch, # dict(video=...), or clips [B, C, T, 
     mu = info.get('mu', z) # a discrete bottleneck has no mean beside its codes
     return reparameterise(mu, info['logvar']) if sample and 'logvar' in info else mu
 
-# %% ../nbs/video/latents.ipynb #cdf8246b
+# %% ../nbs/video/latents.ipynb #3beb3217
 def digest(model: nn.Module) -> str:
     "A fingerprint of a model's class, settings and weights."
-    h = hashlib.sha256(json.dumps([type(model).__name__, getattr(model, 'config', {})], sort_keys=True).encode())
-    for name, v in model.state_dict().items(): h.update(name.encode() + v.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return h.hexdigest()[:16]
+    return fingerprint(model, json.dumps([type(model).__name__, getattr(model, 'config', {})], sort_keys=True))
 
 # %% ../nbs/video/latents.ipynb #e1e11cc8
 class Shards:

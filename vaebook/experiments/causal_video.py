@@ -29,13 +29,14 @@ from ..pictures import new_figure, save_mp4
 from ..sweeps import evaluating
 from ..trainers.video import load_initial
 
-# %% ../../nbs/video/causal_video_experiment.ipynb #4fcff8f6
+# %% ../../nbs/video/causal_video_experiment.ipynb #ee137e9c
 def plain(block) -> dict: return need('omegaconf').OmegaConf.to_container(block) # of a configuration
 
 class CausalVideo(Experiment, name='causal_video'):
     "A causal video autoencoder."
     def __init__(self, cfg):
         super().__init__(cfg)
+        need('av', extra='video') # films: to be missed now, and not at the first validation
         self.build(None)
 
     def load(self): return load(**{k: v for k, v in plain(self.cfg.dataset).items() if k != 'num_workers'}, seed=self.cfg.seed)

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['STAGES', 'frames', 'haar', 'msgrad', 'VGG16', 'read_tensors', 'LPIPS', 'features', 'forward', 'make_perceptual']
 
-# %% ../../nbs/video/perceptual.ipynb #07bf298a
+# %% ../../nbs/video/perceptual.ipynb #8d34f011
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 

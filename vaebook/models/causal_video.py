@@ -9,7 +9,7 @@ __all__ = ['LENGTHS', 'RESAMPLES', 'OPTIONS', 'RECONSTRUCTIONS', 'KL_PER', 'fitt
            'compute_loss', 'selfcheck', 'fit_latent_stats', 'normalize', 'denormalize', 'encode_tiled', 'decode_tiled',
            'latent_spec', 'latent_shape']
 
-# %% ../../nbs/video/causal_video.ipynb #ab829485
+# %% ../../nbs/video/causal_video.ipynb #62bbcd2f
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -18,7 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..bottlenecks.gaussian import Gaussian, gaussian_kl
+from ..bottlenecks.gaussian import Gaussian
 from ..bottlenecks.latent_stats import latent_stats
 from ..bottlenecks.quantize import make_quantizer
 from ..core import Latent, LossTerms, check, check_choice

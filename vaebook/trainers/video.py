@@ -7,7 +7,7 @@ __all__ = ['PREFIXES', 'arg', 'TrainingArguments', 'model_settings', 'given', 't
            'show', 'load_callbacks_and_logger', 'checkpoint_weights', 'read_weights', 'load_initial', 'check_place',
            'in_process', 'launch', 'train', 'value', 'parser', 'main']
 
-# %% ../../nbs/video/trainer.ipynb #a0abd0f1
+# %% ../../nbs/video/trainer.ipynb #412a362b
 import argparse, dataclasses, json, os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ from torch import nn
 import vaebook.trainers.loggers
 from ..config import coerce, compose, read
 from ..core import BadInput, check, check_choice, flat, need, set_seed
+from ..models.wan import from_wan
+from ..pretrained import Pretrained
 from .accelerate import world
 from .lightning import read_checkpoint
 
@@ -71,7 +73,7 @@ class TrainingArguments:
 
     def __post_init__(self): self.fill()
 
-# %% ../../nbs/video/trainer.ipynb #5e7b0fbd
+# %% ../../nbs/video/trainer.ipynb #664225dc
 def model_settings(path) -> dict: # path of a JSON or YAML file → {'model.<key>': value}
     "The settings of a model in a file, or in the config.json of a saved model."
     check(Path(path).expanduser().is_file(), 'model_config', str(path), 'a JSON or YAML file')
@@ -92,7 +94,7 @@ def to_config(self: TrainingArguments):
     if 'model_config' in said: keys |= model_settings(said['model_config'])
     if 'resume_from_checkpoint' in said: keys = {k: v for k, v in keys.items() if k not in ('output_dir', 'dataset', 'recipe')}
     elif 'video_path' in said: keys = dict(dataset='video_folder') | keys | {'dataset.stand_in': False}
-    if self.logger == 'wandb' and 'run' in read('logger/wandb'): keys['logger.run'] = self.exp_name
+    if self.logger == 'wandb': keys['logger.run'] = self.exp_name
     if world()[1] > 1 or len(self.processes()) > 1: keys['trainer.engine'] = 'accelerate'
     return compose('causal_video', **keys)
 
@@ -142,7 +144,7 @@ def load_callbacks_and_logger(args=None) -> tuple: # TrainingArguments, or a dic
     callbacks, logger = vaebook.trainers.loggers.load_callbacks_and_logger(cfg)
     return callbacks[-2:], logger
 
-# %% ../../nbs/video/trainer.ipynb #ff8b09ec
+# %% ../../nbs/video/trainer.ipynb #c1379cd7
 PREFIXES = ('objective.model.', 'module.model.', 'model.') # Lightning, averaged weights, Accelerate
 
 def checkpoint_weights(path: Path) -> dict: # name → tensor
@@ -160,8 +162,8 @@ def read_weights(path) -> dict: # a folder or a file → {name: tensor}
     if path.is_file(): return checkpoint_weights(path)
     config = folder/'config.json'
     check(config.is_file(), 'load_from_checkpoint', str(path), 'a folder with a config.json, or a .ckpt')
-    if '_class_name' in json.loads(config.read_text()): return need('vaebook.models.wan').from_wan(folder).state_dict()
-    return need('vaebook.pretrained').Pretrained.from_pretrained(folder).state_dict()
+    if '_class_name' in json.loads(config.read_text()): return from_wan(folder).state_dict()
+    return Pretrained.from_pretrained(folder).state_dict()
 
 def load_initial(model: nn.Module, path) -> nn.Module:
     "Fill `model` with the weights at `path`; raises `BadInput` that names what is missing, unexpected or of another shape."
