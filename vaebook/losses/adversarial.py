@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 from ..core import BadInput, LossTerms, check, check_choice
 from .terms import Frozen, Objective
 
-# %% ../../nbs/video/adversarial.ipynb #300062cc
+# %% ../../nbs/video/adversarial.ipynb #d75d8573
 class PatchDiscriminator3d(nn.Module):
     "Clips [B, C, T, H, W] to a score a patch [B, 1, T', H/2ⁿ, W/2ⁿ] for n layers; high means real."
     def __init__(self, channels: int = 3, # C
@@ -38,7 +38,7 @@ class PatchDiscriminator3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         least = 2**self.layers
         check(min(x.shape[-2:]) >= least, 'clip', tuple(x.shape), f'at least {least} pixels a side for {self.layers} layers')
-        return self.net(x)
+        return self.net(x).float() # scores in single precision
 
 # %% ../../nbs/video/adversarial.ipynb #c3439f63
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
@@ -61,18 +61,19 @@ def adaptive_weight(nll: Tensor, g: Tensor, # scalars, with a graph
     average(grads)
     return (grads[0].norm() / (grads[1].norm() + 1e-4)).clamp(0, most)
 
-# %% ../../nbs/video/adversarial.ipynb #a3d469a9
+# %% ../../nbs/video/adversarial.ipynb #74baacb5
 class Rival(nn.Module):
     "A network that learns against a model with its own AdamW; absent from parameters and state_dict, shared by copies."
     def __init__(self, net: nn.Module, lr: float = 1e-4,
-                 clip: float = 1.): # largest gradient norm
+                 clip: float = 1., # largest gradient norm
+                 betas: tuple = (0.5, 0.9)): # of AdamW
         super().__init__()
         check(lr > 0, 'disc_lr', lr, 'a positive learning rate')
-        self.clip, self.optimizer = clip, torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.5, 0.9))
+        self.clip, self.skipped, self.optimizer = clip, 0, torch.optim.AdamW(net.parameters(), lr=lr, betas=tuple(betas))
         self.__dict__['net'] = net.eval().requires_grad_(False)
 
     def __deepcopy__(self, memo): return self
-    def forward(self, x): return self.net(x).float() # scores in single precision
+    def forward(self, x): return self.net(x)
 
     @contextmanager
     def learning(self):
@@ -81,25 +82,26 @@ class Rival(nn.Module):
         finally: self.net.eval().requires_grad_(False)
 
     def update(self):
-        "One step with the gradients gathered so far, averaged over processes and clipped."
+        "One step with the gradients gathered so far, averaged over processes and clipped; none if they are not finite."
         average([p.grad for p in self.net.parameters()])
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
-        self.optimizer.step(); self.optimizer.zero_grad()
+        if nn.utils.clip_grad_norm_(self.net.parameters(), self.clip).isfinite(): self.optimizer.step()
+        else: self.skipped += 1
+        self.optimizer.zero_grad()
 
-# %% ../../nbs/video/adversarial.ipynb #08492eb8
+# %% ../../nbs/video/adversarial.ipynb #37835bbd
 def follow(self: Rival, fn, *args, **kwargs):
     "Move the network, and the moments of its optimiser, which AdamW keeps beside the weights."
     self.net._apply(fn, *args, **kwargs)
     for state in self.optimizer.state.values(): state.update({k: fn(v) for k, v in state.items() if k != 'step'})
     return nn.Module._apply(self, fn, *args, **kwargs)
 
-def state(self: Rival) -> dict: return dict(net=self.net.state_dict(), optimizer=self.optimizer.state_dict())
+def state(self: Rival) -> dict: return dict(net=self.net.state_dict(), optimizer=self.optimizer.state_dict(), skipped=self.skipped)
 
 def load(self: Rival, state: dict):
     "Go on from a `state`; raises `BadInput` for that of another network."
     try: self.net.load_state_dict(state['net'])
-    except RuntimeError as e: raise BadInput('resume', 'another discriminator', 'the one of the checkpoint', 'Give disc_width, disc_layers and disc_norm as they were, or start a new run.') from e
-    self.optimizer.load_state_dict(state['optimizer'])
+    except RuntimeError as e: raise BadInput('resume', 'another discriminator', 'the one of the checkpoint', 'Give its options as they were, or start a new run.') from e
+    self.optimizer.load_state_dict(state['optimizer']); self.skipped = state.get('skipped', 0)
 
 Rival._apply, Rival.state, Rival.load = follow, state, load
 
