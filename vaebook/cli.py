@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHIPPED', 'SELECT', 'NOTEBOOKS', 'four_blocks', 'write_configs', 'read_yaml', 'notebook', 'run_notebook',
-           'add_select', 'select', 'parser', 'main']
+           'add_select', 'select', 'add_codec', 'codec', 'parser', 'main']
 
 # %% ../nbs/core/cli.ipynb #b40da0e3
 import argparse, sys
@@ -89,7 +89,26 @@ def select(given: dict): # options by name
     try: return module.select_latents(**options, overrides=overrides)
     except module.JobFailed as e: parser().exit(1, f'vaebook: {e}\n')
 
-# %% ../nbs/core/cli.ipynb #391aa6ba
+# %% ../nbs/core/cli.ipynb #42b24f9e
+def add_codec(commands):
+    "The command `codec` with its three own."
+    actions = commands.add_parser('codec', help='sound to small files and back, by a trained model').add_subparsers(dest='action', required=True, metavar='ACTION')
+    encode, decode, judge = (actions.add_parser(name, help=said) for name, said in
+        dict(encode='a sound file to .vbk', decode='a .vbk file to WAV', eval='compare the sounds of two folders, paired by name').items())
+    for one, source, out in (encode, 'SOUND', 'VBK'), (decode, 'VBK', 'WAV'):
+        one.add_argument('source', metavar=source); one.add_argument('out', metavar=out)
+        one.add_argument('--model', metavar='DIR', help='a saved model, <run>/model (default: $VAEBOOK_MODEL)')
+    encode.add_argument('--kbps', type=float, metavar='X', help='kbit/s at most (default: all stages of the quantiser)')
+    judge.add_argument('a', metavar='DIR_A', help='originals'); judge.add_argument('b', metavar='DIR_B', help='what is judged')
+    judge.add_argument('--out', metavar='CSV', help='also write the numbers there')
+
+def codec(given: dict): # options by name
+    "Run one of them."
+    options = {k: v for k, v in given.items() if k not in ('command', 'action')}
+    try: return getattr(need('vaebook.codec'), f'{given["action"]}_command')(**options)
+    except (ImportError, OSError) as e: parser().exit(2, f'vaebook: {e}\n')
+
+# %% ../nbs/core/cli.ipynb #b46e08cb
 NOTEBOOKS = dict(train_classifier='train_classifier', train_cvae_lightning='train_cvae')
 
 def parser() -> argparse.ArgumentParser:
@@ -102,16 +121,18 @@ def parser() -> argparse.ArgumentParser:
         run.add_argument('--out', metavar='NOTEBOOK', help='the executed notebook (default: <FILE>_<notebook>.ipynb here)')
         run.add_argument('--smoke', action='store_true', help='the same in half a minute on embedded data')
     add_select(commands)
+    add_codec(commands)
     configs = commands.add_parser('configs', help='write the seven shipped configurations')
     configs.add_argument('dir', metavar='DIR', help='folder to write to')
     return top
 
-# %% ../nbs/core/cli.ipynb #62ed6e5a
+# %% ../nbs/core/cli.ipynb #c075a3b6
 def main(arguments: list[str] | None = None):
     "The command `vaebook`; mistakes of the user's are one line and exit code 2, a run that fails is exit code 1."
     given = parser().parse_args(arguments)
     try:
         if given.command == 'select': return print(select(vars(given)))
+        if given.command == 'codec': return print(codec(vars(given)))
         if given.command == 'configs': return print(*write_configs(given.dir), sep='\n')
         parameters = read_yaml(given.config) | (dict(smoke=True) if given.smoke else {})
         name = NOTEBOOKS[given.command]

@@ -59,9 +59,10 @@ def new_folder(run_dir=None) -> Path: # null: outputs/<date>_<time>
             return folder
     raise BadInput('run_dir', str(stamp), 'a free name', 'Give run_dir yourself.')
 
-# %% ../nbs/core/runs.ipynb #32ff0a5d
+# %% ../nbs/core/runs.ipynb #e141165a
 FREE = ('run_dir', 'resume', 'logger', 'sweep', 'save_dir', 'trainer.max_steps', 'trainer.max_epochs', 'trainer.accelerator', 'trainer.devices',
-        'trainer.num_nodes', 'trainer.strategy', 'trainer.progress_bar', 'trainer.no_print', 'trainer.log_every_n_steps', 'trainer.save_every_n_steps', 'trainer.num_threads', 'dataset.num_workers')
+        'trainer.num_nodes', 'trainer.strategy', 'trainer.progress_bar', 'trainer.no_print', 'trainer.log_every_n_steps', 'trainer.save_every_n_steps', 'trainer.num_threads', 'dataset.num_workers',
+        'trainer.profile', 'trainer.profiler_dir', 'trainer.log_model_structure', 'trainer.ckpt_dir', 'trainer.save_every_n_epochs', 'trainer.lightning', 'demo')
 
 def same_run(old: dict, new: dict, folder):
     "Raise `BadInput` when `new` would train something else than `old` did."

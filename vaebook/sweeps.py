@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'ORDERS', 'evaluating', 'kind_of', 'coordinates', 'check_spec', 'modality', 'as_inputs', 'as_classify',
            'best_class', 'best_prob', 'progress', 'Lens', 'as_latent', 'posterior_means', 'latents_of', 'Ids',
-           'is_discrete', 'Digits', 'Standard', 'weight_of', 'class_names', 'as_decoded', 'lens', 'offsets',
+           'is_discrete', 'Digits', 'Standard', 'measured', 'weight_of', 'class_names', 'as_decoded', 'lens', 'offsets',
            'default_values', 'narrowest', 'as_values', 'turned', 'chance', 'latent_flows', 'entropy_of', 'usage',
            'kl_of_each', 'ordered', 'SweepResult', 'indices', 'choose', 'sweep', 'named', 'framed', 'Plane', 'place',
            'plane']
@@ -223,22 +223,31 @@ class Digits(Ids):
     def ids(self, found): return rearrange(self.fsq.split(super().ids(found)), 'n d k -> n (k d)')
     def decode(self, z): return super().decode(self.fsq.join(rearrange(z, 'n (k d) -> n d k', d=self.fsq.dim)))
 
-# %% ../nbs/core/sweeps.ipynb #4ba82597
+# %% ../nbs/core/sweeps.ipynb #58605658
 class Standard(nn.Module):
     "A model whose latents are measured from their mean, in standard deviations."
-    def __init__(self, model): # has normalize and denormalize
+    def __init__(self, model, # has normalize and denormalize, unless there are
+                 z: Tensor | None = None): # [N, D, ...] latents to measure, at least two of each channel
         super().__init__()
-        check(all(hasattr(model, k) for k in ('normalize', 'denormalize')), 'model', type(model).__name__, 'a model with normalize and denormalize')
+        check(z is not None or all(hasattr(model, k) for k in ('normalize', 'denormalize')), 'model', type(model).__name__, 'a model with normalize and denormalize', 'Give latents: Standard(model, z).')
         self.model, self.latent_spec = model, list(model.latent_spec)
         self.layout, self.value_range = modality(model)
-        for k in ('latent_shape', 'shape'):
+        for k in ('latent_shape', 'shape', 'sample_rate'):
             if hasattr(model, k): setattr(self, k, getattr(model, k))
+        self.normalize, self.denormalize = (model.normalize, model.denormalize) if z is None else measured(z)
 
     def encode(self, x):
         latent = as_latent(self.model.encode(x))
-        return Latent(self.model.normalize(latent.z), latent.info)
+        return Latent(self.normalize(latent.z), latent.info)
 
-    def decode(self, z): return self.model.decode(self.model.denormalize(z))
+    def decode(self, z): return self.model.decode(self.denormalize(z))
+
+def measured(z: Tensor) -> tuple: # [N, D, ...] → two functions of latents
+    "Into deviations from the mean of each channel, and back; raises `BadInput` where there is nothing to measure."
+    flat = z.detach().transpose(0, 1).flatten(1)
+    check(flat.shape[1] > 1 and bool(flat.isfinite().all()), 'z', list(z.shape), 'latents [N, D, ...], finite, at least two of each channel')
+    mean, std = (v.view(-1, *[1] * (z.ndim - 2)) for v in (flat.mean(1), flat.std(1).clamp_min(1e-6)))
+    return lambda z: (z - mean.to(z)) / std.to(z), lambda z: z * std.to(z) + mean.to(z)
 
 # %% ../nbs/core/sweeps.ipynb #e2c29aad
 def weight_of(model) -> Tensor: # A parameter, for its device and dtype

@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['Audio', 'reconstruct', 'held_out', 'pairs_figure', 'Demo', 'log_sounds', 'callbacks', 'cost', 'fidelity', 'measure',
-           'by_file', 'channels_figure', 'draw']
+           'by_file', 'channels_figure', 'sample', 'draw', 'heard']
 
-# %% ../../nbs/audio/audio_experiment.ipynb #a68cd988
+# %% ../../nbs/audio/audio_experiment.ipynb #75355c61
 from pathlib import Path
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from ..audio_fidelity import AudioFidelity, real_time_factor, spectrogram_figure
-from ..core import check
+from ..core import BadInput, check, seed_step
 from ..data.audio import load, to_float, write_wav
 from .experiment import Experiment, once, plain
 from ..losses.audio_adversarial import AudioObjective
@@ -47,7 +48,7 @@ class Audio(Experiment, name='audio'):
     @once
     def objective(self): return AudioObjective(self.network(), *self.losses)
 
-# %% ../../nbs/audio/audio_experiment.ipynb #123e9542
+# %% ../../nbs/audio/audio_experiment.ipynb #3205cb9c
 @torch.no_grad()
 def reconstruct(model: AutoEncoder, x: Tensor) -> Tensor: # [B, C, N] → the same
     "Sounds from the means of their latents."
@@ -57,7 +58,7 @@ def held_out(self: Audio) -> Tensor: # [B, C, N] floats
     "The sounds of the demonstration: the beginnings of the longest held-out files."
     data, demo = self.data(), self.cfg.demo
     n = round(demo.seconds * data.sample_rate)
-    sounds = sorted((x for _, x in data.files('val')), key=lambda x: -x.shape[-1])[:demo.clips]
+    sounds = sorted((x for _, x in data.files('val')), key=lambda x: -x.shape[-1])[:max(1, demo.clips)]
     return torch.stack([torch.nn.functional.pad(to_float(x[:, :n]), (0, max(0, n - x.shape[-1]))) for x in sounds])
 
 Audio.held_out = held_out
@@ -124,7 +125,7 @@ def measure(self: Audio) -> dict:
 
 Audio.cost, Audio.fidelity, Audio.measure = cost, fidelity, measure
 
-# %% ../../nbs/audio/audio_experiment.ipynb #c7c4ba88
+# %% ../../nbs/audio/audio_experiment.ipynb #e20b3cc9
 def by_file(found: AudioFidelity):
     "SI-SDR of every held-out file."
     fig = new_figure(3.4, 2); ax = fig.add_subplot()
@@ -137,6 +138,14 @@ def channels_figure(latent): # Latent of many frames
     ax.bar(range(latent.z.shape[1]), latent.z.std((0, 2)).sort(descending=True).values.tolist()); ax.set_xlabel('latent channel, by deviation', size=8); ax.set_ylabel('deviation', size=8); ax.tick_params(labelsize=7)
     return fig
 
+def sample(self: Audio) -> Tensor | None: # [1, C, N]
+    "A sound from latents of the prior; None where the bottleneck has none."
+    model = self.network()
+    seed_step(self.cfg.seed, 0)
+    try: z = model.bottleneck.prior((1, model.dim, round(self.cfg.demo.seconds * model.frame_rate)))
+    except BadInput: return None
+    with torch.no_grad(): return model.decode(z.to(self.device)).cpu()
+
 def draw(self: Audio) -> dict:
     "Reconstructions, SI-SDR by file, channels, samples from the prior where there is one."
     model, x = self.network().eval(), self.held_out().to(self.device)
@@ -144,6 +153,13 @@ def draw(self: Audio) -> dict:
     with torch.no_grad(): latent = model.encode(x)
     pictures = dict(reconstructions=pairs_figure(model, x, x_hat), si_sdr_by_file=by_file(self.fidelity()[0]), channels=channels_figure(latent))
     for i, sound in enumerate(torch.cat([x, x_hat.clamp(-1, 1)], -1).cpu()): write_wav(self.folder()/'audio'/f'reconstruction_{i}.wav', sound, model.sample_rate)
+    if (sound := self.sample()) is not None: pictures['sample'] = spectrogram_figure({'sample': sound[0]}, model.sample_rate)
     return pictures
 
-Audio.draw = draw
+def heard(self: Audio, seconds: float) -> np.ndarray: # [C, n]
+    "The loudest `seconds` of the first sound of the demonstration, then of its reconstruction."
+    x, n = self.held_out()[:1].to(self.device), round(seconds * self.data().sample_rate)
+    at = int(x.square().mean((0, 1)).unfold(0, min(n, x.shape[-1]), 100).mean(-1).argmax()) * 100
+    return torch.cat([y[0, :, at:at + n].clamp(-1, 1).cpu() for y in (x, reconstruct(self.network(), x))], -1).numpy()
+
+Audio.sample, Audio.draw, Audio.heard = sample, draw, heard

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRANSFORMS', 'Lift', 'Lower', 'AutoEncoder', 'coder', 'from_config', 'checked', 'frames', 'narrow', 'encode',
-           'decode', 'decode_indices', 'forward', 'compute_loss', 'grid', 'encode_pieces', 'decode_pieces', 'joined',
-           'encode_chunked', 'decode_chunked', 'first_frames', 'filled', 'encode_stream', 'decode_stream']
+           'decode', 'decode_indices', 'forward', 'compute_loss', 'halo', 'windows', 'encode_pieces', 'decode_pieces',
+           'joined', 'encode_chunked', 'decode_chunked', 'first_frames', 'filled', 'encode_stream', 'decode_stream']
 
 # %% ../../nbs/audio/autoencoder.ipynb #268fe309
 import inspect, math
@@ -135,29 +135,49 @@ def compute_loss(self: AutoEncoder, batch: dict, step: int = 0, out=None) -> Los
 
 AutoEncoder.forward, AutoEncoder.compute_loss = forward, compute_loss
 
-# %% ../../nbs/audio/autoencoder.ipynb #85406885
-def grid(total: int, every: int) -> list: return [(a, min(a + every, total)) for a in range(0, total, every)] # [a, b) …
+# %% ../../nbs/audio/autoencoder.ipynb #7c407fc7
+def halo(self: AutoEncoder) -> int: # frames
+    "How far a frame of the latents, or the sound of one, sees to either side."
+    first, end = needs(self.encoder, 0, 1)
+    before, after = needs(self.decoder, self.delay, self.delay + self.ratio)
+    return max(-(first // self.ratio), -(-end // self.ratio) - 1, -before, after - 1)
 
-def encode_pieces(self: AutoEncoder, read, # (first, end) → samples [B, C, end - first] of a sound
-                  length: int, # N
+def windows(stream, # of [..., n]
+            step: int, halo: int): # places
+    "Yield (window, places at its start that do not count, places that count; None: the rest, at the end)."
+    held, before = [], 0
+    for x in stream:
+        held.append(x)
+        if sum(h.shape[-1] for h in held) <= before + step + halo: continue
+        x = torch.cat(held, -1)
+        while x.shape[-1] > before + step + halo:
+            yield x[..., :before + step + halo], before, step
+            keep = min(halo, before + step)
+            x, before = x[..., before + step - keep:], keep
+        held = [x]
+    if held: yield torch.cat(held, -1), before, None
+
+AutoEncoder.halo = property(halo)
+
+# %% ../../nbs/audio/autoencoder.ipynb #28ba5bd1
+def encode_pieces(self: AutoEncoder, pieces, # iterable of [B, C, n], of any lengths
                   chunk_seconds: float = 10., **how):
-    "The latents of a long sound, chunk by chunk; each as `encode` gives it."
-    total = self.frames(length)
-    for a, b in grid(total, max(1, round(chunk_seconds * self.frame_rate))):
-        first, end = needs(self.encoder, a, b)
-        first, end = max(0, first // self.ratio), min(total, -(-end // self.ratio)) # in frames
-        x = self.checked(read(first * self.ratio, min(end * self.ratio, length)))
-        x = F.pad(x, (0, (end - first) * self.ratio - x.shape[-1]))
-        yield self.narrow(self.encoder(x)[..., a - first:b - first], **how)
+    "Yield the latents of a long sound, chunk by chunk."
+    step = max(1, round(chunk_seconds * self.frame_rate))
+    for x, before, count in windows(map(self.checked, pieces), step * self.ratio, self.halo * self.ratio):
+        h = self.encoder(F.pad(x, (0, self.frames(x.shape[-1]) * self.ratio - x.shape[-1])))[..., before // self.ratio:]
+        yield self.narrow(h if count is None else h[..., :step], **how)
 
-def decode_pieces(self: AutoEncoder, z: Tensor, # [B, D, T]
-                  length: int | None = None, chunk_seconds: float = 10.):
-    "The sound of many latents, chunk by chunk."
-    length = z.shape[2] * self.ratio - self.delay if length is None else length
-    for a, b in grid(length, max(1, round(chunk_seconds * self.sample_rate))):
-        first, end = needs(self.decoder, a + self.delay, b + self.delay)
-        first, end = max(0, first), min(z.shape[2], end)
-        yield self.decoder(z[:, :, None, first:end])[..., a + self.delay - first * self.ratio:][..., :b - a]
+def decode_pieces(self: AutoEncoder, latents, # iterable of z [B, D, t]
+                  length: int | None = None, # samples of the whole; None: all that the frames hold
+                  chunk_seconds: float = 10.):
+    "Yield the sound of many latents, chunk by chunk."
+    left = math.inf if length is None else length
+    for z, before, count in windows(latents, max(1, round(chunk_seconds * self.frame_rate)), self.halo):
+        y = self.decode(z)[..., before * self.ratio:]
+        y = y[..., :min(left, y.shape[-1] if count is None else count * self.ratio)]
+        left -= y.shape[-1]
+        if y.shape[-1]: yield y
 
 def joined(latents) -> Latent: # those of one sound, in order
     "One latent of many."
@@ -166,12 +186,12 @@ def joined(latents) -> Latent: # those of one sound, in order
 
 def encode_chunked(self: AutoEncoder, x: Tensor, chunk_seconds: float = 10., **how) -> Latent:
     "As `encode`, a chunk at a time."
-    latent = joined(self.encode_pieces(lambda a, b: x[..., a:b], x.shape[-1], chunk_seconds, **how))
+    latent = joined(self.encode_pieces([x], chunk_seconds, **how))
     return Latent(latent.z, latent.info | dict(length=x.shape[-1]))
 
 def decode_chunked(self: AutoEncoder, z: Tensor, length: int | None = None, chunk_seconds: float = 10.) -> Tensor:
     "As `decode`, a chunk at a time."
-    return torch.cat([*self.decode_pieces(z, length, chunk_seconds)], -1)
+    return torch.cat([*self.decode_pieces([z], length, chunk_seconds)], -1)
 
 for f in (encode_pieces, decode_pieces, encode_chunked, decode_chunked): setattr(AutoEncoder, f.__name__, f)
 

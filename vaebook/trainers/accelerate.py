@@ -6,7 +6,7 @@
 __all__ = ['from_slurm', 'world', 'is_main', 'make_accelerator', 'from_main', 'Loss', 'Loop', 'train_batch', 'log_train', 'log',
            'say', 'validate', 'save_model', 'keep_best', 'parts', 'save_last', 'load', 'after_step', 'run', 'fit']
 
-# %% ../../nbs/core/accelerate.ipynb #4a3ac981
+# %% ../../nbs/core/accelerate.ipynb #5a7a83f6
 import os, shutil
 from itertools import islice
 from pathlib import Path
@@ -18,8 +18,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 from ..core import atomic, atomic_folder, check, need, seed_step, set_seed
 from ..losses.terms import Objective
 from ..runs import disk_errors
-from .lightning import PRECISIONS, Validation, by_name, check_finite, check_rival, finish, hush, plan, report_line, same_judges, show_validation, validation_interval
+from .lightning import PRECISIONS, Validation, by_name, check_finite, check_rival, finish, hush, plan, report_line, same_judges, save_interval, show_validation, validation_interval
 from .loggers import csv_logger, load_callbacks_and_logger
+from .run_options import Guard, around, gradient_norm
 from .schedules import make_optimizer, make_scheduler
 
 # %% ../../nbs/core/accelerate.ipynb #337d7e67
@@ -53,7 +54,7 @@ def from_main(make, t): # function of nothing, `trainer` block
     box = [make() if is_main() else None]
     return need('accelerate.utils').broadcast_object_list(box)[0]
 
-# %% ../../nbs/core/accelerate.ipynb #9cc0a871
+# %% ../../nbs/core/accelerate.ipynb #4a6a9370
 class Loss(nn.Module):
     "One batch to its total loss; the raw values stay in `terms`."
     def __init__(self, objective: Objective): super().__init__(); self.objective = objective
@@ -69,6 +70,7 @@ class Loop:
         self.objective = objective if isinstance(objective, Objective) else Objective(objective)
         self.cfg, self.seed, self.logger, self.folder = cfg['trainer'], cfg['seed'], cfg['logger'], Path(folder)
         self.total_steps, self.steps_per_epoch, self.batches, self.best, self.loggers = total_steps, steps_per_epoch, 0, [], []
+        self.guard = Guard(self.cfg.get('skip_nonfinite'))
         check_rival(self.objective, self.cfg['precision'])
         (self.rank, self.size), self.accelerator = world(), make_accelerator(self.cfg)
         optimizer = make_optimizer(self.objective.parameters(), **self.cfg['optimizer'])
@@ -82,7 +84,7 @@ class Loop:
     terms = property(lambda self: self.accelerator.unwrap_model(self.loss).terms)
     judged = property(lambda self: self.average.module if self.average else self.objective)
 
-# %% ../../nbs/core/accelerate.ipynb #f694558a
+# %% ../../nbs/core/accelerate.ipynb #39568368
 def train_batch(self: Loop, batch: dict):
     "Forward and backward; with the last batch of a step also the update."
     clip, accelerator, step = self.cfg['gradient_clip_val'], self.accelerator, self.step
@@ -90,19 +92,21 @@ def train_batch(self: Loop, batch: dict):
     with accelerator.accumulate(self.loss):
         seed_step(self.seed, self.batches, self.rank)
         accelerator.backward(self.loss(self.to_device(mine), step))
-        if clip and accelerator.sync_gradients: accelerator.clip_grad_norm_(self.objective.parameters(), clip)
-        self.optimizer.step(); self.optimizer.zero_grad()
+        norm = accelerator.clip_grad_norm_(self.objective.parameters(), clip) if clip and accelerator.sync_gradients else None
+        fine = not accelerator.sync_gradients or self.guard.passes(lambda: gradient_norm(self.objective.parameters()) if norm is None else norm, step + 1)
+        if fine: self.optimizer.step()
+        self.optimizer.zero_grad()
     with accelerator.autocast(): self.terms.update(self.objective.compete(step, self.cfg['accumulate_grad_batches'], accelerator.sync_gradients))
     self.batches += 1
     self.log_train()
     if accelerator.sync_gradients:
         self.scheduler.step()
-        if self.average: self.average.update_parameters(self.objective)
+        if self.average and fine: self.average.update_parameters(self.objective)
 
 Loop.train_batch = train_batch
 Loop.to_device = lambda self, batch: need('accelerate.utils').send_to_device(batch, self.accelerator.device)
 
-# %% ../../nbs/core/accelerate.ipynb #c3207afb
+# %% ../../nbs/core/accelerate.ipynb #787fadce
 def log_train(self: Loop):
     "Every `log_every_n_steps`, and at the end, the raw values averaged over processes; rows are numbered as Lightning's."
     often, many = self.cfg['log_every_n_steps'], self.cfg['accumulate_grad_batches']
@@ -111,8 +115,8 @@ def log_train(self: Loop):
     if not (row or last or line): return
     terms = self.terms
     means = self.accelerator.reduce(torch.stack([t.value.float() for t in terms.values()]), 'mean').tolist()
-    values = {f'train/{k}': v for k, v in zip(terms, means)}
-    check_finite(values, self.step)
+    values = {f'train/{k}': v for k, v in zip(terms, means)} | self.guard.values()
+    if self.guard.limit is None: check_finite(values, self.step)
     if line: self.say(report_line(self.step, values, 'train/'))
     if row: self.log({f'lr-{type(self.optimizer.optimizer).__name__}': self.scheduler.get_last_lr()[0]}, step)
     if row or last: self.log(values, step)
@@ -144,7 +148,7 @@ def validate(self: Loop, loaders):
 
 Loop.validate = validate
 
-# %% ../../nbs/core/accelerate.ipynb #a048855a
+# %% ../../nbs/core/accelerate.ipynb #0437310d
 def save_model(self: Loop, kind: str):
     "Write the model, with averaged weights if there are any, to `checkpoints/<kind>_step_N`."
     if not self.is_global_zero: return
@@ -152,15 +156,15 @@ def save_model(self: Loop, kind: str):
     with atomic_folder(folder) as part: self.judged.model.save_pretrained(part)
 
 def keep_best(self: Loop, value: float):
-    "Keep the model of a new lowest value, and of those the newest `save_top_k`."
-    top, lowest = self.cfg['save_top_k'], self.best[-1][0] if self.best else float('inf')
-    if top == 0 or not value < lowest: return
+    "Keep the model of a new best value, and of those the newest `save_top_k`; with -1 that of every validation."
+    top, sign = self.cfg['save_top_k'], -1 if self.cfg.get('monitor_mode') == 'max' else 1
+    if top == 0 or top > 0 and not sign * value < min([sign * v for v, _ in self.best], default=float('inf')): return
     self.save_model('best'); self.best.append([value, self.step])
     while 0 < top < len(self.best): shutil.rmtree(self.folder/'checkpoints'/f'best_step_{self.best.pop(0)[1]}', ignore_errors=True)
 
 Loop.save_model, Loop.keep_best = save_model, keep_best
 
-# %% ../../nbs/core/accelerate.ipynb #cc1bec30
+# %% ../../nbs/core/accelerate.ipynb #816000f6
 def parts(self: Loop) -> dict:
     "What has a state, by name."
     named = dict(objective=self.objective, optimizer=self.optimizer, scheduler=self.scheduler, average=self.average, scaler=self.accelerator.scaler)
@@ -169,7 +173,7 @@ def parts(self: Loop) -> dict:
 def save_last(self: Loop):
     "Write `last.ckpt`."
     if not self.is_global_zero: return
-    state = dict(batches=self.batches, best=self.best, world=self.size, judges=self.objective.judges(), rival=self.objective.rival_state(), parts={k: v.state_dict() for k, v in self.parts().items()})
+    state = dict(batches=self.batches, guard=self.guard.state(), best=self.best, world=self.size, judges=self.objective.judges(), rival=self.objective.rival_state(), parts={k: v.state_dict() for k, v in self.parts().items()})
     with atomic(self.folder/'checkpoints'/'last.ckpt') as f: torch.save(state, f)
 
 def load(self: Loop, saved: dict):
@@ -178,11 +182,12 @@ def load(self: Loop, saved: dict):
     same_judges(saved, self.objective)
     self.objective.load_rival_state(saved.get('rival', {}))
     self.batches, self.best = saved['batches'], [list(b) for b in saved['best']]
+    self.guard.load(saved.get('guard', {}))
     for k, v in self.parts().items(): v.load_state_dict(saved['parts'][k])
 
 Loop.parts, Loop.save_last, Loop.load = parts, save_last, load
 
-# %% ../../nbs/core/accelerate.ipynb #dd183e1f
+# %% ../../nbs/core/accelerate.ipynb #f85aab12
 def after_step(self: Loop, val_loader, callbacks=()):
     "What is due after an update: validation, checkpoints."
     t, last = self.cfg, self.step == self.total_steps
@@ -191,7 +196,7 @@ def after_step(self: Loop, val_loader, callbacks=()):
         for callback in callbacks: callback.on_validation_epoch_start(self, self)
         self.validate(val_loader)
     if last: self.save_model('final')
-    if due or t['save_every_n_steps'] and self.step % t['save_every_n_steps'] == 0: self.save_last()
+    if due or (often := save_interval(t, self.steps_per_epoch)) and self.step % often == 0: self.save_last()
 
 def run(self: Loop, train_loader, val_loader, callbacks=(), resumed=False):
     "Train from the counters on to the end."
@@ -212,7 +217,7 @@ def run(self: Loop, train_loader, val_loader, callbacks=(), resumed=False):
 
 Loop.after_step, Loop.run = after_step, run
 
-# %% ../../nbs/core/accelerate.ipynb #f0724796
+# %% ../../nbs/core/accelerate.ipynb #80ef4327
 def fit(objective: nn.Module, # A model, or an `Objective`
         cfg, # The run's configuration
         folder: Path, # The run folder
@@ -226,7 +231,9 @@ def fit(objective: nn.Module, # A model, or an `Objective`
     loop = Loop(objective, cfg, folder, total, per_epoch)
     if checkpoint: loop.load(saved)
     with disk_errors(folder):
-        if loop.step < total: loop.run(train_loader, val_loader, callbacks, resumed=bool(checkpoint))
+        if loop.step < total:
+            with around(cfg['trainer'], folder, loop.objective.model, bool(checkpoint), is_main()) as more:
+                loop.run(train_loader, val_loader, [*callbacks, *more], resumed=bool(checkpoint))
     if loop.average: loop.objective.load_state_dict(loop.average.module.state_dict())
     loop.accelerator.wait_for_everyone(); loop.objective.eval()
     return loop.accelerator.device

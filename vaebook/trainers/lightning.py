@@ -7,10 +7,10 @@ __all__ = ['QUIET', 'PRECISIONS', 'FOUND', 'same_judges', 'check_rival', 'check_
            'update', 'Validation', 'validation_values', 'plain', 'merge', 'by_name', 'log_terms',
            'on_validation_epoch_start', 'validation_step', 'on_validation_epoch_end', 'report_line', 'Report',
            'StepBar', 'EveryEpochs', 'log_figure', 'validation_curves', 'show_validation', 'ValidationCurves',
-           'machine', 'hush', 'make_trainer', 'horizon', 'validation_interval', 'check_device', 'check_training',
-           'Rest', 'read_checkpoint', 'plan', 'finish', 'fit']
+           'machine', 'hush', 'make_trainer', 'horizon', 'validation_interval', 'save_interval', 'check_gpus',
+           'check_device', 'check_training', 'Rest', 'read_checkpoint', 'plan', 'finish', 'fit']
 
-# %% ../../nbs/core/lightning.ipynb #31256372
+# %% ../../nbs/core/lightning.ipynb #fd62c63c
 import csv, logging, math, os, statistics, warnings
 from pathlib import Path
 
@@ -25,9 +25,10 @@ from ..losses.terms import Objective
 from ..pictures import new_figure
 from ..runs import disk_errors
 from .loggers import LOGGERS, ClearMLLogger, csv_logger, load_callbacks_and_logger
+from .run_options import Guard, around, epoch_part, gradient_norm, lightning_options
 from .schedules import make_optimizer, make_scheduler
 
-# %% ../../nbs/core/lightning.ipynb #6f8f7c98
+# %% ../../nbs/core/lightning.ipynb #a96dcbc2
 def same_judges(checkpoint: dict, objective):
     "Raise `BadInput` when the frozen networks of `objective` are not those of the checkpoint."
     now, then = objective.judges(), checkpoint['judges']
@@ -50,6 +51,7 @@ class TrainingModule(pl.LightningModule):
         self.automatic_optimization = False
         self.objective = objective if isinstance(objective, Objective) else Objective(objective)
         self.cfg, self.total_steps, self.steps_per_epoch, self.seed, self.batches = cfg, total_steps, steps_per_epoch, seed, 0
+        self.guard = Guard(cfg.get('skip_nonfinite'))
         check_rival(self.objective, cfg['precision'])
 
     judged = property(lambda self: self.objective) # what is validated: with averaged weights while it lasts
@@ -69,15 +71,16 @@ class TrainingModule(pl.LightningModule):
         world = self.trainer.world_size
         return batch if world == 1 else {k: v[self.global_rank::world] for k, v in batch.items()}
 
-    def on_save_checkpoint(self, checkpoint): checkpoint.update(batches=self.batches, judges=self.objective.judges(), rival=self.objective.rival_state())
+    def on_save_checkpoint(self, checkpoint): checkpoint.update(batches=self.batches, guard=self.guard.state(), judges=self.objective.judges(), rival=self.objective.rival_state())
 
     def on_load_checkpoint(self, checkpoint):
         self.batches = checkpoint['batches']
+        self.guard.load(checkpoint.get('guard', {}))
         same_judges(checkpoint, self.objective)
         self.objective.load_rival_state(checkpoint.get('rival', {}))
         checkpoint['loops']['fit_loop']['epoch_loop.batch_progress']['is_last_batch'] = False # more steps may be wanted now
 
-# %% ../../nbs/core/lightning.ipynb #2182e9c6
+# %% ../../nbs/core/lightning.ipynb #db13df3a
 def training_step(self: TrainingModule, batch, batch_idx):
     "One batch; an update when enough batches have been accumulated."
     every, step = self.cfg['accumulate_grad_batches'], self.step
@@ -92,12 +95,15 @@ def training_step(self: TrainingModule, batch, batch_idx):
     self.log_terms()
 
 def update(self: TrainingModule):
-    "Clip, step the optimiser and the schedule; ask Lightning to stop after the last step."
+    "Clip, step the optimiser, unless the guard forbids, and the schedule; ask Lightning to stop after the last step."
     optimizer, clip = self.optimizers(), self.cfg['gradient_clip_val']
+    norm = lambda: gradient_norm(self.objective.parameters())
     if clip:
         scaler = getattr(self.trainer.precision_plugin, 'scaler', None)
-        nn.utils.clip_grad_norm_(self.objective.parameters(), clip * (scaler.get_scale() if scaler else 1))
-    optimizer.step(); optimizer.zero_grad(); self.lr_schedulers().step()
+        before = nn.utils.clip_grad_norm_(self.objective.parameters(), clip * (scaler.get_scale() if scaler else 1))
+        norm = lambda: before
+    if self.guard.passes(norm, self.step): optimizer.step()
+    optimizer.zero_grad(); self.lr_schedulers().step()
     if self.step >= self.total_steps: self.trainer.should_stop = True
 
 TrainingModule.training_step, TrainingModule.update = training_step, update
@@ -151,12 +157,12 @@ def by_name(loaders) -> dict: # one loader, or {data set: loader}
     "Validation loaders by data set; one alone has no name."
     return loaders if isinstance(loaders, dict) else {'': loaders}
 
-# %% ../../nbs/core/lightning.ipynb #97a23244
+# %% ../../nbs/core/lightning.ipynb #5025401f
 def log_terms(self: TrainingModule):
     "Raw values by name, beside the step."
     values = {f'train/{k}': t.value for k, t in self.terms.items()}
-    if self.batches % self.cfg['log_every_n_steps'] == 0: check_finite(values, self.step)
-    self.log_dict(values)
+    if self.guard.limit is None and self.batches % self.cfg['log_every_n_steps'] == 0: check_finite(values, self.step)
+    self.log_dict(values | self.guard.values())
 
 def on_validation_epoch_start(self: TrainingModule):
     self.names, self.held = list(by_name(self.trainer.val_dataloaders)), Validation(self.objective, self.step, self.seed, self.global_rank)
@@ -169,7 +175,7 @@ def on_validation_epoch_end(self: TrainingModule):
 
 for method in (log_terms, on_validation_epoch_start, validation_step, on_validation_epoch_end): setattr(TrainingModule, method.__name__, method)
 
-# %% ../../nbs/core/lightning.ipynb #23d52b93
+# %% ../../nbs/core/lightning.ipynb #e81c0ae2
 def report_line(step: int, values: dict, stage: str) -> str:
     "`step 500  val/mse 0.1234`: the values of a stage, not those of single data sets."
     shown = [f'{k} {float(v):.4f}' for k, v in values.items() if k.startswith(stage) and k.count('/') == 1]
@@ -186,7 +192,7 @@ class Report(Callback):
     def line(self, trainer, module, stage): self.say(trainer, report_line(module.step, trainer.callback_metrics, stage))
 
     def on_validation_end(self, trainer, module):
-        if trainer.is_global_zero: self.line(trainer, module, 'val/')
+        if trainer.is_global_zero and not trainer.sanity_checking: self.line(trainer, module, 'val/')
 
     def on_train_end(self, trainer, module):
         if trainer.is_global_zero: self.say(trainer, f'loss terms of step {module.step}\n{module.terms}')
@@ -225,7 +231,7 @@ def log_figure(trainer, name: str, fig, step: int):
         if isinstance(logger, WandbLogger): logger.log_image(name, [fig], step)
         if isinstance(logger, ClearMLLogger): logger.log_figure(name, fig, step)
 
-# %% ../../nbs/core/lightning.ipynb #8d4f74fe
+# %% ../../nbs/core/lightning.ipynb #cee6d1ca
 def validation_curves(folder: Path):
     "One small axis a term, from `metrics.csv`: a thin line a data set, a thick one the mean."
     lines = {} # term → data set, or '' for the mean → [(step, value)]
@@ -252,7 +258,7 @@ class ValidationCurves(Callback):
     def __init__(self, folder: Path): self.folder = folder
 
     def on_validation_end(self, trainer, module):
-        if trainer.is_global_zero and isinstance(trainer.val_dataloaders, dict): show_validation(self.folder, trainer, module.step)
+        if trainer.is_global_zero and not trainer.sanity_checking and isinstance(trainer.val_dataloaders, dict): show_validation(self.folder, trainer, module.step)
 
 # %% ../../nbs/core/lightning.ipynb #3c8bbbfc
 def machine(t, # `trainer` block: accelerator, devices, num_nodes, strategy, precision
@@ -263,29 +269,30 @@ def machine(t, # `trainer` block: accelerator, devices, num_nodes, strategy, pre
     except (pl.utilities.exceptions.MisconfigurationException, ImportError, ValueError, RuntimeError) as e:
         raise BadInput('trainer', where, 'what this machine has', f'{e}') from e
 
-# %% ../../nbs/core/lightning.ipynb #a28acfb9
+# %% ../../nbs/core/lightning.ipynb #ec10ece7
 QUIET = ['.*does not have many workers.*', '.*Checkpoint directory .* exists and is not empty.*', '.*Experiment logs directory.*',
          '.*`isinstance.treespec, LeafSpec.` is deprecated.*', '.*The `srun` command is available.*', '.*Trying to infer the `batch_size`.*',
-         '.*your dataloader is not resumable.*', '.*is smaller than the logging interval.*', '.*Using ModelCheckpoint with manual optimization.*']
+         '.*your dataloader is not resumable.*', '.*is smaller than the logging interval.*', '.*Using ModelCheckpoint with manual optimization.*',
+         '.*Detected call of `lr_scheduler.step.*']
 
 def hush():
     "Silence Lightning's adverts, and its warnings about what is meant here."
     for name in ('pytorch_lightning', 'lightning_fabric'): logging.getLogger(name).setLevel(logging.WARNING)
     for message in QUIET: warnings.filterwarnings('ignore', message)
 
-# %% ../../nbs/core/lightning.ipynb #1765796b
+# %% ../../nbs/core/lightning.ipynb #06641b17
 def make_trainer(cfg, # The run's configuration
                  folder: Path, # The run folder
                  steps_per_epoch: int, total_steps: int, callbacks=(), until: int | None = None): # of a resumed run: its step
     "A Lightning trainer for one run: checkpoints, loggers, progress and averaged weights as the configuration says."
     t = cfg['trainer']; every = t['accumulate_grad_batches']
-    common, logger = load_callbacks_and_logger(dict(trainer=t, logger=cfg['logger'], run_dir=folder))
+    common, logger = load_callbacks_and_logger(dict(trainer=t, logger=cfg['logger'], run_dir=folder, save_every=save_interval(t, steps_per_epoch)))
     averaging = [EMAWeightAveraging(decay=t['ema_decay'])] if t['ema_decay'] else []
     bar = [StepBar(total_steps * every)] if t['progress_bar'] else []
     return machine(
-        t, max_epochs=1, val_check_interval=validation_interval(t, steps_per_epoch) * every, check_val_every_n_epoch=None, num_sanity_val_steps=0,
+        t, **dict(max_epochs=1, val_check_interval=validation_interval(t, steps_per_epoch) * every, check_val_every_n_epoch=None, num_sanity_val_steps=0,
         limit_val_batches=t['max_val_batches'] or 1., callbacks=[*averaging, *callbacks, *common, Report(t['no_print']), ValidationCurves(folder), *bar], logger=[l for l in (logger, csv_logger(folder, until)) if l],
-        log_every_n_steps=t['log_every_n_steps'], enable_progress_bar=t['progress_bar'], enable_model_summary=False, use_distributed_sampler=False)
+        log_every_n_steps=t['log_every_n_steps'], enable_progress_bar=t['progress_bar'], enable_model_summary=False, use_distributed_sampler=False) | lightning_options(t))
 
 # %% ../../nbs/core/lightning.ipynb #57887a71
 def horizon(cfg, # `trainer` block
@@ -296,44 +303,58 @@ def horizon(cfg, # `trainer` block
     check(epochs or steps, 'max_steps', steps, 'max_steps or max_epochs')
     return min(s for s in (steps, epochs and max(1, int(epochs * steps_per_epoch))) if s)
 
-# %% ../../nbs/core/lightning.ipynb #da2e215f
+# %% ../../nbs/core/lightning.ipynb #4d68e231
 def validation_interval(cfg, # `trainer` block
                         steps_per_epoch: int) -> int:
     "Steps from one validation to the next."
     return cfg['val_every_n_steps'] or cfg['val_every_n_epochs'] * steps_per_epoch
 
-# %% ../../nbs/core/lightning.ipynb #ddb23032
+def save_interval(cfg, steps_per_epoch: int) -> int | None: # steps; None: only at validations
+    return cfg['save_every_n_steps'] or (cfg.get('save_every_n_epochs') or 0) * steps_per_epoch or None
+
+# %% ../../nbs/core/lightning.ipynb #e7bd7032
 PRECISIONS = ['32-true', 'bf16-mixed', '16-mixed']
 FOUND = dict(auto=lambda: True, cpu=lambda: True, gpu=torch.cuda.is_available, cuda=torch.cuda.is_available, mps=torch.backends.mps.is_available)
+
+def check_gpus(accelerator: str, devices):
+    "Raise `BadInput` for more GPUs than this machine has."
+    found, wanted = torch.accelerator.device_count(), int(devices) if str(devices).isdigit() else 1
+    fine = accelerator not in ('gpu', 'cuda') or wanted <= found
+    check(fine, 'accelerator', accelerator, f'at most {found} GPUs, as this machine has, not {wanted}', 'trainer.num_gpus=0 takes the CPU.')
 
 def check_device(t): # `trainer` block
     "Raise `BadInput` for a device that the engine would not find."
     check_choice('engine', engine := t.get('engine', 'lightning'), ['lightning', 'accelerate'])
+    check_gpus(t['accelerator'], t['devices'])
     if engine == 'lightning':
         one = t['devices'] in (1, '1', [0]) and t['num_nodes'] == 1 and os.environ.get('WORLD_SIZE', '1') == '1'
         check(one, 'devices', t['devices'], 'one device in one process', 'Runs on several need trainer.engine=accelerate.')
         return machine(t, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
     need('accelerate', extra='actions')
-    check(t['devices'] in (1, '1', 'auto') and t['strategy'] == 'auto', 'devices', t['devices'], 'one device a process', 'Start several processes with torchrun or accelerate launch.')
+    check(t['devices'] in (1, '1', 'auto', int(os.environ.get('LOCAL_WORLD_SIZE', 1))) and t['strategy'] == 'auto', 'devices', t['devices'], 'one device a process', 'Start several processes with torchrun or accelerate launch.')
     found = FOUND[check_choice('accelerator', t['accelerator'], FOUND)]()
     check(found, 'accelerator', t['accelerator'], 'what this machine has', 'auto takes the best one.')
     fits = t['precision'] != '16-mixed' or t['accelerator'] != 'cpu' and (FOUND['gpu']() or FOUND['mps']())
     check(fits, 'precision', t['precision'], 'bf16-mixed or 32-true on a CPU')
 
-# %% ../../nbs/core/lightning.ipynb #83dd0471
+# %% ../../nbs/core/lightning.ipynb #65c348c8
 def check_training(cfg): # The run's configuration
     "Raise `BadInput` for whatever `fit` would refuse: optimiser, schedule, horizon, tracker, counts, device."
     t = cfg['trainer']; hush()
-    make_scheduler(make_optimizer([nn.Parameter(torch.zeros(1))], **t['optimizer']), horizon(t, 1), 1, **t['scheduler'])
+    make_scheduler(make_optimizer([nn.Parameter(torch.zeros(1, 1))], **t['optimizer']), horizon(t, 1), 1, **t['scheduler'])
     check_choice('logger', cfg['logger']['name'], LOGGERS); check_choice('precision', t['precision'], PRECISIONS)
+    check_choice('monitor_mode', t.get('monitor_mode', 'min'), ['min', 'max'])
+    check(type(t['save_top_k']) is int and t['save_top_k'] >= -1, 'save_top_k', t['save_top_k'], 'a number, 0 for none, -1 for all')
+    check(t.get('skip_nonfinite') is None or t['precision'] != '16-mixed', 'skip_nonfinite', t.get('skip_nonfinite'), 'null beside 16-mixed, whose loss scaler skips such updates itself')
+    lightning_options(t)
     for key in ('batch_size', 'accumulate_grad_batches', 'val_every_n_epochs', 'log_every_n_steps'): check(t[key] >= 1, key, t[key], '1 or more')
-    for key in ('val_every_n_steps', 'save_every_n_steps', 'max_val_batches'): check(t.get(key) is None or isinstance(t[key], int) and t[key] >= 1, key, t.get(key), '1 or more, or null')
+    for key in ('val_every_n_steps', 'save_every_n_steps', 'save_every_n_epochs', 'max_val_batches', 'skip_nonfinite'): check(t.get(key) is None or isinstance(t[key], int) and t[key] >= 1, key, t.get(key), '1 or more, or null')
     for key, most in dict(ema_decay=1, gradient_clip_val=float('inf')).items():
         fine = t[key] is None or isinstance(t[key], int | float) and 0 < t[key] < most
         check(fine, key, t[key], f'a number between 0 and {most}, or null')
     check_device(t)
 
-# %% ../../nbs/core/lightning.ipynb #cc00f493
+# %% ../../nbs/core/lightning.ipynb #c5a3c6b5
 class Rest:
     "The batches of a run that are left, with the length of all: how Lightning counts when it resumes."
     def __init__(self, loader, total: int): self.loader, self.total = loader, total
@@ -349,12 +370,12 @@ def plan(t, # `trainer` block
          batches_per_epoch: int, checkpoint=None) -> tuple:
     "(steps of an epoch, steps of the run, what the checkpoint holds)."
     every = t['accumulate_grad_batches']
-    per_epoch = max(1, batches_per_epoch // every)
+    per_epoch = max(1, epoch_part((t.get('lightning') or {}).get('limit_train_batches'), batches_per_epoch) // every)
     total, saved = horizon(t, per_epoch), read_checkpoint(checkpoint) if checkpoint else dict(batches=0)
     check(saved['batches'] <= total * every, 'max_steps', total, f'at least the {saved["batches"] // every} steps this run has had', 'Give more steps to go on.')
     return per_epoch, total, saved
 
-# %% ../../nbs/core/lightning.ipynb #828736c3
+# %% ../../nbs/core/lightning.ipynb #c94f19b0
 def finish(loggers):
     if any(isinstance(l, WandbLogger) for l in loggers): need('wandb').finish()
 
@@ -375,8 +396,9 @@ def fit(objective: nn.Module, # A model, or an `Objective`
         trainer = machine(t, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
         module.on_load_checkpoint(saved), module.load_state_dict(saved['state_dict'])
     else:
-        trainer = make_trainer(cfg, folder, per_epoch, total, callbacks, start // every if checkpoint else None)
-        with disk_errors(folder): trainer.fit(module, Rest(train_loader(start, total * every), total * every), val_loader, ckpt_path=checkpoint, weights_only=True)
+        with disk_errors(folder), around(t, folder, module.objective.model, bool(checkpoint)) as more:
+            trainer = make_trainer(cfg, folder, per_epoch, total, [*callbacks, *more], start // every if checkpoint else None)
+            trainer.fit(module, Rest(train_loader(start, total * every), total * every), val_loader, ckpt_path=checkpoint, weights_only=True)
     finish(trainer.loggers)
     module.objective.eval()
     return trainer

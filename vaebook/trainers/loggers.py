@@ -99,13 +99,13 @@ def log_folder(log_dir, name: str) -> Path:
     except OSError as e: raise BadInput('log_dir', str(log_dir), 'a folder that can be written', f'{e}. Choose another log_dir, or null for <run_dir>/logs.') from e
     return folder
 
-# %% ../../nbs/core/loggers.ipynb #e95548a2
-def load_callbacks_and_logger(args): # A run's configuration: `trainer`, `logger`, and `run_dir`, the folder to write to
+# %% ../../nbs/core/loggers.ipynb #5bb74ec2
+def load_callbacks_and_logger(args): # A run's configuration: `trainer`, `logger`, and `run_dir`, the folder to write to; `save_every` steps, if that is known
     "([ModelCheckpoint, ModelCheckpoint, LearningRateMonitor], logger); the logger is None for csv and none."
     folder = Path(args['run_dir']); top = args['trainer']['save_top_k']
     keep = functools.partial(ModelCheckpoint, folder/'checkpoints', auto_insert_metric_name=False, enable_version_counter=False)
-    best = keep(filename='best' if top == 1 else 'best-{step}', monitor=args['trainer'].get('monitor', 'val/total'), mode='min', save_top_k=top)
-    often = args['trainer'].get('save_every_n_steps')
+    best = keep(filename='best' if top == 1 else 'best-{step}', monitor=args['trainer'].get('monitor', 'val/total'), mode=args['trainer'].get('monitor_mode', 'min'), save_top_k=top)
+    often = args.get('save_every') or args['trainer'].get('save_every_n_steps')
     last = [keep(filename='last'), *([keep(filename='last', every_n_train_steps=often)] if often else [])]
     log_dir = args['logger'].get('log_dir')
     make = LOGGERS[check_choice('logger', args['logger']['name'], LOGGERS)]
