@@ -86,14 +86,14 @@ def is_open(key: str, experiment: str) -> bool:
     blocks = [*OPEN, *(f'classifier.{b}' for b in OPEN), *read('experiments').get(experiment, {}).get('open', [])]
     return key.startswith(tuple(f'{b}.' for b in blocks))
 
-# %% ../nbs/core/config.ipynb #6c0a55c2
+# %% ../nbs/core/config.ipynb #94f1a2e4
 def leaves(pairs, experiment: str):
     "The pairs; one that gives a whole block, `loss={time: {weights: {l1: 1}}}`, as a pair for each value."
     for key, value in pairs:
         to = translate(key, '', experiment)[0].split('@')[0]
         if not (value.lstrip().startswith('{') and ((CONF/to).is_dir() or is_open(f'{to}.', experiment))): yield key, value
         else:
-            try: found = need('omegaconf').OmegaConf.to_container(need('omegaconf').OmegaConf.create(value))
+            try: found = need('omegaconf').OmegaConf.to_container(need('omegaconf').OmegaConf.create(re.sub(r'(\w):(?=[^\s/])', r'\1: ', value)))
             except Exception as e: raise BadInput(key, value, 'keys and values', str(e).split('\n')[0]) from e
             yield from ((f'{key}.{k}', text(v)) for k, v in flat(found).items())
 

@@ -6,7 +6,7 @@
 __all__ = ['Audio', 'reconstruct', 'held_out', 'pairs_figure', 'Demo', 'log_sounds', 'callbacks', 'cost', 'fidelity', 'measure',
            'by_file', 'channels_figure', 'sample', 'draw', 'heard']
 
-# %% ../../nbs/audio/audio_experiment.ipynb #75355c61
+# %% ../../nbs/audio/audio_experiment.ipynb #a97ea972
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,12 @@ from ..data.audio import load, to_float, write_wav
 from .experiment import Experiment, once, plain
 from ..losses.audio_adversarial import AudioObjective
 from ..models.audio import AutoEncoder
+from ..models.encodec_dac import load_audio
 from ..pictures import new_figure
 from ..sweeps import evaluating
 from ..trainers.lightning import log_figure
 
-# %% ../../nbs/audio/audio_experiment.ipynb #79ccfd0a
+# %% ../../nbs/audio/audio_experiment.ipynb #f16dd99b
 class Audio(Experiment, name='audio'):
     "An autoencoder of sound."
     def __init__(self, cfg):
@@ -40,7 +41,7 @@ class Audio(Experiment, name='audio'):
 
     def build(self, data):
         if not self.cfg.init: return self.make(data.channels, data.sample_rate, data.samples)
-        model = AutoEncoder.from_pretrained(self.cfg.init)
+        model = load_audio(self.cfg.init)
         check((model.channels, model.sample_rate) == (data.channels, data.sample_rate), 'init', str(self.cfg.init), f'a model of {data.channels} channels at {data.sample_rate} Hz',
               f'It has {model.channels} at {model.sample_rate} Hz: set dataset.sample_rate and dataset.channels.')
         return model
@@ -63,7 +64,7 @@ def held_out(self: Audio) -> Tensor: # [B, C, N] floats
 
 Audio.held_out = held_out
 
-# %% ../../nbs/audio/audio_experiment.ipynb #0aac4970
+# %% ../../nbs/audio/audio_experiment.ipynb #0fccfbeb
 def pairs_figure(model: AutoEncoder, x: Tensor, x_hat: Tensor): # [B, C, N] both
     "The spectrograms of the first sound, of its reconstruction, and their difference."
     return spectrogram_figure({'original': x[0].cpu(), 'reconstruction': x_hat[0].cpu()}, model.sample_rate)
@@ -73,6 +74,7 @@ class Demo(Callback):
     def __init__(self, folder: Path, sounds: Tensor): self.folder, self.sounds = Path(folder), sounds
 
     def on_validation_epoch_start(self, trainer, module):
+        "Write and log what the model sounds like now."
         if not trainer.is_global_zero: return
         model = module.judged.model
         x = self.sounds.to(model.last_layer.device)

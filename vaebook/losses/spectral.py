@@ -318,18 +318,19 @@ class AudioLoss:
         rows = [[name, w, show(loss) if isinstance(loss, Loss) else 'of the bottleneck'] for name, (loss, w) in (self.losses | self.values).items()]
         return '\n'.join(l.rstrip() for l in table([['loss', 'weight', 'options'], *rows]).splitlines())
 
-# %% ../../nbs/audio/spectral.ipynb #95b507eb
+# %% ../../nbs/audio/spectral.ipynb #d53aaba5
 EVALS = dict(sisdr=dict(zero_mean=True, reduction='mean'), mel=dict(fft_size=2048, hop_size=None, win_length=None, n_mels=128),
              stft=dict(fft_size=2048, hop_size=None, win_length=None)) # measure → its options and their defaults
 SIZES = dict(fft_size='fft_sizes', hop_size='hop_sizes', win_length='win_lengths')
 
 class EvalLoss:
     "Measures for validation by name: sisdr (dB, higher is better), stft, mel."
-    def __init__(self, config, # measure → options
+    def __init__(self, config, # measure → options; null turns one off
                  sample_rate: int | None = None): # Hz, of the data
         self.losses = {}
         for name, own in (config or {}).items():
-            defaults, own = EVALS[check_choice('eval loss', name, EVALS)], dict(own or {})
+            defaults = EVALS[check_choice('eval loss', name, EVALS)]
+            if own is None: continue
             for k in own: check_choice(f'{name} option', k, ['sample_rate', *defaults])
             given = {SIZES.get(k, k): (v,) if k in SIZES else v for k, v in (defaults | own).items() if v is not None}
             self.losses[name] = make_loss(dict(stft='mrstft').get(name, name), given, sample_rate)
