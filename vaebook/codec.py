@@ -8,11 +8,11 @@ __all__ = ['BLOCK', 'MAGIC', 'VERSION', 'LONGEST', 'LIMITS', 'Header', 'Codes', 
            'exactly', 'sounds', 'decode_pieces', 'as_source', 'latent', 'decode', 'decode_file', 'reconstruct',
            'model_of', 'encode_command', 'decode_command', 'pairs', 'eval_command']
 
-# %% ../nbs/audio/codec.ipynb #8f964de4
+# %% ../nbs/audio/codec.ipynb #21a9e48f
 import csv, json, os, struct, sys, zlib
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
-from math import ceil, log2
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,7 @@ def open_codes(path) -> Codes:
 
 Codes.save, Codes.open = save, staticmethod(open_codes)
 
-# %% ../nbs/audio/codec.ipynb #6daf7876
+# %% ../nbs/audio/codec.ipynb #952c84ea
 def can_be_cut(model: AutoEncoder) -> bool: # False: it streams
     try: return model.halo >= 0
     except BadInput:
@@ -134,7 +134,7 @@ class Codec:
 
     def rates(self, rows: int = 1) -> list: # kbit/s, nominal
         "What 1, 2 … Q stages cost."
-        return [rows * self.model.frame_rate * n * log2(self.quantizer.vocab_size) / 1000 for n in range(1, self.quantizer.stages + 1)]
+        return [rows * self.model.frame_rate * n * (self.quantizer.vocab_size - 1).bit_length() / 1000 for n in range(1, self.quantizer.stages + 1)]
 
     def options(self, kbps: float | None, rows: int = 1) -> dict: # of the bottleneck
         "As many stages as fit into `kbps`, or all."
@@ -229,13 +229,14 @@ def latent(self: Codec, w: Tensor) -> Tensor: # [B,Q,T] or [B,D,T] → [B,D,T]
 
 Codec.decode_pieces, Codec.sounds, Codec.latent = decode_pieces, sounds, latent
 
-# %% ../nbs/audio/codec.ipynb #2db6fb3e
+# %% ../nbs/audio/codec.ipynb #5cb8462d
 def decode(self: Codec, codes: Codes) -> Tensor: # [C,N]
     "The sound of codes, with as many samples as the original had."
     return torch.from_numpy(np.concatenate([*self.decode_pieces(codes)]).T.copy())
 
 def decode_file(self: Codec, codes: Codes, path, kind: str = 'int16') -> Path: # A .wav; kind: int16 or float32
     "Write it piece by piece."
+    check(Path(path).suffix.lower() == '.wav', 'file', str(path), 'a name that ends in .wav')
     with wav_file(path, codes.header.sample_rate, codes.header.channels, kind) as write:
         for x in self.decode_pieces(codes): write(torch.from_numpy(x.T))
     return Path(path)
@@ -245,11 +246,12 @@ def reconstruct(self: Codec, x, sample_rate: int = None, kbps: float = None) -> 
 
 Codec.decode, Codec.decode_file, Codec.reconstruct = decode, decode_file, reconstruct
 
-# %% ../nbs/audio/codec.ipynb #cb89218a
+# %% ../nbs/audio/codec.ipynb #c89dbc86
 def model_of(folder) -> AutoEncoder: # Ours, EnCodec's or DAC's; None: $VAEBOOK_MODEL
     folder = folder or os.environ.get('VAEBOOK_MODEL')
-    check(folder, '--model', folder, 'the folder of a saved model', 'Or set VAEBOOK_MODEL. A run keeps its model in <run>/model.')
-    return load_audio(folder).requires_grad_(False)
+    check(folder, '--model', folder, 'the folder of a saved model, or of a run', 'Or set VAEBOOK_MODEL.')
+    inner = Path(folder)/'model'
+    return load_audio(inner if (inner/'config.json').is_file() else folder).requires_grad_(False)
 
 def encode_command(source, out, model=None, kbps=None): return Codec(model_of(model)).encode(source, kbps=kbps).save(out)
 def decode_command(source, out, model=None): return Codec(model_of(model)).decode_file(Codes.open(source), out)

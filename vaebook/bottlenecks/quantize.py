@@ -7,8 +7,9 @@ __all__ = ['BOUNDS', 'RECOMMENDED', 'QUANTIZERS', 'straight_through', 'histogram
            'perplexity', 'chosen', 'check_levels', 'along', 'cdf_bound', 'symmetric_bound', 'tanh_bound', 'FSQ', 'snap',
            'match', 'join', 'split', 'decode_indices', 'compute', 'codes', 'codebook', 'disturb', 'levels_for',
            'ResidualFSQ', 'nearest', 'k_means', 'sums', 'together', 'from_first', 'VQ', 'find', 'learn', 'restart',
-           'gather', 'save', 'load', 'ResidualVQ', 'used', 'LFQ', 'entropy_terms', 'options_of', 'make_quantizer',
-           'build', 'DirectionVQ', 'Factorised', 'FactorisedRVQ', 'stagewise', 'whole', 'CodeUse', 'report']
+           'gather', 'save', 'load', 'ResidualVQ', 'ready', 'used', 'LFQ', 'entropy_terms', 'options_of',
+           'make_quantizer', 'build', 'DirectionVQ', 'Factorised', 'FactorisedRVQ', 'stagewise', 'whole', 'CodeUse',
+           'report']
 
 # %% ../../nbs/core/quantize.ipynb #62ce8453
 from collections.abc import Iterable
@@ -392,7 +393,7 @@ def load(self, state, prefix, *args):
 
 VQ.gather, VQ._save_to_state_dict, VQ._load_from_state_dict = gather, save, load
 
-# %% ../../nbs/core/quantize.ipynb #c3ccbd7c
+# %% ../../nbs/core/quantize.ipynb #6df4bb8d
 class ResidualVQ(Quantizer):
     "Stage k quantises what the stages before it left over (SoundStream, Zeghidour et al. 2021)."
     residual = True
@@ -412,7 +413,11 @@ class ResidualVQ(Quantizer):
 def decode_indices(self, ids: Tensor) -> Tensor: # [B, ..., Q] or fewer stages → [B, d, ...]
     "The sum of the stages' codes; the first stages alone give a coarser value."
     check(1 <= ids.shape[-1] <= self.stages, 'ids', list(ids.shape), f'1 to {self.stages} stages in the last place')
-    return sum(layer.decode_indices(i) for layer, i in zip(self.layers, ids.unbind(-1)))
+    return sum(layer.decode_indices(i) for layer, i in zip(self.layers[:self.ready], ids.unbind(-1)))
+
+def ready(self) -> int:
+    "The stages whose codebooks are made, at least one: outside training the others are left out."
+    return max(1, next((k for k, layer in enumerate(self.layers) if getattr(layer, 'book', layer).pool is not None), self.stages))
 
 def used(self, h: Tensor, stages: int): # [B, d, ...] → [B, 1, ...] stages of each item, or None: all
     "In training, a share `dropout` of the items hears a random number of stages."
@@ -426,7 +431,7 @@ def match(self, h: Tensor, stages: int = None):
     rest, ids = h.detach(), []
     stages = stages or self.stages
     left, used = rest, self.used(h, stages)
-    for k, layer in enumerate(self.layers[:stages]):
+    for k, layer in enumerate(self.layers[:stages if self.training else min(stages, self.ready)]):
         gathers = layer.seeding
         _, hard, i = layer.match(rest)
         rest = rest - hard
@@ -436,7 +441,7 @@ def match(self, h: Tensor, stages: int = None):
     ids += [torch.zeros_like(i)] * (stages - len(ids))
     return h, h.detach() - left, torch.stack(ids, -1)
 
-ResidualVQ.used = used
+ResidualVQ.used, ResidualVQ.ready = used, property(ready)
 ResidualVQ.decode_indices, ResidualVQ.match = decode_indices, match
 
 # %% ../../nbs/core/quantize.ipynb #cf930234
@@ -506,10 +511,10 @@ class Factorised(nn.Module):
 
     def decode_indices(self, ids: Tensor) -> Tensor: return self.up(self.book.codebook[ids % self.book.vocab_size]).movedim(-1, 1)
 
-# %% ../../nbs/core/quantize.ipynb #660e9148
+# %% ../../nbs/core/quantize.ipynb #b54b90d4
 class FactorisedRVQ(Quantizer):
     "Residual quantisation with codes of `code_dim` channels, searched by direction (Kumar et al. 2023, arXiv 2306.06546)."
-    residual, used, decode_indices = True, ResidualVQ.used, ResidualVQ.decode_indices
+    residual, used, ready, decode_indices = True, ResidualVQ.used, ResidualVQ.ready, ResidualVQ.decode_indices
 
     def __init__(self, num_codes: int, # V
                  dim: int, # d
@@ -524,7 +529,7 @@ class FactorisedRVQ(Quantizer):
         self.vocab_size, self.dim, self.stages = num_codes, dim, stages
         self.layers = nn.ModuleList(Factorised(dim, code_dim, DirectionVQ(num_codes, code_dim, **options)) for _ in range(stages))
 
-# %% ../../nbs/core/quantize.ipynb #fe55359d
+# %% ../../nbs/core/quantize.ipynb #23fe998b
 def forward(self, h: Tensor, quantize: bool = True, stages: int = None, bits: float = None) -> Latent:
     "As `Quantizer.forward`; commitment is summed over the stages that an item uses."
     q = self.chosen(stages, bits)
@@ -535,13 +540,14 @@ def forward(self, h: Tensor, quantize: bool = True, stages: int = None, bits: fl
 def stagewise(self, h: Tensor, stages: int, quantize: bool): # [B, d, ...] → z, commitment, ids
     "Sum the stages' codes; gradients pass each search straight through."
     rest, z, commitment, ids, used = h, 0., 0., [], self.used(h, stages)
-    for k, layer in enumerate(self.layers[:stages]):
+    for k, layer in enumerate(self.layers[:stages if self.training else min(stages, self.ready)]):
         soft, hard, i = layer.book.match(layer.down(rest.movedim(1, -1)).movedim(-1, 1))
         code = layer.up((straight_through(hard, soft) if quantize else soft).movedim(1, -1)).movedim(-1, 1)
         heard = 1. if used is None else (k < used).float()
         z, rest = z + heard * code, rest - code
         commitment = commitment + (heard * (soft - hard.detach()).square()).sum() / max(soft.numel(), 1)
         ids.append(i)
+    ids += [torch.zeros_like(i)] * (stages - len(ids))
     return z, commitment, torch.stack(ids, -1)
 
 FactorisedRVQ.forward, FactorisedRVQ.stagewise = forward, stagewise

@@ -6,7 +6,7 @@
 __all__ = ['from_slurm', 'world', 'is_main', 'make_accelerator', 'from_main', 'Loss', 'Loop', 'train_batch', 'log_train', 'log',
            'say', 'validate', 'save_model', 'keep_best', 'parts', 'save_last', 'load', 'after_step', 'run', 'fit']
 
-# %% ../../nbs/core/accelerate.ipynb #5a7a83f6
+# %% ../../nbs/core/accelerate.ipynb #b3722362
 import os, shutil
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..losses.terms import Objective
 from ..runs import disk_errors
 from .lightning import PRECISIONS, Validation, by_name, check_finite, check_rival, finish, hush, plan, report_line, same_judges, save_interval, show_validation, validation_interval
 from .loggers import csv_logger, load_callbacks_and_logger
-from .run_options import Guard, around, gradient_norm
+from .run_options import Guard, around, gradient_norm, limit_of
 from .schedules import make_optimizer, make_scheduler
 
 # %% ../../nbs/core/accelerate.ipynb #337d7e67
@@ -54,7 +54,7 @@ def from_main(make, t): # function of nothing, `trainer` block
     box = [make() if is_main() else None]
     return need('accelerate.utils').broadcast_object_list(box)[0]
 
-# %% ../../nbs/core/accelerate.ipynb #4a6a9370
+# %% ../../nbs/core/accelerate.ipynb #365aff4a
 class Loss(nn.Module):
     "One batch to its total loss; the raw values stay in `terms`."
     def __init__(self, objective: Objective): super().__init__(); self.objective = objective
@@ -70,7 +70,7 @@ class Loop:
         self.objective = objective if isinstance(objective, Objective) else Objective(objective)
         self.cfg, self.seed, self.logger, self.folder = cfg['trainer'], cfg['seed'], cfg['logger'], Path(folder)
         self.total_steps, self.steps_per_epoch, self.batches, self.best, self.loggers = total_steps, steps_per_epoch, 0, [], []
-        self.guard = Guard(self.cfg.get('skip_nonfinite'))
+        self.guard = Guard(limit_of(self.cfg))
         check_rival(self.objective, self.cfg['precision'])
         (self.rank, self.size), self.accelerator = world(), make_accelerator(self.cfg)
         optimizer = make_optimizer(self.objective.parameters(), **self.cfg['optimizer'])

@@ -10,7 +10,7 @@ __all__ = ['QUIET', 'PRECISIONS', 'FOUND', 'same_judges', 'check_rival', 'check_
            'machine', 'hush', 'make_trainer', 'horizon', 'validation_interval', 'save_interval', 'check_gpus',
            'check_device', 'check_training', 'Rest', 'read_checkpoint', 'plan', 'finish', 'fit']
 
-# %% ../../nbs/core/lightning.ipynb #fd62c63c
+# %% ../../nbs/core/lightning.ipynb #06428ffd
 import csv, logging, math, os, statistics, warnings
 from pathlib import Path
 
@@ -25,10 +25,10 @@ from ..losses.terms import Objective
 from ..pictures import new_figure
 from ..runs import disk_errors
 from .loggers import LOGGERS, ClearMLLogger, csv_logger, load_callbacks_and_logger
-from .run_options import Guard, around, epoch_part, gradient_norm, lightning_options
+from .run_options import Guard, around, epoch_part, gradient_norm, lightning_options, limit_of
 from .schedules import make_optimizer, make_scheduler
 
-# %% ../../nbs/core/lightning.ipynb #a96dcbc2
+# %% ../../nbs/core/lightning.ipynb #29f93c4b
 def same_judges(checkpoint: dict, objective):
     "Raise `BadInput` when the frozen networks of `objective` are not those of the checkpoint."
     now, then = objective.judges(), checkpoint['judges']
@@ -51,7 +51,7 @@ class TrainingModule(pl.LightningModule):
         self.automatic_optimization = False
         self.objective = objective if isinstance(objective, Objective) else Objective(objective)
         self.cfg, self.total_steps, self.steps_per_epoch, self.seed, self.batches = cfg, total_steps, steps_per_epoch, seed, 0
-        self.guard = Guard(cfg.get('skip_nonfinite'))
+        self.guard = Guard(limit_of(cfg))
         check_rival(self.objective, cfg['precision'])
 
     judged = property(lambda self: self.objective) # what is validated: with averaged weights while it lasts
@@ -337,7 +337,7 @@ def check_device(t): # `trainer` block
     fits = t['precision'] != '16-mixed' or t['accelerator'] != 'cpu' and (FOUND['gpu']() or FOUND['mps']())
     check(fits, 'precision', t['precision'], 'bf16-mixed or 32-true on a CPU')
 
-# %% ../../nbs/core/lightning.ipynb #65c348c8
+# %% ../../nbs/core/lightning.ipynb #1796a0ca
 def check_training(cfg): # The run's configuration
     "Raise `BadInput` for whatever `fit` would refuse: optimiser, schedule, horizon, tracker, counts, device."
     t = cfg['trainer']; hush()
@@ -345,7 +345,6 @@ def check_training(cfg): # The run's configuration
     check_choice('logger', cfg['logger']['name'], LOGGERS); check_choice('precision', t['precision'], PRECISIONS)
     check_choice('monitor_mode', t.get('monitor_mode', 'min'), ['min', 'max'])
     check(type(t['save_top_k']) is int and t['save_top_k'] >= -1, 'save_top_k', t['save_top_k'], 'a number, 0 for none, -1 for all')
-    check(t.get('skip_nonfinite') is None or t['precision'] != '16-mixed', 'skip_nonfinite', t.get('skip_nonfinite'), 'null beside 16-mixed, whose loss scaler skips such updates itself')
     lightning_options(t)
     for key in ('batch_size', 'accumulate_grad_batches', 'val_every_n_epochs', 'log_every_n_steps'): check(t[key] >= 1, key, t[key], '1 or more')
     for key in ('val_every_n_steps', 'save_every_n_steps', 'save_every_n_epochs', 'max_val_batches', 'skip_nonfinite'): check(t.get(key) is None or isinstance(t[key], int) and t[key] >= 1, key, t.get(key), '1 or more, or null')
