@@ -19,6 +19,15 @@ def threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture(autouse=True)
+def one_process():
+    "What a strategy of several processes leaves in the environment does not reach the next test."
+    names = 'MASTER_ADDR MASTER_PORT WORLD_SIZE RANK LOCAL_RANK NODE_RANK GROUP_RANK LOCAL_WORLD_SIZE'.split()
+    before = {k: os.environ.get(k) for k in names}
+    yield
+    for k, v in before.items(): os.environ.pop(k, None) if v is None else os.environ.update({k: v})
+
+
 @pytest.fixture(scope='session')
 def root(): return ROOT
 
