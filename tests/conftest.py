@@ -1,5 +1,5 @@
 "The surroundings of every test: this tree's package, the shared data, two threads, no bars, no windows, no accounts."
-import json, os, signal, subprocess, sys, time
+import contextlib, importlib, io, json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -19,20 +19,22 @@ def threads():
     torch.set_num_threads(2)
 
 
-@pytest.fixture(autouse=True)
-def one_process():
-    "What a strategy of several processes leaves in the environment does not reach the next test."
-    names = 'MASTER_ADDR MASTER_PORT WORLD_SIZE RANK LOCAL_RANK NODE_RANK GROUP_RANK LOCAL_WORLD_SIZE'.split()
-    before = {k: os.environ.get(k) for k in names}
-    yield
-    for k, v in before.items(): os.environ.pop(k, None) if v is None else os.environ.update({k: v})
-
-
 @pytest.fixture(scope='session')
 def root(): return ROOT
 
 
-# What tests of runs share: `from conftest import command, killed, metrics, weights`
+def pytest_collection_modifyitems(items):
+    "Where nothing draws for MuJoCo, what draws is skipped, and `-rs` says why."
+    drawing = [i for i in items if 'test_dmc_collect' in i.nodeid or 'world/collect.ipynb' in i.nodeid]
+    if not drawing: return
+    from vaebook.core import BadInput
+    from vaebook.data.dmc_collect import backend
+    try: backend()
+    except (BadInput, ImportError) as e:
+        for i in drawing: i.add_marker(pytest.mark.skip(reason=str(e)))
+
+
+# What tests of runs share: `from conftest import command, killed, measured, metrics, said, weights`
 
 def weights(run): return (Path(run) / 'model/model.safetensors').read_bytes()
 
@@ -47,10 +49,29 @@ def command(*args, cwd, ok=True, timeout=240, env=None):
     return done.stdout + done.stderr
 
 
+def said(*args, cwd, status=0, of='vaebook.train'):
+    "What a command line of ours says in this process, in another folder: no libraries are loaded anew."
+    words = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(words), contextlib.redirect_stderr(words):
+        patch.chdir(cwd); patch.setattr(sys, 'argv', [of, *map(str, args)])
+        try: importlib.import_module(of).main(); code = 0
+        except SystemExit as e: code = e.code or 0
+    assert code == status, words.getvalue()
+    return words.getvalue()
+
+
+def measured(cfg):
+    "As `train`, without the pictures: the final numbers."
+    from vaebook.train import experiment
+    body = experiment(cfg)
+    for part in (body.data, body.model, body.fit): part()
+    return dict(body.evaluate())
+
+
 def killed(run, *args):
     "Start `vaebook-train run_dir=<run> <args>` and kill it when it has its first checkpoint, before it has ended."
     process = subprocess.Popen([sys.executable, '-m', 'vaebook.train', f'run_dir={run}', *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
-    while not (run / 'checkpoints/last.ckpt').exists() and time.time() < deadline: time.sleep(0.02)
+    while not (run / 'checkpoints/last.ckpt').exists() and process.poll() is None and time.time() < deadline: time.sleep(0.02)
     process.send_signal(signal.SIGKILL); process.wait()
     assert not (run / 'model').exists() and not (run / 'metrics.json').exists()

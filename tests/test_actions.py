@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import command, killed, metrics, weights
+from conftest import command, killed, measured, metrics, said, weights
 from vaebook.config import compose
 from vaebook.core import BadInput
 from vaebook.models import ActionTokenizer, FSQVQVAE
@@ -73,26 +73,26 @@ def test_papermill_door(first, tmp_path):
 def test_the_seeds_command_lines(tmp_path):
     "Both lines of the origin's README, made small at their end; a transformer key selects the transformer."
     small = ['smoke=true', 'run_dir=run', *QUIET.split()[:1]]
-    command('-m', 'vaebook.train', 'recipe=latent_actions', 'trainer.num_steps=20000', 'dataset.batch_size=256', 'model.latent_dim=512', 'trainer.max_val_batches=1', '--cfg', 'job', cwd=tmp_path)
+    said('recipe=latent_actions', 'trainer.num_steps=20000', 'dataset.batch_size=256', 'model.latent_dim=512', 'trainer.max_val_batches=1', '--cfg', 'job', cwd=tmp_path)
     command('-m', 'vaebook.train', 'recipe=latent_actions', 'trainer.num_steps=2', 'dataset.batch_size=256', 'model.latent_dim=512', 'model.hidden_dim=32', *small, cwd=tmp_path)
     assert json.loads((tmp_path / 'run/model/config.json').read_text())['config']['latent_dim'] == 512
     assert any('qkv' in k for k in FSQVQVAE.from_pretrained(tmp_path / 'run/model').state_dict())
     second = ['model.latent_dim=384', 'model.num_encoder_layers=6', 'model.num_decoder_layers=6', 'model.fsq_levels=[9,9,9,9]']
-    command('-m', 'vaebook.train', *second, 'model.hidden_dim=32', 'trainer.num_steps=2', 'smoke=true', 'run_dir=second', 'clearml.enable=false', cwd=tmp_path)
+    said(*second, 'model.hidden_dim=32', 'trainer.num_steps=2', 'smoke=true', 'run_dir=second', 'clearml.enable=false', cwd=tmp_path)
     model = FSQVQVAE.from_pretrained(tmp_path / 'second/model')
     assert model.bottleneck.vocab_size == 9**4 and len(model.encoder[0].blocks) == 6
     assert {p.name for p in tmp_path.iterdir()} == {'run', 'second'}
     for clash in (['model.backbone=mlp', 'model.latent_dim=512'], ['model.backbone=conv', 'model.num_heads=4']):
-        said = command('-m', 'vaebook.train', 'recipe=latent_actions', *clash, 'smoke=true', cwd=tmp_path, ok=False)
-        assert f"{clash[1].split('.')[1].split('=')[0]}=" in said and 'Traceback' not in said
+        words = said('recipe=latent_actions', *clash, 'smoke=true', cwd=tmp_path, status=2)
+        assert f"{clash[1].split('.')[1].split('=')[0]}=" in words and 'Traceback' not in words
 
 
 def test_launchers(tmp_path):
     """torchrun with two processes: one run folder, written once, the result of one process with the doubled batch (without augmentation, whose noise is each
     process's own); accelerate launch without a recipe is this chapter."""
     few = ['smoke=true', 'model.augment=0', 'trainer.optimizer.lr=0.0005', 'trainer.num_steps=6', 'trainer.val_every_n_steps=3', 'trainer.accelerator=cpu', *QUIET.split()]
-    said = command('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', 2, '-m', 'vaebook.train', 'recipe=latent_actions', 'run_dir=two', 'dataset.batch_size=64', *few, cwd=tmp_path, env=dict(OMP_NUM_THREADS='1'))
-    assert said.count('bits_per_chunk') == 1
+    words = command('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', 2, '-m', 'vaebook.train', 'recipe=latent_actions', 'run_dir=two', 'dataset.batch_size=64', *few, cwd=tmp_path, env=dict(OMP_NUM_THREADS='1'))
+    assert words.count('bits_per_chunk') == 1
     command('-m', 'accelerate.commands.launch', '--cpu', '--num_processes', 1, '-m', 'vaebook.train', 'run_dir=one', 'dataset.batch_size=128', *few, cwd=tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {'one', 'two'}
     assert metrics(tmp_path / 'two') == pytest.approx(metrics(tmp_path / 'one'), rel=1e-3)
@@ -103,7 +103,7 @@ def test_launchers(tmp_path):
 def test_killed_and_resumed(tmp_path):
     "SIGKILL in the middle, resume from the last checkpoint, the same weights and log as without."
     steps = 'trainer.max_steps=120 trainer.ema_decay=0.9 model.augment=0.3'
-    train(smoke(tmp_path / 'whole', steps))
+    measured(smoke(tmp_path / 'whole', steps))
     killed(tmp_path / 'cut', 'recipe=latent_actions', 'smoke=true', *QUIET.split(), *steps.split())
     assert train(compose('latent_actions', resume=str(tmp_path / 'cut'))) == metrics(tmp_path / 'whole')
     assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole') and (tmp_path / 'cut/metrics.csv').read_text() == (tmp_path / 'whole/metrics.csv').read_text()

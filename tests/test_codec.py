@@ -1,5 +1,5 @@
 "The codec where a lesson is not enough: damaged and forged files, memory, the shell."
-import csv, json, random, struct, sys, time, zlib
+import csv, json, random, struct, time, zlib
 from pathlib import Path
 
 import pytest
@@ -57,7 +57,7 @@ def test_chunks_are_the_whole(kind, options, tmp_path):
         c = Codec(model, seconds)
         same(c, a := c.encode(x), x)
     back = Codes.open(a.save(tmp_path / 'a.vbk'))
-    assert back.numbers.equal(a.numbers) and back.header == a.header and c.cut == ('lstm' not in options)
+    assert back.numbers.equal(a.numbers) and back.header == a.header and model.cuttable == ('lstm' not in options)
 
 
 def test_an_lstm_without_causality_is_refused():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import command, killed, metrics, weights
+from conftest import command, killed, measured, metrics, weights
 from vaebook.config import compose
 from vaebook.core import BadInput
 from vaebook.models import CNN, CVAE
@@ -60,8 +60,8 @@ def test_run_folder(first):
 
 def test_two_runs_are_one(first, tmp_path):
     "One seed, one result, to the last digit; another seed, another."
-    assert train(smoke(tmp_path / 'again')) == metrics(first) and weights(tmp_path / 'again') == weights(first)
-    assert train(smoke(tmp_path / 'other', seed=1)) != metrics(first)
+    assert measured(smoke(tmp_path / 'again')) == metrics(first) and weights(tmp_path / 'again') == weights(first)
+    assert measured(smoke(tmp_path / 'other', seed=1)) != metrics(first)
 
 
 def test_reload(first):
@@ -120,16 +120,16 @@ def test_multirun(tmp_path):
 
 def test_killed_and_resumed(tmp_path):
     "SIGKILL in the middle, resume from the last checkpoint, the same weights and log as without."
-    steps = 'trainer.max_steps=110 trainer.ema_decay=0.9'
-    train(smoke(tmp_path / 'whole', steps))
+    steps = 'trainer.max_steps=66 trainer.ema_decay=0.9'
+    measured(smoke(tmp_path / 'whole', steps))
     killed(tmp_path / 'cut', 'dataset=digits', 'smoke=true', *QUIET.split(), *steps.split())
-    assert train(compose('cvae', resume=str(tmp_path / 'cut'))) == metrics(tmp_path / 'whole'), 'the folder says all that is needed'
+    assert measured(compose('cvae', resume=str(tmp_path / 'cut'))) == metrics(tmp_path / 'whole'), 'the folder says all that is needed'
     assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole') and curve(tmp_path / 'cut') == curve(tmp_path / 'whole')
 
 
 def test_killed_while_it_measured(tmp_path):
     "A run that had finished training is loaded, measured and drawn; with averaged weights they are the averaged ones."
-    wanted = train(smoke(tmp_path / 'run', 'trainer.ema_decay=0.9')), weights(tmp_path / 'run')
+    wanted = measured(smoke(tmp_path / 'run', 'trainer.ema_decay=0.9')), weights(tmp_path / 'run')
     for lost in ('metrics.json', 'model/model.safetensors'): (tmp_path / 'run' / lost).unlink()
     assert (train(compose('cvae', resume=str(tmp_path / 'run'))), weights(tmp_path / 'run')) == wanted
 
@@ -202,7 +202,7 @@ def test_resume_wants_the_same_classifier(tmp_path):
     net = build_classifier('mnist_cnn', 10, (1, 28, 28), width=4)
     torch.save(net.state_dict(), tmp_path / 'mine')
     given = dict(dataset='digits', save_dir=str(tmp_path), model_name='mine', run_dir=str(tmp_path / 'run'))
-    train(compose('cvae', f'{QUIET} trainer.max_steps=3 classifier.model.width=4 model.width=4', **given))
+    measured(compose('cvae', f'{QUIET} trainer.max_steps=3 classifier.model.width=4 model.width=4', **given))
     net.net[0].weight.data.add_(1); torch.save(net.state_dict(), tmp_path / 'mine')
     with pytest.raises(BadInput, match='Its classifier has changed'): train(compose('cvae', 'trainer.max_steps=6', resume=str(tmp_path / 'run')))
 

@@ -1,6 +1,5 @@
 "Every trainer key that the audio chapter's documents show: it composes, and it does what it says."
-import csv, functools, json
-from pathlib import Path
+import csv, functools, json, os
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from vaebook.data.images import Split
 from vaebook.pretrained import Pretrained
 from vaebook.trainers import accelerate, lightning
 from vaebook.trainers.lightning import check_training, horizon, validation_interval
+from vaebook.trainers.run_options import MEETING
 
 ENGINES = dict(lightning=lightning.fit, accelerate=accelerate.fit)
 each = pytest.mark.parametrize('engine', ENGINES)
@@ -127,7 +127,7 @@ def test_optimisers_and_schedules_resume_exactly(tmp_path, engine, n):
     said = [f'trainer.optimizer.type={o}', f'trainer.optimizer.config.{opt}', f'trainer.scheduler.type={s}', f'trainer.scheduler.config.{sched}',
             'trainer.max_steps=10', 'trainer.val_every_n_steps=5', 'trainer.save_every_n_steps=3']
     whole, rows = toy(tmp_path / 'whole', engine, *said)
-    compute, calls = Line.compute_loss, []
+    compute = Line.compute_loss
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match='power cut'):
         def cut(self, batch, step=0, out=None):
             if step == 7: raise RuntimeError('power cut')
@@ -214,5 +214,8 @@ def test_arguments_of_lightning(tmp_path):
 
 
 def test_one_process_of_ddp(tmp_path):
+    "It trains, and nothing of the strategy reaches the next run of the process."
+    before = dict(os.environ)
     model, _ = toy(tmp_path / 'run', 'lightning', 'trainer.strategy=ddp', 'trainer.max_steps=2')
-    assert flat(model).isfinite().all()
+    assert flat(model).isfinite().all() and not torch.distributed.is_initialized()
+    assert not {k for k in MEETING if os.environ.get(k) != before.get(k)}

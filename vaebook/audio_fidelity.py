@@ -7,9 +7,8 @@ __all__ = ['MEASURES', 'LISTENERS', 'SISDR', 'SNR', 'Padded', 'level', 'STFTDist
            'AudioFidelity', 'report', 'pesq', 'stoi', 'perceptual', 'listen', 'real_time_factor', 'errors',
            'spectrogram_figure']
 
-# %% ../nbs/audio/audio_fidelity.ipynb #7eccc47f
+# %% ../nbs/audio/audio_fidelity.ipynb #c3b75621
 import statistics, time, warnings
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'MAGIC', 'VERSION', 'LONGEST', 'LIMITS', 'Header', 'Codes', 'pack', 'unpack', 'check_header', 'save',
-           'open_codes', 'can_be_cut', 'Codec', 'rows_of', 'of_tensor', 'Counted', 'numbers', 'half', 'encode',
-           'exactly', 'sounds', 'decode_pieces', 'as_source', 'latent', 'decode', 'decode_file', 'reconstruct',
-           'model_of', 'encode_command', 'decode_command', 'pairs', 'eval_command']
+           'open_codes', 'Codec', 'rows_of', 'of_tensor', 'Counted', 'numbers', 'half', 'encode', 'exactly', 'sounds',
+           'decode_pieces', 'as_source', 'latent', 'decode', 'decode_file', 'reconstruct', 'model_of', 'encode_command',
+           'decode_command', 'pairs', 'eval_command']
 
-# %% ../nbs/audio/codec.ipynb #21a9e48f
+# %% ../nbs/audio/codec.ipynb #297621e1
 import csv, json, os, struct, sys, zlib
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import BadInput, atomic, check, need, table
+from .core import atomic, check, need, table
 from .data.audio import find_sounds, pieces, read, resampled, to_float, wav_file
 from .latents import digest
-from .models.audio import AutoEncoder, windows
+from .models.audio import AutoEncoder
 from .models.encodec_dac import load_audio
 
 # %% ../nbs/audio/codec.ipynb #9e14319e
@@ -117,18 +117,12 @@ def open_codes(path) -> Codes:
 
 Codes.save, Codes.open = save, staticmethod(open_codes)
 
-# %% ../nbs/audio/codec.ipynb #952c84ea
-def can_be_cut(model: AutoEncoder) -> bool: # False: it streams
-    try: return model.halo >= 0
-    except BadInput:
-        if not model.causal: raise
-        return False
-
+# %% ../nbs/audio/codec.ipynb #b4b17f6b
 class Codec:
     "A model with the way from a sound or a file to codes, and back."
     def __init__(self, model: AutoEncoder, chunk_seconds: float = 4.): # Of sound at a time
-        self.model, self.cut, self.chunk_seconds = model.eval(), can_be_cut(model), chunk_seconds
-        self.step = max(1, round(chunk_seconds * model.frame_rate)) # frames
+        check(model.causal or model.cuttable, 'model', 'an LSTM that looks ahead', 'a causal one, or one without an LSTM')
+        self.model, self.chunk_seconds = model.eval(), chunk_seconds
         self.quantizer = q = getattr(model.bottleneck, 'quantizer', None) # None: latents
         self.facts = dict(kind='ids' if q else 'latents', vocab=q.vocab_size if q else 0, model_rate=model.sample_rate, ratio=model.ratio, model=digest(model)) # in every header
 
@@ -167,12 +161,10 @@ class Counted:
     def __iter__(self):
         for rate, x in self.sound: self.n += len(x); self.rate, self.channels = rate, x.shape[1]; yield rate, x
 
-# %% ../nbs/audio/codec.ipynb #729a3d47
+# %% ../nbs/audio/codec.ipynb #e09163f1
 def numbers(self: Codec, rows, **options): # rows: of [B,C,n]; options of the bottleneck
     "Yield ids [B,Q,T] or latents [B,D,T], chunk by chunk."
-    model = self.model
-    chunks = model.encode_pieces(rows, self.chunk_seconds, **options) if self.cut else model.encode_stream((x for x, *_ in windows(rows, self.step * model.ratio, 0)), **options)
-    for z, info in chunks: yield info['indices'].view(*z.shape[::2], -1).movedim(1, 2).cpu() if self.quantizer else half(z.cpu())
+    for z, info in self.model.encode_pieces(rows, self.chunk_seconds, **options): yield info['indices'].view(*z.shape[::2], -1).movedim(1, 2).cpu() if self.quantizer else half(z.cpu())
 
 def half(z: Tensor) -> Tensor:
     check(bool(z.abs().max() < 65504), 'latents', float(z.abs().max()), 'numbers below 65504, the largest float16')
@@ -194,7 +186,7 @@ def encode(self: Codec, x, # [C,N] int16 or floats in [-1,1], or the path of a f
 
 Codec.numbers, Codec.encode = numbers, encode
 
-# %% ../nbs/audio/codec.ipynb #52620738
+# %% ../nbs/audio/codec.ipynb #5cde5f69
 def exactly(stream, n: int): # stream: of [m,C]
     "Cut or fill the stream to `n` samples."
     for x in stream:
@@ -204,8 +196,8 @@ def exactly(stream, n: int): # stream: of [m,C]
 
 def sounds(self: Codec, codes: Codes):
     "Yield [B,C,n] at the model's rate, chunk by chunk."
-    z, n = map(self.latent, codes.numbers.split(self.step, -1)), codes.header.samples
-    return self.model.decode_pieces(z, n, self.chunk_seconds) if self.cut else self.model.decode_stream(z, n)
+    z = map(self.latent, codes.numbers.split(self.model.chunk(self.chunk_seconds), -1))
+    return self.model.decode_pieces(z, codes.header.samples, self.chunk_seconds)
 
 @torch.no_grad()
 def decode_pieces(self: Codec, codes: Codes):

@@ -33,13 +33,14 @@ def check(ok: bool, # Is the value fine?
     if not ok: raise BadInput(name, value, expected, mend)
     return value
 
-# %% ../nbs/core/core.ipynb #c5f9a0e5
+# %% ../nbs/core/core.ipynb #8ec1f15f
 def check_choice(name: str, value, choices, mend: str = ''):
     "Raise `BadInput` unless `value` is one of `choices`, suggesting the nearest; returns `value`."
     choices = list(choices)
+    if value in choices: return value
     near = difflib.get_close_matches(str(value), map(str, choices), 1)
     hint = f'Did you mean {near[0]!r}?' if near else ''
-    return check(value in choices, name, value, 'one of ' + ', '.join(map(str, choices)), ' '.join(filter(None, [hint, mend])))
+    check(False, name, value, 'one of ' + ', '.join(map(str, choices)), ' '.join(filter(None, [hint, mend])))
 
 # %% ../nbs/core/core.ipynb #74695709
 PACKAGES = dict(sklearn='scikit-learn', PIL='pillow', hydra='hydra-core') # import → package, where they differ

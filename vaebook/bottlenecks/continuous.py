@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARAMETERISATIONS', 'FORMS', 'BOTTLENECKS', 'USUAL', 'Bottleneck', 'forward', 'NoBottleneck', 'Tanh', 'L2',
-           'SoftNorm', 'VAEBottleneck', 'mmd', 'Wasserstein', 'proper_kl', 'spectral_kl', 'ComplexVAE', 'latent',
-           'turned', 'Discrete', 'prior', 'make_bottleneck', 'inner_options']
+           'SoftNorm', 'VAEBottleneck', 'mmd', 'Wasserstein', 'spectral_kl', 'ComplexVAE', 'latent', 'turned',
+           'Discrete', 'prior', 'make_bottleneck', 'inner_options']
 
 # %% ../../nbs/audio/bottlenecks.ipynb #346628dd
 from inspect import signature
@@ -134,12 +134,6 @@ class Wasserstein(Bottleneck):
         return z + self.noise * torch.randn_like(z) if sample and self.noise else z, info
 
     def prior(self, shape, device=None): return torch.randn(shape, device=device)
-
-# %% ../../nbs/audio/bottlenecks.ipynb #46089b40
-def proper_kl(mu2: Tensor, # |mu|²
-              gamma: Tensor) -> Tensor: # nats, one a complex channel
-    "KL(CN(mu, gamma) ‖ CN(0, 1)) of circular Gaussians."
-    return mu2 + gamma - 1 - gamma.log()
 
 # %% ../../nbs/audio/bottlenecks.ipynb #721bc917
 def spectral_kl(mu2: Tensor, # |mu|²

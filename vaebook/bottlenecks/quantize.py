@@ -6,8 +6,8 @@
 __all__ = ['BOUNDS', 'RECOMMENDED', 'QUANTIZERS', 'straight_through', 'histogram', 'entropy', 'Quantizer', 'forward',
            'perplexity', 'chosen', 'check_levels', 'along', 'cdf_bound', 'symmetric_bound', 'tanh_bound', 'FSQ', 'snap',
            'match', 'join', 'split', 'decode_indices', 'compute', 'codes', 'codebook', 'disturb', 'levels_for',
-           'ResidualFSQ', 'nearest', 'k_means', 'sums', 'together', 'from_first', 'VQ', 'find', 'learn', 'restart',
-           'gather', 'save', 'load', 'ResidualVQ', 'ready', 'used', 'LFQ', 'entropy_terms', 'options_of',
+           'ResidualFSQ', 'nearest', 'k_means', 'sums', 'together', 'average', 'from_first', 'VQ', 'find', 'learn',
+           'restart', 'gather', 'save', 'load', 'ResidualVQ', 'ready', 'used', 'LFQ', 'entropy_terms', 'options_of',
            'make_quantizer', 'build', 'DirectionVQ', 'Factorised', 'FactorisedRVQ', 'stagewise', 'whole', 'CodeUse',
            'report']
 
@@ -290,11 +290,16 @@ def sums(x: Tensor, ids: Tensor, size: int): # [M, d], [M] → [V] counts and [V
     n = torch.zeros(size, device=x.device).index_add_(0, ids, torch.ones_like(x[:, 0]))
     return n, torch.zeros(size, x.shape[1], device=x.device).index_add_(0, ids, x)
 
-# %% ../../nbs/core/quantize.ipynb #9a06b3f6
+# %% ../../nbs/core/quantize.ipynb #8c52d93a
 def together(x: Tensor) -> Tensor:
     "The sum over the processes of a distributed run, in place."
     if dist.is_available() and dist.is_initialized(): dist.all_reduce(x)
     return x
+
+def average(x: Tensor) -> Tensor:
+    "The mean over the processes, with the gradient of the own part: averaged gradients are then those of the mean."
+    mean = together(x.detach().clone()) / (dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1)
+    return x + (mean - x.detach())
 
 def from_first(x: Tensor) -> Tensor:
     "What process 0 has, in place."

@@ -7,11 +7,11 @@ __all__ = ['SUFFIXES', 'PICTURES', 'SPRITES', 'SIZES', 'NAMES', 'to_float', 'to_
            'write_video', 'save_mkv', 'Video', 'film', 'times', 'listed', 'rising', 'scan', 'numbered', 'picture',
            'look', 'as_array', 'grab', 'each_frame', 'read_frames', 'find_videos', 'tell', 'index', 'scaled', 'fit',
            'Frames', 'Windows', 'plan', 'clip', 'parts', 'middles', 'draw_shapes', 'sprite_digits', 'sprite_images',
-           'grounds', 'fold', 'placed', 'render', 'paste', 'Moving', 'smooth_actions', 'episode', 'render_episodes',
-           'array_videos', 'VideoData', 'moving', 'from_videos', 'sized', 'counted', 'load']
+           'grounds', 'fold', 'placed', 'render', 'paste', 'Moving', 'render_episodes', 'array_videos', 'VideoData',
+           'moving', 'from_videos', 'sized', 'counted', 'load']
 
 # %% ../../nbs/video/data.ipynb #f62aae73
-import hashlib, json, os, re, warnings
+import hashlib, json, re, shutil, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -459,20 +459,6 @@ class Moving:
         x = torch.cat([render(v, self.sprites, self.num_frames, *self.size, self.channels) for v in u.split(4)])
         return dict(video=x.view(*at.shape, *x.shape[1:]))
 
-# %% ../../nbs/video/data.ipynb #b442858c
-def smooth_actions(rng, steps: int, low, high, memory: float = 0.9) -> np.ndarray: # [steps,D] between low and high
-    "A random walk that returns to the middle, as an AR(1) process."
-    x, noise = np.zeros((steps, len(low))), rng.normal(size=(steps, len(low)))
-    for t in range(1, steps): x[t] = memory * x[t - 1] + (1 - memory**2)**0.5 * noise[t]
-    return low + (high - low) * (np.tanh(x) + 1) / 2
-
-def episode(env, rng, steps: int, size: tuple) -> np.ndarray: # [steps,H,W,3] uint8
-    spec, frames = env.action_spec(), []
-    env.reset()
-    for a in smooth_actions(rng, steps, spec.minimum, spec.maximum):
-        env.step(a); frames.append(env.physics.render(*size, camera_id=0))
-    return np.stack(frames)
-
 # %% ../../nbs/video/data.ipynb #92439f59
 def render_episodes(domain_task: str = 'cartpole-swingup', # Of the suite, domain-task
                     episodes: int = 20, # How many
@@ -480,18 +466,13 @@ def render_episodes(domain_task: str = 'cartpole-swingup', # Of the suite, domai
                     size: tuple = (64, 64), # Height and width in pixels
                     seed: int = 0) -> Path: # The same seed, the same actions
     "An array file [episodes,steps,H,W,3] uint8 in the cache."
-    os.environ.setdefault('MUJOCO_GL', 'egl')
     path = cache_dir('data', 'dmc_video', f'{domain_task}-{episodes}x{steps}-{size[0]}x{size[1]}-{seed}.npy')
     if path.exists(): return path
-    suite, (domain, _, task) = need('dm_control.suite', extra='dmc'), domain_task.partition('-')
-    check_choice('task', domain_task, [f'{d}-{t}' for d, t in suite.ALL_TASKS])
-    try:
-        env = suite.load(domain, task, task_kwargs=dict(random=seed))
-        bar = need('tqdm.auto').tqdm(range(episodes), desc=f'rendering {domain_task}', leave=False)
-        x = np.stack([episode(env, np.random.default_rng([seed, i]), steps, size) for i in bar])
-    except (AttributeError, RuntimeError, ImportError, OSError) as e:
-        raise RuntimeError(f"MuJoCo cannot render here by MUJOCO_GL={os.environ['MUJOCO_GL']}: {e}. Set MUJOCO_GL to egl (GPU or Mesa), osmesa or glfw before Python starts, and install its library.") from e
-    with atomic(path) as part, open(part, 'wb') as f: np.save(f, x)
+    module = need('vaebook.data.dmc_collect')
+    plan = module.planned(domain_task, episodes, steps, 1, list(size), 'random', 'none', 0., seed)
+    with atomic(path) as part, open(part, 'wb') as f:
+        np.save(f, np.stack([e.observations.transpose(0, 2, 3, 1) for e in module.made_in(path.with_suffix('.parts'), plan, 2)]))
+    shutil.rmtree(path.with_suffix('.parts'))
     return path
 
 def array_videos(path, fps: float = 0.) -> list: # [N,T,H,W,3] uint8

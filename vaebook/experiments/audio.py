@@ -6,7 +6,7 @@
 __all__ = ['check_losses', 'Audio', 'reconstruct', 'held_out', 'pairs_figure', 'Demo', 'log_sounds', 'callbacks', 'cost',
            'fidelity', 'measure', 'by_file', 'channels_figure', 'sample', 'draw', 'heard']
 
-# %% ../../nbs/audio/audio_experiment.ipynb #dbbe5936
+# %% ../../nbs/audio/audio_experiment.ipynb #8134d580
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from ..audio_fidelity import AudioFidelity, real_time_factor, spectrogram_figure
-from ..codec import Codec, can_be_cut
+from ..codec import Codec
 from ..core import BadInput, check, seed_step
 from ..data.audio import load, to_float, write_wav
 from .experiment import Experiment, once, plain
@@ -106,7 +106,7 @@ def callbacks(self: Audio) -> list: return [Demo(self.folder(), self.held_out())
 
 Audio.callbacks = callbacks
 
-# %% ../../nbs/audio/audio_experiment.ipynb #e54e671f
+# %% ../../nbs/audio/audio_experiment.ipynb #5b716936
 def cost(self: Audio, latents: list) -> dict:
     "What the latents cost: kl in nats a frame and compression, or kbps and the perplexity of a stage's ids."
     model = self.network()
@@ -119,13 +119,12 @@ def cost(self: Audio, latents: list) -> dict:
 
 @once
 def fidelity(self: Audio) -> tuple: # AudioFidelity, the latents chunk by chunk
-    "Every held-out file, reconstructed; those of more than ten seconds in chunks, where the model can be cut."
+    "Every held-out file, reconstructed; those of more than ten seconds in chunks."
     model, found, latents = self.network().eval(), AudioFidelity(self.data().sample_rate, optional=True), []
-    cut = can_be_cut(model)
     for _, sound in self.data().files('val'):
         x = to_float(sound[None]).to(self.device)
-        parts = [*model.encode_pieces([x])] if cut else [model.encode(x)]
-        y = torch.cat([*model.decode_pieces((l.z for l in parts), x.shape[-1])], -1) if cut else model.decode(parts[0].z, x.shape[-1])
+        parts = [*model.encode_pieces([x])]
+        y = torch.cat([*model.decode_pieces((l.z for l in parts), x.shape[-1])], -1)
         found.update(y.cpu(), x.cpu()); latents += parts
     return found, latents
 

@@ -7,7 +7,7 @@ __all__ = ['PLANES', 'PADS', 'GAUSS', 'ACTIVATIONS', 'planar', 'native', 'block'
            'transpose', 'multiply', 'convolve', 'spread', 'untied', 'phase_error', 'ModReLU', 'Cardioid', 'Snake',
            'make_activation', 'ComplexRMSNorm']
 
-# %% ../../nbs/audio/complex.ipynb #27f6debf
+# %% ../../nbs/audio/complex.ipynb #91a1f109
 import math
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import check, check_choice
-from .causal import Causal, keyed
+from .causal import Causal
 
 # %% ../../nbs/audio/complex.ipynb #4ff27138
 def planar(z: Tensor) -> Tensor: # complex [B, C, ...] → real [B, 2C, ...]
@@ -43,8 +43,9 @@ def gauss(f, # (x, weight) → a linear map of both
     one, two, three = f(a + b, r), f(a, i - r), f(b, r + i)
     return torch.cat([one - three, one + two], 1)
 
-# %% ../../nbs/audio/complex.ipynb #eb076b35
+# %% ../../nbs/audio/complex.ipynb #6df87693
 PLANES = dict(complex=2, wide=2, real=1) # real channels of one channel
+
 def mirror(x: Tensor, n: int, at: int) -> Tensor: # n frames before the first (at = 0) or after the last (-1)
     "What a mirror shows; a sound that is too short for it is first filled up with zeros."
     lack = max(0, n + 1 - x.shape[-1])

@@ -6,12 +6,11 @@
 __all__ = ['ResBlock', 'Fold', 'Unfold', 'Recurrent', 'plan', 'kernel_of', 'Trunk', 'Encoder', 'Decoder', 'make_coder', 'gathers',
            'spreads', 'needs']
 
-# %% ../../nbs/audio/seanet.ipynb #715d3f9d
+# %% ../../nbs/audio/seanet.ipynb #67551103
 import inspect, math
 
-import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import nn
 
 from ..core import check, check_choice
 from .causal import Causal, Stack, keyed

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['overlap_add', 'power', 'STFT', 'ISTFT']
 
-# %% ../../nbs/audio/stft.ipynb #4caadf25
+# %% ../../nbs/audio/stft.ipynb #1b335b9d
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import check
-from .causal import Causal, keyed
-from .complex import native, planar
+from .causal import Causal
 
 # %% ../../nbs/audio/stft.ipynb #d6d858ca
 def overlap_add(frames: Tensor, # [..., T, n_fft]

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TRANSFORMS', 'Lift', 'Lower', 'AutoEncoder', 'coder', 'from_config', 'checked', 'frames', 'narrow', 'encode', 'fits',
-           'decode', 'decode_indices', 'forward', 'compute_loss', 'halo', 'windows', 'chunk', 'encode_pieces',
-           'decode_pieces', 'joined', 'encode_chunked', 'decode_chunked', 'first_frames', 'filled', 'encode_stream',
-           'decode_stream']
+           'decode', 'decode_indices', 'forward', 'compute_loss', 'halo', 'windows', 'chunk', 'cuttable', 'spans',
+           'encode_pieces', 'decode_pieces', 'joined', 'encode_chunked', 'decode_chunked', 'first_frames', 'filled',
+           'encode_stream', 'decode_stream']
 
-# %% ../../nbs/audio/model.ipynb #268fe309
+# %% ../../nbs/audio/model.ipynb #0320830c
 import inspect, math
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..bottlenecks.continuous import VAEBottleneck, make_bottleneck
 from ..config import read
-from ..core import Latent, LossTerms, check, check_choice
+from ..core import BadInput, Latent, LossTerms, check, check_choice
 from ..layers.causal import Stack, keyed, regroup, step
 from ..layers.complex import PLANES, Conv
 from ..layers.seanet import Decoder, Encoder, Trunk, make_coder, needs
@@ -142,7 +142,7 @@ def compute_loss(self: AutoEncoder, batch: dict, step: int = 0, out=None) -> Los
 
 AutoEncoder.forward, AutoEncoder.compute_loss = forward, compute_loss
 
-# %% ../../nbs/audio/model.ipynb #c84696ca
+# %% ../../nbs/audio/model.ipynb #11d49df5
 def halo(self: AutoEncoder) -> int: # frames
     "How far a frame of the latents, or the sound of one, sees to either side."
     first, end = needs(self.encoder, 0, 1)
@@ -168,23 +168,35 @@ def chunk(self: AutoEncoder, seconds: float) -> int: # frames
     check(seconds > 0, 'chunk_seconds', seconds, 'more than 0')
     return max(1, round(seconds * self.frame_rate))
 
-AutoEncoder.halo, AutoEncoder.chunk = property(halo), chunk
+def cuttable(self: AutoEncoder) -> bool:
+    try: return self.halo >= 0
+    except BadInput: return False
 
-# %% ../../nbs/audio/model.ipynb #c435189e
+def spans(self: AutoEncoder, seconds: float) -> tuple: # of a chunk
+    "(frames of a chunk, of its halo): one chunk is the whole where there is neither a halo nor a stream."
+    n = self.chunk(seconds)
+    return (n, self.halo) if self.cuttable else (n if self.causal else math.inf, 0)
+
+AutoEncoder.halo, AutoEncoder.cuttable, AutoEncoder.chunk, AutoEncoder.spans = property(halo), property(cuttable), chunk, spans
+
+# %% ../../nbs/audio/model.ipynb #4ff3745c
 def encode_pieces(self: AutoEncoder, pieces, # iterable of [B, C, n], of any lengths
                   chunk_seconds: float = 10., **how):
-    "Yield the latents of a long sound, chunk by chunk."
-    step = self.chunk(chunk_seconds)
-    for x, before, count in windows(map(self.checked, pieces), step * self.ratio, self.halo * self.ratio):
+    "Yield the latents of a long sound, chunk by chunk: those of the whole, whether or not it is `cuttable`."
+    step, halo = self.spans(chunk_seconds)
+    parts = windows(map(self.checked, pieces), step * self.ratio, halo * self.ratio)
+    if self.causal and not self.cuttable: yield from self.encode_stream((x for x, *_ in parts), **how); return
+    for x, before, count in parts:
         h = self.encoder(F.pad(x, (0, self.frames(x.shape[-1]) * self.ratio - x.shape[-1])))[..., before // self.ratio:]
-        yield self.narrow(h if count is None else h[..., :step], **how)
+        yield self.narrow(h if count is None else h[..., :count // self.ratio], **how)
 
 def decode_pieces(self: AutoEncoder, latents, # iterable of z [B, D, t]
                   length: int | None = None, # samples of the whole; None: all that the frames hold
                   chunk_seconds: float = 10.):
-    "Yield the sound of many latents, chunk by chunk."
-    left = math.inf if length is None else length
-    for z, before, count in windows(latents, self.chunk(chunk_seconds), self.halo):
+    "Yield the sound of many latents, chunk by chunk: that of the whole, whether or not it is `cuttable`."
+    parts, left = windows(latents, *self.spans(chunk_seconds)), math.inf if length is None else length
+    if self.causal and not self.cuttable: yield from self.decode_stream((z for z, *_ in parts), length); return
+    for z, before, count in parts:
         y = self.decode(z)[..., before * self.ratio:]
         y = y[..., :min(left, y.shape[-1] if count is None else count * self.ratio)]
         left -= y.shape[-1]

@@ -8,13 +8,12 @@ __all__ = ['ENCODEC', 'DAC', 'ALIKE', 'AS_24KHZ', 'PADDING', 'UNITS', 'BLOCKS', 
            'peer_names', 'folded', 'load_peer', 'read_settings', 'read_weights', 'from_peer', 'from_encodec',
            'from_dac', 'load_audio']
 
-# %% ../../nbs/audio/encodec_dac.ipynb #a3508204
+# %% ../../nbs/audio/encodec_dac.ipynb #d8a071ec
 import json
 from math import ceil, log2, prod
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ..core import BadInput, check, check_choice, need
 from ..layers.complex import Conv

@@ -6,8 +6,9 @@
 __all__ = ['from_slurm', 'world', 'is_main', 'make_accelerator', 'from_main', 'Loss', 'Loop', 'train_batch', 'log_train', 'log',
            'say', 'validate', 'save_model', 'keep_best', 'parts', 'save_last', 'load', 'after_step', 'run', 'fit']
 
-# %% ../../nbs/core/accelerate.ipynb #b3722362
+# %% ../../nbs/core/accelerate.ipynb #a7215da0
 import os, shutil
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -54,15 +55,15 @@ def from_main(make, t): # function of nothing, `trainer` block
     box = [make() if is_main() else None]
     return need('accelerate.utils').broadcast_object_list(box)[0]
 
-# %% ../../nbs/core/accelerate.ipynb #365aff4a
+# %% ../../nbs/core/accelerate.ipynb #87e04fc0
 class Loss(nn.Module):
-    "One batch to its total loss; the raw values stay in `terms`."
+    "One batch to the loss of each task; the raw values stay in `terms`."
     def __init__(self, objective: Objective): super().__init__(); self.objective = objective
 
     def forward(self, batch, step):
         terms = self.objective.compute_loss(batch, step)
         self.terms = terms.detach()
-        return terms.total
+        return terms.tasks
 
 class Loop:
     "The state of a run: objective, optimiser, schedule, averaged weights, counters."
@@ -84,14 +85,16 @@ class Loop:
     terms = property(lambda self: self.accelerator.unwrap_model(self.loss).terms)
     judged = property(lambda self: self.average.module if self.average else self.objective)
 
-# %% ../../nbs/core/accelerate.ipynb #39568368
+# %% ../../nbs/core/accelerate.ipynb #8f3a5279
 def train_batch(self: Loop, batch: dict):
     "Forward and backward; with the last batch of a step also the update."
     clip, accelerator, step = self.cfg['gradient_clip_val'], self.accelerator, self.step
     mine = batch if self.size == 1 else {k: v[self.rank::self.size] for k, v in batch.items()}
     with accelerator.accumulate(self.loss):
         seed_step(self.seed, self.batches, self.rank)
-        accelerator.backward(self.loss(self.to_device(mine), step))
+        with accelerator.no_sync(self.loss) if self.objective.balanced else nullcontext():
+            tasks = self.loss(self.to_device(mine), step)
+        self.objective.backward(tasks, self.cfg['accumulate_grad_batches'], accelerator.backward)
         norm = accelerator.clip_grad_norm_(self.objective.parameters(), clip) if clip and accelerator.sync_gradients else None
         fine = not accelerator.sync_gradients or self.guard.passes(lambda: gradient_norm(self.objective.parameters()) if norm is None else norm, step + 1)
         if fine: self.optimizer.step()

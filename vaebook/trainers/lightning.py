@@ -10,7 +10,7 @@ __all__ = ['QUIET', 'PRECISIONS', 'FOUND', 'same_judges', 'check_rival', 'check_
            'machine', 'hush', 'make_trainer', 'horizon', 'validation_interval', 'save_interval', 'check_gpus',
            'check_device', 'check_training', 'Rest', 'read_checkpoint', 'plan', 'finish', 'fit']
 
-# %% ../../nbs/core/lightning.ipynb #06428ffd
+# %% ../../nbs/core/lightning.ipynb #b0f35b91
 import csv, logging, math, os, statistics, warnings
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from ..losses.terms import Objective
 from ..pictures import new_figure
 from ..runs import disk_errors
 from .loggers import LOGGERS, ClearMLLogger, csv_logger, load_callbacks_and_logger
-from .run_options import Guard, around, epoch_part, gradient_norm, lightning_options, limit_of
+from .run_options import Guard, alone_again, around, epoch_part, gradient_norm, lightning_options, limit_of
 from .schedules import make_optimizer, make_scheduler
 
 # %% ../../nbs/core/lightning.ipynb #29f93c4b
@@ -80,13 +80,13 @@ class TrainingModule(pl.LightningModule):
         self.objective.load_rival_state(checkpoint.get('rival', {}))
         checkpoint['loops']['fit_loop']['epoch_loop.batch_progress']['is_last_batch'] = False # more steps may be wanted now
 
-# %% ../../nbs/core/lightning.ipynb #db13df3a
+# %% ../../nbs/core/lightning.ipynb #a34dffce
 def training_step(self: TrainingModule, batch, batch_idx):
     "One batch; an update when enough batches have been accumulated."
     every, step = self.cfg['accumulate_grad_batches'], self.step
     seed_step(self.seed, self.batches, self.global_rank)
     terms = self.objective.compute_loss(batch, step)
-    self.manual_backward(terms.total / every)
+    self.objective.backward(terms.tasks, every, lambda total: self.manual_backward(total / every))
     self.batches += 1
     if last := self.batches % every == 0: self.update()
     self.trainer.fit_loop.epoch_loop._batches_that_stepped = -(-self.batches // every)
@@ -374,7 +374,7 @@ def plan(t, # `trainer` block
     check(saved['batches'] <= total * every, 'max_steps', total, f'at least the {saved["batches"] // every} steps this run has had', 'Give more steps to go on.')
     return per_epoch, total, saved
 
-# %% ../../nbs/core/lightning.ipynb #c94f19b0
+# %% ../../nbs/core/lightning.ipynb #5633a7db
 def finish(loggers):
     if any(isinstance(l, WandbLogger) for l in loggers): need('wandb').finish()
 
@@ -395,7 +395,7 @@ def fit(objective: nn.Module, # A model, or an `Objective`
         trainer = machine(t, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
         module.on_load_checkpoint(saved), module.load_state_dict(saved['state_dict'])
     else:
-        with disk_errors(folder), around(t, folder, module.objective.model, bool(checkpoint)) as more:
+        with disk_errors(folder), alone_again(), around(t, folder, module.objective.model, bool(checkpoint)) as more:
             trainer = make_trainer(cfg, folder, per_epoch, total, [*callbacks, *more], start // every if checkpoint else None)
             trainer.fit(module, Rest(train_loader(start, total * every), total * every), val_loader, ckpt_path=checkpoint, weights_only=True)
     finish(trainer.loggers)

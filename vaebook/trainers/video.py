@@ -7,7 +7,7 @@ __all__ = ['PREFIXES', 'arg', 'TrainingArguments', 'model_settings', 'given', 't
            'show', 'load_callbacks_and_logger', 'checkpoint_weights', 'read_weights', 'load_initial', 'check_place',
            'in_process', 'launch', 'train', 'value', 'parser', 'main']
 
-# %% ../../nbs/video/trainer.ipynb #412a362b
+# %% ../../nbs/video/trainer.ipynb #c09fd875
 import argparse, dataclasses, json, os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import nn
 
 import vaebook.trainers.loggers
 from ..config import coerce, compose, read
-from ..core import BadInput, check, check_choice, flat, need, set_seed
+from ..core import BadInput, check, check_choice, flat, need
 from ..models.wan import from_wan
 from ..pretrained import Pretrained
 from .accelerate import world
