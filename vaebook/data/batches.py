@@ -57,7 +57,7 @@ class Order:
         if self.stop is None: raise TypeError('an endless order of batches has no length')
         return self.stop - self.start
 
-# %% ../../nbs/core/batches.ipynb #099756f1
+# %% ../../nbs/core/batches.ipynb #04475ca6
 class Rows(Dataset):
     "A split that is indexed a batch at a time."
     def __init__(self, split): self.split = split
@@ -73,20 +73,22 @@ def same(batch):
     "The collate function of batches that are whole already."
     return batch
 
-def loader(split, order, num_workers: int = 0, seed: int = 0) -> DataLoader:
+def loader(split, order, num_workers: int = 0, seed: int = 0,
+           pin_memory: bool = False) -> DataLoader: # for a GPU; ignored where there is none
     "A `DataLoader` that yields a dict for each tensor of indices in `order`."
     check(isinstance(num_workers, int) and num_workers >= 0, 'num_workers', num_workers, '0 or more')
-    return DataLoader(Rows(split), batch_sampler=order, collate_fn=same, num_workers=num_workers, generator=torch.Generator().manual_seed(seed))
+    return DataLoader(Rows(split), batch_sampler=order, collate_fn=same, num_workers=num_workers, generator=torch.Generator().manual_seed(seed),
+                      pin_memory=pin_memory and torch.cuda.is_available())
 
-# %% ../../nbs/core/batches.ipynb #6c31668e
+# %% ../../nbs/core/batches.ipynb #4f93f80e
 def batches(split, # Anything with a length that gives a batch for a tensor of indices
             batch_size: int,
             seed: int = 0, # Decides the order, with the batch's number
             start: int = 0, # The number of the first batch: where a resumed run goes on
             num_batches: int = None, # Where to stop, counted from batch 0; None: never
-            num_workers: int = 0, weights: Tensor = None) -> DataLoader:
+            num_workers: int = 0, weights: Tensor = None, pin_memory: bool = False) -> DataLoader:
     "Batches to train on, epoch after epoch, each shuffled anew."
-    return loader(split, Order(len(split), batch_size, seed, start, num_batches, weights), num_workers, seed)
+    return loader(split, Order(len(split), batch_size, seed, start, num_batches, weights), num_workers, seed, pin_memory)
 
 def sequential(split, batch_size: int, num_workers: int = 0) -> DataLoader:
     "Every sample once, in order, for evaluation; the last batch may be smaller."

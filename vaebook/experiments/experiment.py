@@ -120,11 +120,11 @@ class Experiment:
     def callbacks(self) -> list: return []
     def settle(self): "What the trained model measures on data before it is saved."
 
-# %% ../../nbs/core/experiment.ipynb #ab05c2f8
+# %% ../../nbs/core/experiment.ipynb #a9d957bd
 def train_batches(self: Experiment, start: int, stop: int):
     "Batches `start` to `stop` of the run."
-    data = self.data()
-    return batches(data.train, self.batch_size, self.cfg.seed, start, stop, self.cfg.dataset.num_workers, getattr(data, 'weights', None))
+    data, how = self.data(), self.cfg.dataset
+    return batches(data.train, self.batch_size, self.cfg.seed, start, stop, how.num_workers, getattr(data, 'weights', None), how.get('pin_memory', False))
 
 def val_batches(self: Experiment): # a loader, or {data set: loader}
     "Held-out batches, in order."
