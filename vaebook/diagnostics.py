@@ -23,12 +23,13 @@ from .core import atomic, check, table
 from .layers.attention import centre_of_mass, diversity, entropy
 from .losses.likelihoods import decibels, foreground
 
-# %% ../nbs/world/diagnostics.ipynb #b7219c69
+# %% ../nbs/world/diagnostics.ipynb #e1d8528e
 class Finding(dict):
     "name, severity (fine, warning, error), value, threshold, advice; true if something is wrong."
     def __bool__(self): return self['severity'] != 'fine'
     def __repr__(self): return f'{self["name"]}: {self["severity"]}, {self["value"]:.3g} (threshold {self["threshold"]:.3g})' + f'. {self["advice"]}' * bool(self)
 
+# %% ../nbs/world/diagnostics.ipynb #2e35a101
 def finding(name: str, value, threshold: float, advice: str, above: bool = False, # is it wrong above the threshold, or below?
             matters: bool = True, # can anything be said?
             severity: str = 'warning') -> Finding:
@@ -47,18 +48,19 @@ def inactive_latents(mean: Tensor, # [..., D] of the posterior
     active = (mean.flatten(0, -2).var(0) > 0.01).float().mean()
     return finding('inactive_latents', active, 0.1, 'Few dimensions carry anything: warm β up more slowly, or take a smaller latent_dim.', matters=beta > 0.3)
 
-# %% ../nbs/world/diagnostics.ipynb #28c0dff2
+# %% ../nbs/world/diagnostics.ipynb #c340f6dc
 def posterior_collapse(responsibilities: Tensor) -> Finding: # [..., K]
     "The effective number of components in use."
     return finding('posterior_collapse', cluster_entropy(responsibilities)[0].exp(), 1.5, 'One component takes all: raise entropy_weight, or the mean of `concentration`.', matters=responsibilities.shape[-1] > 1)
 
+# %% ../nbs/world/diagnostics.ipynb #ac46c6f0
 def components_equal(mean: Tensor, logvar: Tensor) -> Finding: # [..., K, D] of the prior
     "Mean distance of pairs, in standard deviations."
     (K, D), sigma = mean.shape[-2:], (logvar.float().mean(-2, keepdim=True) / 2).exp()
     apart = torch.cdist(x := (mean.float() / sigma).flatten(0, -3) if mean.ndim > 2 else (mean.float() / sigma)[None], x).sum((-2, -1)).mean() / max(K * (K - 1), 1)
     return finding('components_equal', apart, 0.5, 'The components are one: give them other starts, or take fewer.', matters=K > 1)
 
-# %% ../nbs/world/diagnostics.ipynb #79877356
+# %% ../nbs/world/diagnostics.ipynb #0cb7a0b5
 def attention_collapse(maps: Tensor) -> Finding: # [..., S, N]
     return finding('attention_collapse', diversity(maps).mean(), 0.9, 'All slots look at the same cells: raise diversity_weight, lower attention_kl_weight.', above=True)
 
@@ -69,13 +71,15 @@ def attention_still(map: Tensor) -> Finding: # [..., N]
     spread = centre_of_mass(map).flatten(0, -2).std(0).norm()
     return finding('attention_still', spread, 0.02, 'Attention does not move: raise lambda_att_dyn, lower attention_kl_weight, or see whether anything moves.')
 
+# %% ../nbs/world/diagnostics.ipynb #1d9ee8eb
 def codebook_collapse(indices: Tensor, # [...] ids, of many frames
                       codes: int) -> Finding:
-    "Perplexity, as a share of the codes."
-    p = torch.bincount(indices.flatten(), minlength=codes) / indices.numel()
-    return finding('codebook_collapse', entropy(p).exp() / codes, 0.1, "Most codes are dead: take fewer, or quantizer='fsq'.", matters=indices.numel() >= 10 * codes)
+    "Perplexity of all codes but the commonest, as a share of them."
+    rest = torch.bincount(indices.flatten(), minlength=codes).sort().values[:-1].float()
+    share = entropy(rest / rest.sum().clamp_min(1)).exp() / (codes - 1) * (rest.sum() > 0)
+    return finding('codebook_collapse', share, 0.1, "Most codes are dead: take fewer, or quantizer='fsq'.", matters=indices.numel() >= 10 * codes)
 
-# %% ../nbs/world/diagnostics.ipynb #270ebbc9
+# %% ../nbs/world/diagnostics.ipynb #a72bd75a
 def gradient_explosion(norms: Tensor) -> Finding: # [n], of successive steps
     "The largest norm, in multiples of the mean of those before it."
     norms = norms.float().cpu()
@@ -83,25 +87,27 @@ def gradient_explosion(norms: Tensor) -> Finding: # [n], of successive steps
     grown = (norms[5:] / before[4:-1].clamp_min(1e-12)).max() if len(norms) > 5 else torch.tensor(1.)
     return finding('gradient_explosion', grown if norms.isfinite().all() else float('inf'), 10., 'Lower the learning rate, or grad_clip.', above=True, severity='error')
 
+# %% ../nbs/world/diagnostics.ipynb #780ad657
 def task_conflict(cosines: dict) -> Finding: # task → [n] cosines of its gradient with the update, of successive steps
     "The lowest mean."
     means = {k: float(v.float().mean()) for k, v in cosines.items()}
     task = min(means, key=means.get, default='')
     return finding('task_conflict', means.get(task, 1.), 0., f'Updates raise the loss of {task}: take another balancer, or change its weight.')
 
-# %% ../nbs/world/diagnostics.ipynb #8b2ffcd1
+# %% ../nbs/world/diagnostics.ipynb #3e350001
 def exposure_bias(reconstructed: Tensor, foretold: Tensor, x: Tensor) -> Finding: # [..., 3, S, S] each
     "dB lost by foretelling a frame rather than seeing it."
     psnr = lambda v: decibels((v.float() - x.float()).square().mean())
     return finding('exposure_bias', psnr(reconstructed) - psnr(foretold), 6., 'Predictions lag behind reconstructions: raise lambda_overshoot or `overshoot`.', above=True)
 
+# %% ../nbs/world/diagnostics.ipynb #3ecfc066
 def static_background(reconstructed: Tensor, x: Tensor, background: Tensor) -> Finding: # [..., 3, S, S] twice, [3, S, S]
     "dB gained over the background, where anything moves."
     moves = foreground(x, background)
     psnr = lambda v: decibels(((v - x).square() * moves).sum() / (3 * moves.sum()).clamp_min(1))
     return finding('static_background', psnr(reconstructed) - psnr(background.expand_as(x)), 0.5, 'What moves is not drawn: train longer, or set `foreground` of the model above 0.', matters=bool(moves.any()))
 
-# %% ../nbs/world/diagnostics.ipynb #60c3b8b8
+# %% ../nbs/world/diagnostics.ipynb #22caccce
 def shift_errors(states: Tensor, actions: Tensor) -> dict: # [T, F], [T, A] of an episode → k → share of the change left unexplained
     "The residual of s_{t+1} − s_t given s_t and a_{t+k}, k = −1, 0, 1."
     s, a = states.double(), actions.double()
@@ -113,12 +119,13 @@ def shift_errors(states: Tensor, actions: Tensor) -> dict: # [T, F], [T, A] of a
         return float(((change - fitted).square().sum(0) / (change - change.mean(0)).square().sum(0).clamp_min(1e-12)).mean())
     return {k: left(k) for k in (-1, 0, 1)}
 
+# %% ../nbs/world/diagnostics.ipynb #685e5086
 def action_convention(errors: dict) -> Finding: # k → error of predictions given a_{t+k}, k = −1, 0, 1
     "The error as it is, over the least when actions are shifted."
     k = min((-1, 1), key=errors.get)
     return finding('action_convention', errors[0] / max(errors[k], 1e-12), 1.1, f'Actions a step {"later" if k > 0 else "earlier"} explain the frames better: is action_convention that of the file?', above=True)
 
-# %% ../nbs/world/diagnostics.ipynb #6be34ae2
+# %% ../nbs/world/diagnostics.ipynb #97c1f998
 def problems(batch: dict) -> list: # of sentences
     "What is odd about a batch of windows."
     x, rest = batch['observations'], {k: v for k, v in batch.items() if v.is_floating_point()}
@@ -131,12 +138,13 @@ def problems(batch: dict) -> list: # of sentences
     if a.abs().max() > 10: odd.append(f'Actions reach {float(a.abs().max()):.3g}: scale them to about 1.')
     return odd
 
+# %% ../nbs/world/diagnostics.ipynb #89b6e9fb
 def data_problems(batch: dict) -> Finding: # observations [B, T, 3, S, S], actions [B, T, A] …
     "How many problems a batch has."
     odd = problems(batch)
     return finding('data_problems', len(odd), 0, ' '.join(odd), above=True, severity='error')
 
-# %% ../nbs/world/diagnostics.ipynb #410708e5
+# %% ../nbs/world/diagnostics.ipynb #cb0849b3
 @torch.no_grad()
 def look(model, batch: dict, **more) -> dict: # what `forward_sequence` gives
     "The model on a batch, in eval mode, without noise."
@@ -150,6 +158,7 @@ def foretold(model, out: dict) -> Tensor: # what `forward_sequence` gave → [B,
     "Each frame as it was expected, from the mode of its prior."
     return model.decode(out['prior'].sample('mode'), out['h'])
 
+# %% ../nbs/world/diagnostics.ipynb #7dd45b5d
 def shifted_errors(model, batch: dict) -> dict: # k → mean squared error one step ahead
     "The error of predictions when the model is told a_{t+k}."
     def error(k):
@@ -157,6 +166,7 @@ def shifted_errors(model, batch: dict) -> dict: # k → mean squared error one s
         return float((foretold(model, out) - out['observations'])[:, 3:-1].square().mean())
     return {k: error(k) for k in (-1, 0, 1)} if batch['actions'].shape[1] > 5 else {-1: 1., 0: 1., 1: 1.}
 
+# %% ../nbs/world/diagnostics.ipynb #288f5e8d
 def examine(model, batch: dict, beta: float = 1.) -> list: # of Finding
     "Every detector that one batch is enough for."
     out = look(model, batch)
@@ -166,7 +176,7 @@ def examine(model, batch: dict, beta: float = 1.) -> list: # of Finding
             codebook_collapse(out['indices'], model.tokenizer.size), exposure_bias(seen[:, 1:], foretold(model, out)[:, 1:], x[:, 1:]),
             static_background(seen, x, x.mean((0, 1))), action_convention(shifted_errors(model, batch))]
 
-# %% ../nbs/world/diagnostics.ipynb #be3ea2e3
+# %% ../nbs/world/diagnostics.ipynb #082f64aa
 class WorldModelDoctor(Callback):
     "Looks at a world model while it trains."
     def __init__(self, folder=None, # of the run: doctor.csv is written there; None: nothing is
@@ -179,15 +189,16 @@ class WorldModelDoctor(Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         "Keep what was measured; look if it is time to."
+        if not trainer.is_global_zero: return
         for k, t in module.terms.items():
             if k == 'grad_norm' or k.startswith('cosine_') and k.endswith('_update'): self.kept.setdefault(k, []).append(t.value)
         self.batch = batch
-        if trainer.is_global_zero and (module.step % self.every == 0 or module.batches == 1): self.visit(module)
+        if module.step % self.every == 0 or module.batches == 1: self.visit(module)
 
     def on_validation_epoch_start(self, trainer, module):
-        if trainer.is_global_zero and self.batch is not None and module.step != self.step: self.visit(module)
+        if self.batch is not None and module.step != self.step: self.visit(module)
 
-# %% ../nbs/world/diagnostics.ipynb #13b3479f
+# %% ../nbs/world/diagnostics.ipynb #907534db
 def visit(self: WorldModelDoctor, module):
     "One look: measure, write, warn."
     self.step, beta = module.step, getattr(module.objective, 'beta', lambda step: 1.)(module.step)
@@ -204,8 +215,9 @@ def judge(self: WorldModelDoctor, f: Finding):
     self.latest[name], self.bad[name] = f, (self.bad.get(name, 0) + 1) * bool(f)
     if name in self.said or self.bad[name] < (1 if f['severity'] == 'error' else self.patience): return
     self.said.add(name)
-    if f: warnings.warn(f'step {self.step}, {f}', stacklevel=2)
+    warnings.warn(f'step {self.step}, {f}', stacklevel=2)
 
+# %% ../nbs/world/diagnostics.ipynb #74e8b660
 def write(self: WorldModelDoctor, found: list):
     "Add a row a finding to `doctor.csv`; rows of a later step, from a run that was stopped, go."
     if not self.folder: return
@@ -214,11 +226,12 @@ def write(self: WorldModelDoctor, found: list):
         with path.open(newline='') as file: rows = [r for r in csv.DictReader(file) if int(r['step']) < self.step]
     with atomic(path) as part, part.open('w', newline='') as file:
         out = csv.DictWriter(file, names, extrasaction='ignore')
-        out.writeheader(), out.writerows([*rows, *(dict(step=self.step, **f) for f in found)])
+        out.writeheader(); out.writerows([*rows, *(dict(step=self.step, **f) for f in found)])
 
 def report(self: WorldModelDoctor) -> str:
-    "The last look as a table."
-    rows = [[n, f['severity'], f['value'], f['threshold'], self.bad[n], f['advice'] if f else ''] for n, f in self.latest.items()]
-    return table([['name', 'severity', 'value', 'threshold', 'bad looks', 'advice'], *rows])
+    "The last look as a table, and what to do."
+    rows = [[n, f['severity'], f['value'], f['threshold'], self.bad[n]] for n, f in self.latest.items()]
+    advice = [f'{n}: {f["advice"]}' for n, f in self.latest.items() if f]
+    return '\n'.join([table([['name', 'severity', 'value', 'threshold', 'bad looks'], *rows]), '', *advice])
 
 for f in (visit, judge, write, report): setattr(WorldModelDoctor, f.__name__, f)

@@ -6,9 +6,9 @@
 __all__ = ['KL', 'MODES', 'stick_breaking', 'log1mexp', 'kumaraswamy_log_prob', 'kumaraswamy_log_mean', 'kumaraswamy_sticks',
            'kumaraswamy_rsample', 'LogKept', 'expected_log1m', 'expected_log', 'kl_kumaraswamy_beta', 'kl_gamma',
            'gaussian_kl_between', 'log_normal', 'Mixture', 'kl_upper', 'kl_lower', 'kl_mc', 'expected_log_weights',
-           'effective_components', 'entropy', 'cluster_entropy', 'pick', 'DPGMMPrior']
+           'effective_components', 'cluster_entropy', 'pick', 'DPGMMPrior']
 
-# %% ../../nbs/world/mixture.ipynb #3db83f88
+# %% ../../nbs/world/mixture.ipynb #2652c66c
 import math
 from dataclasses import dataclass, fields
 
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from .quantize import average
 from ..core import check, check_choice, patch
+from ..layers.attention import entropy
 
 # %% ../../nbs/world/mixture.ipynb #1329b8da
 def stick_breaking(log_v: Tensor, # [..., K-1] log of the shares broken off
@@ -189,16 +190,12 @@ def concentration_kl(self: Mixture, a0: float, b0: float) -> Tensor: # [...] nat
     "KL(q(α) ‖ Gamma(a0, b0)); with `stick_kl` it makes the hierarchical KL."
     return kl_gamma(self.shape, self.rate, a0, b0)
 
-# %% ../../nbs/world/mixture.ipynb #6128622a
+# %% ../../nbs/world/mixture.ipynb #d9396c90
 def effective_components(weights: Tensor, # [..., K], each row sums to 1
                          mass: float = 0.999) -> Tensor: # [...] a count
     "How many of the largest weights it takes to reach `mass`."
     w = weights.sort(-1, descending=True).values
     return (w.cumsum(-1) - w < mass).sum(-1)
-
-def entropy(p: Tensor) -> Tensor: # [..., K] → [...] nats
-    "−Σ p log p, with a gradient at p = 0."
-    return -(p * p.clamp_min(1e-20).log()).sum(-1)
 
 def cluster_entropy(responsibilities: Tensor): # [..., K] → (marginal, mean conditional), nats
     "Entropy of the mean assignment, and mean entropy of each: their difference is the information that k carries."

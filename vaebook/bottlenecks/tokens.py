@@ -12,16 +12,16 @@ from torch.nn import functional as F
 from .quantize import levels_for, make_quantizer
 from ..core import check_choice
 
-# %% ../../nbs/world/tokens.ipynb #da592e49
+# %% ../../nbs/world/tokens.ipynb #1db9b885
 class FrameTokenizer(nn.Module):
     "Features [M, N, F] → codes [M, N, d] and their ids [M, N]; codes → frames."
-    def __init__(self, features: int, grid: int, image_size: int, quantizer: str = 'vq', codes: int = 128, code_dim: int = 32, width: int = 32):
+    def __init__(self, features: int, grid: int, image_size: int, quantizer: str = 'vq', codes: int = 128, code_dim: int = 16, width: int = 32):
         super().__init__()
         kinds = dict(vq=dict(num_codes=codes, dim=code_dim, cosine=True), fsq=dict(levels=levels_for(codes.bit_length() - 1)))
         self.quantizer = make_quantizer(quantizer, **kinds[check_choice('quantizer', quantizer, kinds)])
         self.dim, self.size, self.grid, up = self.quantizer.dim, self.quantizer.vocab_size, grid, image_size // grid
         self.inner = nn.Linear(features, self.dim)
-        self.outer = nn.Sequential(nn.Conv2d(self.dim, 2 * width, 3, 1, 1), nn.SiLU(), nn.Conv2d(2 * width, 3 * up**2, 3, 1, 1), nn.PixelShuffle(up))
+        self.outer = nn.Sequential(nn.Conv2d(self.dim, width, 3, 1, 1), nn.SiLU(), nn.Conv2d(width, 3 * up**2, 1), nn.PixelShuffle(up))
 
     def forward(self, features: Tensor):
         "Codes [M, N, d] with the gradient of the features, and info: indices [M, N], commitment, perplexity."
@@ -31,10 +31,10 @@ class FrameTokenizer(nn.Module):
     def paint(self, z: Tensor) -> Tensor: # [M, N, d] → [M, 3, S, S], of frames in [-1, 1]
         return self.outer(z.transpose(1, 2).unflatten(2, (self.grid, self.grid)))
 
-# %% ../../nbs/world/tokens.ipynb #64f3c731
+# %% ../../nbs/world/tokens.ipynb #22996780
 class TokenHead(nn.Module):
     "Codes of a frame [M, N, d] and a state [M, ·] → logits [M, N, V] of the codes of the next frame."
-    def __init__(self, tokenizer: FrameTokenizer, state_dim: int, hidden: int = 64):
+    def __init__(self, tokenizer: FrameTokenizer, state_dim: int, hidden: int = 32):
         super().__init__()
         self.grid, self.state = tokenizer.grid, nn.Linear(state_dim, hidden)
         self.near, self.out = nn.Conv2d(tokenizer.dim, hidden, 3, 1, 1), nn.Conv2d(hidden, tokenizer.size, 1)

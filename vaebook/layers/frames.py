@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 from ..core import check
 
-# %% ../../nbs/world/frames.ipynb #f2e0dff9
+# %% ../../nbs/world/frames.ipynb #48afab20
 def mlp(inputs: int, outputs: int, hidden: int = 256) -> nn.Sequential:
     "Two layers; normalised inside, never after the output."
     return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, outputs))
 
 def halve(i: int, o: int) -> nn.Sequential: return nn.Sequential(nn.Conv2d(i, o, 4, 2, 1), nn.GroupNorm(1, o), nn.SiLU())
-def double(i: int, o: int) -> nn.Sequential: return nn.Sequential(nn.Conv2d(i, 4 * o, 3, 1, 1), nn.PixelShuffle(2), nn.GroupNorm(1, o), nn.SiLU())
+def double(i: int, o: int) -> nn.Sequential: return nn.Sequential(nn.ConvTranspose2d(i, o, 4, 2, 1), nn.GroupNorm(1, o), nn.SiLU())
 
 def levels(image_size: int) -> int: # how often 4 must be doubled
     "Levels between an image and 4×4; raises `BadInput` for other sizes than 16, 32, 64 …"
     fine = isinstance(image_size, int) and image_size >= 16 and image_size & (image_size - 1) == 0
     return check(fine, 'image_size', image_size, 'a power of two from 16', 'dataset.image_size resizes frames.') and image_size.bit_length() - 3
 
-# %% ../../nbs/world/frames.ipynb #13bccc45
+# %% ../../nbs/world/frames.ipynb #967b94fd
 class FrameEncoder(nn.Module):
     "[M, 3, S, S] in [0, 1] → embedding [M, E], features [M, N, F] of the grid."
     def __init__(self, image_size: int, width: int = 32, embedding: int = 256, grid: int = 8): # S, W, E, g
@@ -37,13 +37,13 @@ class FrameEncoder(nn.Module):
         self.out, self.features = nn.Linear(16 * widths[-1], embedding), widths[self.at + 1]
 
     def forward(self, x: Tensor):
-        x = 2 * x - 1
+        x = (2 * x - 1).contiguous(memory_format=torch.channels_last)
         for i, level in enumerate(self.levels):
             x = level(x)
             if i == self.at: grid = x
         return self.out(x.flatten(1)), grid.flatten(2).transpose(1, 2)
 
-# %% ../../nbs/world/frames.ipynb #e2cc3bf4
+# %% ../../nbs/world/frames.ipynb #2cf32142
 class FrameDecoder(nn.Module):
     "[..., D] → [..., C, S, S]: a change of the background."
     def __init__(self, inputs: int, image_size: int, width: int = 32, channels: int = 3): # D, S, W, C
@@ -52,10 +52,11 @@ class FrameDecoder(nn.Module):
         widths = [width << i for i in reversed(range(count))]
         self.first = nn.Sequential(nn.Linear(inputs, 16 * widths[0]), nn.SiLU(), nn.Unflatten(-1, (widths[0], 4, 4)))
         self.levels = nn.Sequential(*(double(i, o) for i, o in zip(widths, widths[1:])))
-        self.last = nn.Sequential(nn.Conv2d(width, 4 * channels, 3, 1, 1), nn.PixelShuffle(2))
+        self.last = nn.Sequential(nn.Conv2d(width, 4 * channels, 1), nn.PixelShuffle(2))
         self.background = nn.Parameter(torch.full((channels, image_size, image_size), 0.5))
         nn.init.zeros_(self.last[0].weight), nn.init.zeros_(self.last[0].bias)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.last(self.levels(self.first(z.flatten(0, -2)))) + self.background
+        x = self.first(z.flatten(0, -2)).contiguous(memory_format=torch.channels_last)
+        x = self.last(self.levels(x)) + self.background
         return x.unflatten(0, z.shape[:-1])

@@ -21,7 +21,7 @@ from ..bottlenecks.quantize import average
 from ..core import check, check_choice
 from ..data.images import to_unit
 
-# %% ../../nbs/world/likelihoods.ipynb #bf70abab
+# %% ../../nbs/world/likelihoods.ipynb #fbe66489
 def exact(*values) -> list: # Tensors in at least float32
     return [torch.as_tensor(v).to(torch.promote_types(torch.as_tensor(v).dtype, torch.float32)) for v in values]
 
@@ -33,8 +33,9 @@ def gaussian_nll(x_hat: Tensor, x: Tensor, # [..., 3, H, W] each
     check(isinstance(sigma, Tensor) or sigma > 0, 'sigma', sigma, 'a positive number')
     with torch.autocast(x.device.type, enabled=False):
         x_hat, x, s = exact(x_hat, x, sigma)
-        nll = (x_hat - x).square() / (2 * s.square()) + s.log() + math.log(2 * math.pi) / 2
-        return (nll if weight is None else weight * nll).flatten(-3).sum(-1)
+        error, count = (x_hat - x).square(), math.prod(x.shape[-3:])
+        if weight is not None: error, count = weight * error, weight.expand_as(x).flatten(-3).sum(-1)
+        return error.flatten(-3).sum(-1) / (2 * s.square()) + count * (s.log() + math.log(2 * math.pi) / 2)
 
 # %% ../../nbs/world/likelihoods.ipynb #fe3697ed
 class SigmaVAE(nn.Module):

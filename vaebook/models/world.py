@@ -52,7 +52,7 @@ class State(NamedTuple):
 
     def at(self, t): return State(*(v[:, t] for v in self)) # of a sequence [B, T, ...]
 
-# %% ../../nbs/world/model.ipynb #15a8adb5
+# %% ../../nbs/world/model.ipynb #a6a94b56
 class DPGMMVariationalRecurrentAutoencoder(Pretrained):
     "Episodes [B, T, 3, S, S], bytes or floats in [0, 1], and their actions [B, T, A]."
     layout, value_range = 't c h w', (0., 1.)
@@ -78,9 +78,9 @@ class DPGMMVariationalRecurrentAutoencoder(Pretrained):
         self.latent_dim, self.hidden_dim, self.action_dim, self.image_size, self.grid = D, H, action_dim, image_size, grid
         self.kl, self.foreground, self.overshoot = kl, foreground, overshoot
         self.encoder = FrameEncoder(image_size, width, embedding, grid)
-        self.tokenizer = FrameTokenizer(self.encoder.features, grid, image_size, quantizer, codes)
+        self.tokenizer = FrameTokenizer(self.encoder.features, grid, image_size, quantizer, codes, width=2 * width)
         self.perceiver = PerceiverContext(self.tokenizer.dim, N, C, depth=context_depth)
-        self.schema = AttentionSchema(self.encoder.features, grid, slots, H + D)
+        self.schema = AttentionSchema(self.encoder.features, grid, slots, H + D, dim=32, hidden=32)
         self.posterior, self.prior = mlp(embedding + H, 2 * D), DPGMMPrior(H + C, D, max_components, concentration=tuple(concentration))
         self.cell, self.decoder = nn.LSTMCell(D + C + 5 + action_dim, H), FrameDecoder(D + H, image_size, width, 60 if likelihood == 'logistic_mixture' else 3)
         self.foretell, self.foretoken = mlp(C + H + D, C), TokenHead(self.tokenizer, C + D + action_dim)
