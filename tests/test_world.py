@@ -10,7 +10,7 @@ from vaebook.core import BadInput
 from vaebook.data.dmc import DMCVBDataset, pendulum_episodes, write_episodes
 from vaebook.train import experiment, reopen, train
 
-QUIET = 'trainer.progress_bar=false logger=csv dream.doctor=0'
+QUIET = 'trainer.progress_bar=false logger=csv dream.doctor=0 dream.pictures=0'
 
 
 def smoke(run_dir, changes='', **given): return compose('world', f'{QUIET} trainer.max_steps=4 {changes}', smoke=True, run_dir=str(run_dir), **given)

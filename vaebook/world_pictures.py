@@ -27,13 +27,14 @@ def dream_figure(truth: Tensor, model: Tensor, # [B, T, 3, S, S] in [0, 1], reco
     names = [f'{n}' for _ in truth for n in ('truth', 'model', 'error')]
     return draw(rows, names, [f'+{i}' if i > 0 else str(i) for i in range(1 - context, truth.shape[1] - context + 1)], marked=range(1, len(names), 3))
 
-# %% ../nbs/world/pictures.ipynb #50e2c91e
+# %% ../nbs/world/pictures.ipynb #a3df5998
 def horizons(predictions: dict, # name → [M, h, 3, S, S]
              truth: Tensor, background: Tensor) -> dict: # name → psnr, fg_psnr [h] dB
     "How good each prediction is, frame by frame."
     return {name: FramePSNR(background.cpu()).update(x.cpu(), truth.cpu()).report() for name, x in predictions.items()}
 
 def horizon_figure(found: dict): # what `horizons` gives
+    "PSNR by frame, of all pixels and of the foreground."
     fig = new_figure(6.4, 2.2)
     for ax, (key, title) in zip(fig.subplots(1, 2), dict(psnr='all pixels', fg_psnr='foreground').items()):
         for name, values in found.items(): ax.plot(range(1, len(values[key]) + 1), values[key], label=name, lw=2 if name == 'model' else 1)

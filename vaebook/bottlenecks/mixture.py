@@ -190,7 +190,7 @@ def concentration_kl(self: Mixture, a0: float, b0: float) -> Tensor: # [...] nat
     "KL(q(α) ‖ Gamma(a0, b0)); with `stick_kl` it makes the hierarchical KL."
     return kl_gamma(self.shape, self.rate, a0, b0)
 
-# %% ../../nbs/world/mixture.ipynb #d9396c90
+# %% ../../nbs/world/mixture.ipynb #d5447e8f
 def effective_components(weights: Tensor, # [..., K], each row sums to 1
                          mass: float = 0.999) -> Tensor: # [...] a count
     "How many of the largest weights it takes to reach `mass`."
@@ -200,7 +200,8 @@ def effective_components(weights: Tensor, # [..., K], each row sums to 1
 def cluster_entropy(responsibilities: Tensor): # [..., K] → (marginal, mean conditional), nats
     "Entropy of the mean assignment, and mean entropy of each: their difference is the information that k carries."
     r = responsibilities.flatten(0, -2)
-    return entropy(average(r.mean(0))), entropy(r).mean()
+    mean = average(r.mean(0)) if torch.is_grad_enabled() else r.mean(0) # all processes train together; each validates alone
+    return entropy(mean), entropy(r).mean()
 
 # %% ../../nbs/world/mixture.ipynb #0c461962
 def pick(x: Tensor, k: Tensor) -> Tensor: # [..., K, D], [...] → [..., D]

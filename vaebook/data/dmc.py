@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'pendulum_motion', 'pendulum_frames', 'pendulum_episode', 'pendulum_episodes', 'name_hash', 'split_of',
-           'episode_files', 'DMCVBDataset', 'resized_frames', 'placed', 'WorldData', 'mean_picture', 'split_data',
+           'episode_files', 'DMCVBDataset', 'resized_frames', 'frame_place', 'WorldData', 'mean_picture', 'split_data',
            'load']
 
 # %% ../../nbs/world/data.ipynb #b8eaa1f4
@@ -149,17 +149,17 @@ def cut(self: DMCVBDataset, e: int, a: int, b: int) -> Episode:
     span = self.spans_of(file)[i]
     with naming_file(span.name): return span._replace(convention=self.convention or span.convention).cut(a, b)
 
-# %% ../../nbs/world/data.ipynb #ee9896a0
+# %% ../../nbs/world/data.ipynb #cb6e90fa
 @patch
 def window(self: DMCVBDataset, i: int) -> dict:
     "Window i as tensors."
     check(-len(self) <= i < len(self), 'index', i, f'0 to {len(self) - 1}')
-    e, n = placed(i % len(self), self.starts)
+    e, n = frame_place(i % len(self), self.starts)
     clip = self.cut(e, n * self.stride, n * self.stride + self.T)
     out = {k: torch.from_numpy(np.array(getattr(clip, k), order='C')) for k in COLUMNS}
     return out | dict(observations=resized_frames(out['observations'], self.image_size))
 
-def placed(i: int, starts: np.ndarray) -> tuple: # the part in which row i lies, and its place there
+def frame_place(i: int, starts: np.ndarray) -> tuple: # the part in which row i lies, and its place there
     e = int(np.searchsorted(starts, i, 'right')) - 1
     return e, int(i - starts[e])
 
@@ -190,12 +190,12 @@ class WorldData:
 
     def __repr__(self): return '\n'.join([f'{self.name}, {self.image_size} pixels a side, {self.action_dim} numbers an action: {self.note}', *(f'{s:5} {getattr(self, s)}' for s in ('train', 'val', 'test'))])
 
-# %% ../../nbs/world/data.ipynb #4c317de4
+# %% ../../nbs/world/data.ipynb #77a7fa9e
 def mean_picture(data: DMCVBDataset, frames: int = 1000) -> Tensor: # float32 [3,H,W] in [0,1]
     "The mean of frames spread evenly over the episodes."
     starts, total = np.append(0, data.index[:, 2].cumsum()), 0
     rows = np.linspace(0, starts[-1] - 1, min(frames, int(starts[-1]))).astype(int)
-    for e, a in (placed(i, starts) for i in rows):
+    for e, a in (frame_place(i, starts) for i in rows):
         frame = torch.from_numpy(np.ascontiguousarray(data.cut(e, a, a + 1).observations))
         total = total + resized_frames(frame, data.image_size)[0].float()
     return total / (255 * len(rows))

@@ -101,7 +101,7 @@ def even(in_dim: int, out_dim: int) -> nn.Module:
     nn.init.normal_(linear.weight, std=in_dim ** -0.5)
     return nn.Sequential(nn.LayerNorm(in_dim), linear)
 
-# %% ../../nbs/world/attention.ipynb #f992bfba
+# %% ../../nbs/world/attention.ipynb #1c71574f
 class SlotAttention(nn.Module):
     "Features [M, N, E] → (slots [M, S, dim], attention [M, S, N], which sums to 1 over slots). Locatello et al. 2020, algorithm 1."
     def __init__(self, in_dim: int, slots: int, dim: int = 64, iterations: int = 3):
@@ -111,6 +111,7 @@ class SlotAttention(nn.Module):
         self.cell, self.feedforward = nn.GRUCell(dim, dim), feedforward(dim)
 
     def forward(self, features: Tensor):
+        "Features [M,N,E] → slots [M,S,dim], attention [M,S,N], a softmax over slots."
         keys, values = self.read(features).chunk(2, -1)
         slots = self.start.expand(len(features), -1, -1)
         for _ in range(self.iterations):
@@ -164,7 +165,7 @@ def map_kl(p: Tensor, log_q: Tensor) -> Tensor: # [..., N] twice → [...]
     "KL(p ‖ q) of two maps in nats."
     return -entropy(p) - (p.float() * log_q.float()).sum(-1)
 
-# %% ../../nbs/world/attention.ipynb #e658f91c
+# %% ../../nbs/world/attention.ipynb #4038d1f3
 class MapPrior(nn.Module):
     "(map [..., N], state [..., state_dim]) → log-probabilities of the next map [..., N]."
     def __init__(self, grid: int, state_dim: int, hidden: int = 64):
@@ -175,6 +176,7 @@ class MapPrior(nn.Module):
         for p in self.last.parameters(): nn.init.zeros_(p)
 
     def forward(self, map: Tensor, state: Tensor) -> Tensor:
+        "Map [...,N], state [...,state_dim] → log-probabilities [...,N] of the next map."
         check(map.shape[-1] == self.grid ** 2, 'map', list(map.shape), f'[..., {self.grid}·{self.grid} cells]')
         stays = (0.99 * map.detach().float() + 0.01 / self.grid ** 2).log().flatten(0, -2)
         places = centres(self.grid ** 2, map.device).mT.expand(len(stays), -1, -1)
