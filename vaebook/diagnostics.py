@@ -9,9 +9,8 @@ __all__ = ['Finding', 'finding', 'kl_collapse', 'inactive_latents', 'posterior_c
            'data_problems', 'look', 'foretold', 'shifted_errors', 'examine', 'WorldModelDoctor', 'visit', 'judge',
            'write', 'report']
 
-# %% ../nbs/world/diagnostics.ipynb #c25d1a8a
+# %% ../nbs/world/diagnostics.ipynb #9866731b
 import csv, math, warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -176,7 +175,7 @@ def examine(model, batch: dict, beta: float = 1.) -> list: # of Finding
             codebook_collapse(out['indices'], model.tokenizer.size), exposure_bias(seen[:, 1:], foretold(model, out)[:, 1:], x[:, 1:]),
             static_background(seen, x, x.mean((0, 1))), action_convention(shifted_errors(model, batch))]
 
-# %% ../nbs/world/diagnostics.ipynb #082f64aa
+# %% ../nbs/world/diagnostics.ipynb #0664c318
 class WorldModelDoctor(Callback):
     "Looks at a world model while it trains."
     def __init__(self, folder=None, # of the run: doctor.csv is written there; None: nothing is
@@ -193,7 +192,8 @@ class WorldModelDoctor(Callback):
         for k, t in module.terms.items():
             if k == 'grad_norm' or k.startswith('cosine_') and k.endswith('_update'): self.kept.setdefault(k, []).append(t.value)
         self.batch = batch
-        if module.step % self.every == 0 or module.batches == 1: self.visit(module)
+        updated = module.batches % getattr(module, 'cfg', {}).get('accumulate_grad_batches', 1) == 0
+        if updated and module.step % self.every == 0 or module.batches == 1: self.visit(module)
 
     def on_validation_epoch_start(self, trainer, module):
         if self.batch is not None and module.step != self.step: self.visit(module)

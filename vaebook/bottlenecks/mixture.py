@@ -55,7 +55,7 @@ def kumaraswamy_rsample(a: Tensor, b: Tensor):
     "A differentiable draw, as (log v, log(1 − v))."
     return kumaraswamy_sticks(torch.empty_like(a).exponential_().clamp_min(1e-20), a, b)
 
-# %% ../../nbs/world/mixture.ipynb #d293dd98
+# %% ../../nbs/world/mixture.ipynb #4eefbad9
 class LogKept(torch.autograd.Function):
     "E[log(1 − v)] with its derivatives by a and b, all three on the same nodes: half the time of automatic ones."
     @staticmethod
@@ -68,8 +68,8 @@ class LogKept(torch.autograd.Function):
         log_v, log1m_v = kumaraswamy_sticks(e, a, b)
         odds, x = torch.expm1(-log_v), e / b
         by_b = torch.where(x > 30, x / b, x / (a * b * odds * torch.expm1(x.clamp(max=30))))
-        ctx.save_for_backward(log_v / odds / a @ weight, by_b @ weight)
-        return log1m_v @ weight
+        ctx.save_for_backward(*((x * weight).sum(-1) for x in (log_v / odds / a, by_b)))
+        return (log1m_v * weight).sum(-1)
 
     @staticmethod
     def backward(ctx, grad): return tuple(grad * d for d in ctx.saved_tensors)
@@ -190,18 +190,18 @@ def concentration_kl(self: Mixture, a0: float, b0: float) -> Tensor: # [...] nat
     "KL(q(α) ‖ Gamma(a0, b0)); with `stick_kl` it makes the hierarchical KL."
     return kl_gamma(self.shape, self.rate, a0, b0)
 
-# %% ../../nbs/world/mixture.ipynb #d5447e8f
+# %% ../../nbs/world/mixture.ipynb #7dca7930
 def effective_components(weights: Tensor, # [..., K], each row sums to 1
                          mass: float = 0.999) -> Tensor: # [...] a count
     "How many of the largest weights it takes to reach `mass`."
     w = weights.sort(-1, descending=True).values
     return (w.cumsum(-1) - w < mass).sum(-1)
 
-def cluster_entropy(responsibilities: Tensor): # [..., K] → (marginal, mean conditional), nats
+def cluster_entropy(responsibilities: Tensor, # [..., K]
+                    everywhere: bool = False): # of all processes, which must all call it; → (marginal, mean conditional), nats
     "Entropy of the mean assignment, and mean entropy of each: their difference is the information that k carries."
     r = responsibilities.flatten(0, -2)
-    mean = average(r.mean(0)) if torch.is_grad_enabled() else r.mean(0) # all processes train together; each validates alone
-    return entropy(mean), entropy(r).mean()
+    return entropy(average(r.mean(0)) if everywhere else r.mean(0)), entropy(r).mean()
 
 # %% ../../nbs/world/mixture.ipynb #0c461962
 def pick(x: Tensor, k: Tensor) -> Tensor: # [..., K, D], [...] → [..., D]

@@ -7,9 +7,9 @@ __all__ = ['SUFFIXES', 'pendulum_motion', 'pendulum_frames', 'pendulum_episode',
            'episode_files', 'DMCVBDataset', 'resized_frames', 'frame_place', 'WorldData', 'mean_picture', 'split_data',
            'load']
 
-# %% ../../nbs/world/data.ipynb #b8eaa1f4
+# %% ../../nbs/world/data.ipynb #961daeca
 import hashlib, os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ def split_of(names: list, val: float, test: float) -> np.ndarray: # of 'train', 
     out[order[:n_val]], out[order[n_val:n_val + n_test]] = 'val', 'test'
     return out
 
-# %% ../../nbs/world/data.ipynb #5746a64e
+# %% ../../nbs/world/data.ipynb #5230f736
 SUFFIXES = '.h5', '.hdf5', '.npz', '.pt', '.pth', '.pkl', '.pickle'
 
 def episode_files(data_path, environment: str = None) -> list: # Of (name, path)
@@ -80,13 +80,13 @@ def episode_files(data_path, environment: str = None) -> list: # Of (name, path)
     check(root.exists(), 'data_path', str(data_path), 'a file or folder of episodes', 'It is not there.')
     if environment is not None:
         inside = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-        root = root/check_choice('environment', environment, inside, '' if inside else 'data_path has no folders in it.')
+        root = root/(check_choice('environment', environment, inside) if inside else check(False, 'environment', environment, 'None: data_path has no folders in it'))
     if root.is_file(): return [(root.name, root)]
     fits = lambda p: p.is_file() and not p.name.startswith('.') and (p.suffix in SUFFIXES or '.tfrecord' in p.name)
     found = [(p.relative_to(root).as_posix(), p) for p in sorted(root.rglob('*')) if fits(p)]
     return check(found, 'data_path', str(data_path), 'files of episodes in it', f'Formats read: {FORMATS}.') and found
 
-# %% ../../nbs/world/data.ipynb #4f3a04ae
+# %% ../../nbs/world/data.ipynb #e5163c0b
 class DMCVBDataset(Dataset):
     "Windows of T frames of the episodes in files."
     def __init__(self, data_path, # A file, a folder, or a list of Episode in memory
@@ -95,12 +95,14 @@ class DMCVBDataset(Dataset):
                  split: str = None, # train, val or test; None: everything
                  val_fraction: float = 0.1, test_fraction: float = 0., # Of the episodes, by a hash of their names
                  action_convention: str = None, # Of the file: after or before; None: as its format has it
+                 reward_convention: str = None, # Is a row's reward that of its state, or of its action? None: as its format has it
                  image_size: int = None, # Pixels a side; None: as in the file
                  stride: int = 1): # Frames from a window to the next
         check_choice('split', split, (None, 'train', 'val', 'test')); check_choice('action_convention', action_convention, (None, 'after', 'before'))
+        check_choice('reward_convention', reward_convention, (None, 'state', 'action'))
         for k, v in dict(sequence_length=sequence_length, stride=stride, image_size=image_size or 1).items(): check(isinstance(v, int) and v > 0, k, v, 'a whole number, 1 or more')
         for k, v in dict(val_fraction=val_fraction, test_fraction=test_fraction).items(): check(0 <= v < 1, k, v, 'from 0 to below 1')
-        self.T, self.stride, self.image_size, self.convention = sequence_length, stride, image_size, action_convention
+        self.T, self.stride, self.image_size, self.convention, self.rewards = sequence_length, stride, image_size, action_convention, reward_convention
         self.files = [('memory', data_path)] if isinstance(data_path, list) else episode_files(data_path, environment)
         self.opened, self.process = {}, None
         self.list_episodes(split, val_fraction, test_fraction)
@@ -135,7 +137,7 @@ def list_episodes(self: DMCVBDataset, split: str, val: float, test: float):
     check(not split or len(self), 'sequence_length', self.T, f'at most {self.index[:, 2].max(initial=0)}, the frames of the longest episode of split {split}')
     self.opened = {}
 
-# %% ../../nbs/world/data.ipynb #3a1a1faf
+# %% ../../nbs/world/data.ipynb #ee4af086
 def resized_frames(x: Tensor, size: int) -> Tensor: # uint8 [T,3,H,W] → [T,3,size,size]
     "The whole picture at another size, not a crop of it."
     if size is None or x.shape[-2:] == (size, size): return x
@@ -147,17 +149,18 @@ def cut(self: DMCVBDataset, e: int, a: int, b: int) -> Episode:
     "Frames a to b of episode e."
     file, i, _ = self.index[e].tolist()
     span = self.spans_of(file)[i]
-    with naming_file(span.name): return span._replace(convention=self.convention or span.convention).cut(a, b)
+    with naming_file(span.name): found = span._replace(convention=self.convention or span.convention, rewards=self.rewards or span.rewards).cut(a, b)
+    frames = torch.from_numpy(np.ascontiguousarray(found.observations))
+    return replace(found, observations=resized_frames(frames, self.image_size).numpy())
 
-# %% ../../nbs/world/data.ipynb #cb6e90fa
+# %% ../../nbs/world/data.ipynb #2d7b9755
 @patch
 def window(self: DMCVBDataset, i: int) -> dict:
     "Window i as tensors."
     check(-len(self) <= i < len(self), 'index', i, f'0 to {len(self) - 1}')
     e, n = frame_place(i % len(self), self.starts)
     clip = self.cut(e, n * self.stride, n * self.stride + self.T)
-    out = {k: torch.from_numpy(np.array(getattr(clip, k), order='C')) for k in COLUMNS}
-    return out | dict(observations=resized_frames(out['observations'], self.image_size))
+    return {k: torch.from_numpy(np.array(getattr(clip, k), order='C')) for k in COLUMNS}
 
 def frame_place(i: int, starts: np.ndarray) -> tuple: # the part in which row i lies, and its place there
     e = int(np.searchsorted(starts, i, 'right')) - 1
@@ -190,14 +193,13 @@ class WorldData:
 
     def __repr__(self): return '\n'.join([f'{self.name}, {self.image_size} pixels a side, {self.action_dim} numbers an action: {self.note}', *(f'{s:5} {getattr(self, s)}' for s in ('train', 'val', 'test'))])
 
-# %% ../../nbs/world/data.ipynb #77a7fa9e
+# %% ../../nbs/world/data.ipynb #2384e54e
 def mean_picture(data: DMCVBDataset, frames: int = 1000) -> Tensor: # float32 [3,H,W] in [0,1]
     "The mean of frames spread evenly over the episodes."
     starts, total = np.append(0, data.index[:, 2].cumsum()), 0
     rows = np.linspace(0, starts[-1] - 1, min(frames, int(starts[-1]))).astype(int)
     for e, a in (frame_place(i, starts) for i in rows):
-        frame = torch.from_numpy(np.ascontiguousarray(data.cut(e, a, a + 1).observations))
-        total = total + resized_frames(frame, data.image_size)[0].float()
+        total = total + torch.from_numpy(data.cut(e, a, a + 1).observations)[0].float()
     return total / (255 * len(rows))
 
 def split_data(root, sequence_length: int, name: str, note: str, **how) -> WorldData:
@@ -206,27 +208,29 @@ def split_data(root, sequence_length: int, name: str, note: str, **how) -> World
     first = train[0]
     return WorldData(train, val, test, first['actions'].shape[-1], first['observations'].shape[-1], mean_picture(train), name, note)
 
-# %% ../../nbs/world/data.ipynb #90c42fcf
+# %% ../../nbs/world/data.ipynb #ec1aff59
 def load(name: str = 'pendulum', # pendulum, dmc (rendered once, then in the cache) or episodes (files of your own)
          root=None, # The file or folder, for episodes
-         environment: str = None, # A folder of root, for episodes; for dmc the task, cartpole-swingup if None
+         environment: str = None, # A folder of root, for episodes
+         task: str = 'cartpole-swingup', # Of dmc
          sequence_length: int = 16, # T
          image_size: int = None, # Pixels a side; None: 32, or as in the files
          episodes: int = 72, steps: int = 128, # How many are made, and their frames
          val_fraction: float = 0.1, test_fraction: float = 0.1, # Of the episodes
          action_convention: str = None, # Of the files: after, before; None: as their format has it
+         reward_convention: str = None, # Of the files: state, action; None: as their format has it
          seed: int = 0, # Of the episodes that are made, not of a training
          stand_in: bool = False, # Pendulums in the place of what is named
          repeat: int = 4, level='mixed', distractor: str = 'none', difficulty: float = 0.5, workers: int = 2) -> WorldData: # How dmc is collected
     "Episodes by name."
     check_choice('dataset', name, ('pendulum', 'dmc', 'episodes'))
     check((name == 'episodes') == (root is not None) or stand_in, 'root', root and str(root), 'a file or folder for episodes, and None for the others')
-    how = dict(val_fraction=val_fraction, test_fraction=test_fraction, action_convention=action_convention, image_size=image_size)
+    how = dict(val_fraction=val_fraction, test_fraction=test_fraction, action_convention=action_convention, reward_convention=reward_convention, image_size=image_size)
     if stand_in or name == 'pendulum':
         note = f'stand-in for {name}: pendulums; numbers made with it say nothing about {name}' if stand_in else 'pendulums, made in memory'
         return split_data(pendulum_episodes(episodes, steps, image_size or 32, seed), sequence_length, name, note, **how)
     if name == 'episodes': return split_data(root, sequence_length, name, f'episodes of {Path(root).name}', environment=environment, **how)
     from vaebook.data.dmc_collect import collect
-    env = environment or 'cartpole-swingup'
+    env = task
     path = collect(env, episodes, steps, repeat, image_size or 32, level, distractor, difficulty, seed, workers)
     return split_data(path, sequence_length, name, f'{env}, rendered by MuJoCo', **how)

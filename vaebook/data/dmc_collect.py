@@ -160,16 +160,17 @@ def share_out(plan: dict, folder: Path, missing: list, workers: int):
         for p in running.values(): p.terminate(); p.wait()
         bar.close()
 
-# %% ../../nbs/world/collect.ipynb #d9e37e42
+# %% ../../nbs/world/collect.ipynb #b72efda8
 def planned(env: str, episodes: int, steps: int, repeat: int, size, level, distractor: str, difficulty: float, seed: int, workers: int = 1) -> dict:
     "The arguments of `collect`, checked, as values that JSON keeps."
     for name, value, least in ('episodes', episodes, 1), ('steps', steps, 2), ('repeat', repeat, 1), ('seed', seed, 0), ('workers', workers, 1):
         check(isinstance(value, int) and value >= least, name, value, f'a whole number, {least} or more')
+    env = env.replace('_', '-')
     size, level = [size] * 2 if isinstance(size, int) else list(size), [level] if isinstance(level, str) else list(level)
     check(len(size) == 2 and all(isinstance(n, int) and 8 <= n <= 512 for n in size), 'size', size, 'pixels from 8 to 512, or [height, width]')
     for name in check(level, 'level', level, 'one level or more'): check_choice('level', name, SHARES)
     controlled = set(level) == {'random'} or env in CONTROLLERS
-    check(controlled, 'level', level, "'random' for this environment", 'There are controllers for ' + ', '.join(CONTROLLERS) + '.')
+    check(controlled, 'level', level, "'random' for this environment", f'Is {env} a task of the suite? There are controllers for ' + ', '.join(CONTROLLERS) + '.')
     check_choice('distractor', distractor, SPEEDS); check(0 <= difficulty <= 1, 'difficulty', difficulty, 'a number from 0 to 1')
     return dict(env=env, episodes=episodes, steps=steps, repeat=repeat, size=size, level=level, distractor=distractor, difficulty=float(difficulty), seed=seed)
 

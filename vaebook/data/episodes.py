@@ -95,7 +95,7 @@ def write_episodes(path, episodes, # An iterable of Episode
                 known.add(e.name); append_episode(f, e)
     return path
 
-# %% ../../nbs/world/readers.ipynb #d3eff4b8
+# %% ../../nbs/world/readers.ipynb #e7ad51ca
 class Span(NamedTuple):
     "Where an episode lies."
     name: str
@@ -104,6 +104,7 @@ class Span(NamedTuple):
     length: int # L
     convention: str = 'after' # of its actions
     at: tuple = () # the index before that of the row: (i,) in arrays [E, L, …]
+    rewards: str = 'state' # what a row's reward is that of: its state, or its action
 
     @property
     def form(self) -> tuple: # the shapes of a frame and of an action, where they are known
@@ -111,7 +112,7 @@ class Span(NamedTuple):
 
     def cut(self, a: int, b: int) -> Episode: return cut_span(self, a, b)
 
-# %% ../../nbs/world/readers.ipynb #4ed4a234
+# %% ../../nbs/world/readers.ipynb #0fbee622
 def cut_span(s: Span, a: int, b: int) -> Episode:
     "Frames a to b, with the actions taken after them."
     def rows(key, a, b):
@@ -121,7 +122,9 @@ def cut_span(s: Span, a: int, b: int) -> Episode:
     actions = finite_rows(rows('actions', a, min(b + shift, s.length))[shift:], s.name, 'actions')
     actions = np.pad(actions, ((0, b - a - len(actions)), (0, 0)))
     dones = rows('dones', a, b).reshape(b - a).astype(bool) if 'dones' in s.columns else np.arange(a, b) == s.length - 1
-    return Episode(channels_first(rows('observations', a, b), s.name), actions, finite_rows(rows('rewards', a, b), s.name, 'rewards'), dones, s.name)
+    late = int(s.rewards == 'action')
+    rewards = finite_rows(rows('rewards', max(a - late, 0), b - late), s.name, 'rewards')
+    return Episode(channels_first(rows('observations', a, b), s.name), actions, np.pad(rewards, (b - a - len(rewards), 0)), dones, s.name)
 
 # %% ../../nbs/world/readers.ipynb #08da2b37
 NAMES = dict(observations='observations observation_pixels pixels observation images image'.split(), actions=['actions', 'action'],
@@ -210,12 +213,12 @@ def object_spans(found, name: str) -> list:
     check(all(isinstance(e, dict) for e in many.values()), 'file', name, f'a dict of tensors or a list of such; it holds {type(found).__name__}')
     return [s for n, e in many.items() for s in array_spans({k: np.asarray(v) for k, v in e.items()}, n)]
 
-# %% ../../nbs/world/readers.ipynb #87c1016f
+# %% ../../nbs/world/readers.ipynb #27ca34dd
 def record_span(record: dict, name: str) -> Span: # record: feature → RecordColumn
     "The episode of a record."
     columns = columns_of(record, name)
     L = len(record.get('is_first', columns.get('dones', columns['rewards'])))
-    return Span(name, {k: replace(v, steps=L, picture=k == 'observations') for k, v in columns.items()}, 0, L)
+    return Span(name, {k: replace(v, steps=L, picture=k == 'observations') for k, v in columns.items()}, 0, L, rewards='action')
 
 # %% ../../nbs/world/readers.ipynb #75a65798
 @contextmanager

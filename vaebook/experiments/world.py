@@ -5,12 +5,10 @@
 # %% auto #0
 __all__ = ['World', 'windows', 'dreams', 'ahead', 'far', 'seen', 'measure', 'agreement', 'draw', 'callbacks', 'doctor']
 
-# %% ../../nbs/world/experiment.ipynb #2952716d
+# %% ../../nbs/world/experiment.ipynb #cf0bb402
 import csv
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..bottlenecks.mixture import cluster_entropy
 from ..bottlenecks.quantize import entropy, histogram
@@ -18,13 +16,12 @@ from ..core import check, check_choice, seed_step, table
 from ..data.dmc import load
 from ..diagnostics import WorldModelDoctor
 from .experiment import Experiment, once, plain
-from ..losses.balancing import gradients
 from ..losses.likelihoods import FramePSNR
 from ..models.world import DPGMMVariationalRecurrentAutoencoder
 from ..trainers.world import Progress, WorldTraining
 from ..world_pictures import attention_figure, codebook_figure, components_figure, cosines_figure, dream_figure, horizon_figure, horizons, reconstructions_figure
 
-# %% ../../nbs/world/experiment.ipynb #6e8e6179
+# %% ../../nbs/world/experiment.ipynb #440514ed
 class World(Experiment, name='world'):
     "A world model of episodes."
     def __init__(self, cfg):
@@ -32,9 +29,14 @@ class World(Experiment, name='world'):
         self.loss, dream = plain(cfg.loss), cfg.dream
         for key, least in dict(context=1, horizon=1, clips=1, doctor=0, pictures=0).items(): check(isinstance(dream[key], int) and dream[key] >= least, f'dream.{key}', dream[key], f'{least} or more')
         check_choice('dream.mode', dream.mode, ['mode', 'mean', 'sample'])
-        self.judge(self.make(1, 32), 1)
+        self.judge(self.make(1, cfg.dataset.image_size or 32), 1)
 
-    def load(self): return load(**{k: v for k, v in plain(self.cfg.dataset).items() if k not in ('num_workers', 'pin_memory')})
+    def load(self):
+        "The episodes; `BadInput` where those of the test are too short for a dream."
+        data, dream = load(**{k: v for k, v in plain(self.cfg.dataset).items() if k not in ('num_workers', 'pin_memory')}), self.cfg.dream
+        longest = int(data.test.index[:, 2].max())
+        check(dream.context + dream.horizon <= longest, 'dream.horizon', dream.horizon, f'at most {longest - dream.context}, as the longest test episode has {longest} frames', 'Lower dream.context or dream.horizon.')
+        return data
 
     def make(self, action_dim: int, image_size: int) -> DPGMMVariationalRecurrentAutoencoder:
         "The model of the configuration, for these data."
@@ -54,13 +56,12 @@ class World(Experiment, name='world'):
     @once
     def objective(self): return self.judge(self.network(), self.epoch() // self.cfg.trainer.accumulate_grad_batches)
 
-# %% ../../nbs/world/experiment.ipynb #99b4c9db
+# %% ../../nbs/world/experiment.ipynb #08bdc2eb
 @once
 def windows(self: World) -> dict: # observations uint8 [M, c+h, 3, S, S], actions, rewards
     "All windows of the test episodes, a quarter of their length apart."
     data, length = self.data().test, self.cfg.dream.context + self.cfg.dream.horizon
     cuts = [data.cut(e, a, a + length) for e, n in enumerate(data.index[:, 2]) for a in range(0, int(n) - length + 1, max(1, length // 4))]
-    check(len(cuts), 'dream.horizon', self.cfg.dream.horizon, f'windows of {length} frames in the test episodes', 'They are shorter: lower dream.context or dream.horizon.')
     return {k: torch.stack([torch.from_numpy(getattr(c, k)) for c in cuts]) for k in ('observations', 'actions', 'rewards')}
 
 @once
@@ -84,12 +85,13 @@ def ahead(self: World) -> dict: # name → psnr, fg_psnr [h] dB
 
 World.windows, World.dreams, World.ahead = windows, dreams, ahead
 
-# %% ../../nbs/world/experiment.ipynb #e165eca5
+# %% ../../nbs/world/experiment.ipynb #d212c685
 def far(self: World) -> dict:
     "PSNR and R² of rewards by horizon."
     found, c, numbers = self.ahead(), self.cfg.dream.context, {}
     rewards, said = self.windows()['rewards'][:, c:], self.dreams()['rewards']
-    r2 = 1 - (said - rewards).square().mean(0) / rewards.var(0, unbiased=False).clamp_min(1e-8)
+    variance = rewards.var(0, unbiased=False)
+    r2 = torch.where(variance > 1e-6, 1 - (said - rewards).square().mean(0) / variance, torch.nan) # of constant rewards: nothing to explain
     for h in (1, 2, 4, 8, 16):
         if h > self.cfg.dream.horizon: continue
         for name, key in {'model': 'psnr_open', 'last frame': 'copy_last_psnr', 'mean frame': 'mean_frame_psnr'}.items():
@@ -117,15 +119,16 @@ def measure(self: World) -> dict:
 
 World.far, World.seen, World.measure = far, seen, measure
 
-# %% ../../nbs/world/experiment.ipynb #8d71d1a4
+# %% ../../nbs/world/experiment.ipynb #5f8a8a2b
 def agreement(self: World) -> tuple: # cosines [n, n], names
     "How far the gradients of the tasks agree in the encoder, on one batch."
     batch = {k: v.to(self.device) for k, v in next(iter(self.train_batches(0, 1))).items()}
     objective = self.objective().eval()
     with torch.enable_grad():
         tasks = objective.compute_loss(batch, 10**9).tasks
-        g, _ = gradients(list(tasks.values()), list(self.network().encoder.parameters()))
-    g = torch.nn.functional.normalize(g, dim=1)
+        shared = list(self.network().encoder.parameters())
+        each = [torch.autograd.grad(loss, shared, retain_graph=True) for loss in tasks.values()]
+    g = torch.nn.functional.normalize(torch.stack([torch.cat([v.flatten() for v in found]) for found in each]), dim=1)
     return g @ g.T, list(tasks)
 
 def draw(self: World) -> dict:

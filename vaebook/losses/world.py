@@ -32,7 +32,7 @@ class LossAggregator:
     def __post_init__(self):
         for name, w in vars(self).items(): check(isinstance(w, int | float) and w >= 0, name, w, 'a weight, 0 or more')
 
-# %% ../../nbs/world/losses.ipynb #52e6cbe2
+# %% ../../nbs/world/losses.ipynb #24ba74ec
 def mean_of(out: dict, key: str, task: str, weight: float = 1.) -> dict:
     "`{key: (mean, weight, task)}`, empty where the pass did not measure it."
     return {key: (out[key].float().mean(), weight, task)} if out.get(key) is not None else {}
@@ -40,7 +40,7 @@ def mean_of(out: dict, key: str, task: str, weight: float = 1.) -> dict:
 def elbo_terms(self: LossAggregator, out: dict, beta: float) -> dict:
     "The evidence bound of frames and rewards, nats a frame."
     part = lambda key, weight: mean_of(out, key, 'elbo', weight)
-    marginal, each = cluster_entropy(out['responsibilities'])
+    marginal, each = cluster_entropy(out['responsibilities'], everywhere=out.get('training', False))
     entropies = dict(cluster_entropy=(marginal, -self.entropy_weight, 'elbo'), assignment_entropy=(each, self.entropy_weight, 'elbo'))
     bound = part('recon_loss', self.lambda_recon) | part('kl_z', beta) | part('hierarchical_kl', beta)
     return bound | entropies | part('reward_loss', self.reward_weight) | part('continue_loss', self.reward_weight)

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['Likelihood', 'State', 'DPGMMVariationalRecurrentAutoencoder', 'start_from', 'frames', 'acts', 'before', 'see',
            'latent_of', 'recall', 'remember', 'dream', 'foretold', 'show', 'forward_sequence', 'bound', 'outcome',
-           'reading', 'looking', 'overshooting', 'forward', 'compute_loss', 'encode', 'decode', 'latent_spec',
-           'rollout']
+           'goes_on', 'reading', 'looking', 'overshooting', 'forward', 'compute_loss', 'encode', 'decode',
+           'latent_spec', 'rollout']
 
-# %% ../../nbs/world/model.ipynb #77cfd26e
-import inspect
+# %% ../../nbs/world/model.ipynb #30ca3338
 from typing import NamedTuple
 
 import torch
@@ -22,7 +21,7 @@ from ..core import Latent, LossTerms, check, check_choice
 from ..data.images import to_unit
 from ..layers.attention import AttentionSchema, PerceiverContext, centre_of_mass, diversity, map_kl, summary
 from ..layers.frames import FrameDecoder, FrameEncoder, mlp
-from ..losses.likelihoods import LogisticMixture, SigmaVAE, balanced_kl, foreground_weights, gaussian_nll, logistic_mixture
+from ..losses.likelihoods import SigmaVAE, balanced_kl, foreground_weights, gaussian_nll, logistic_mixture
 from ..losses.world import LossAggregator
 from ..pretrained import Pretrained
 
@@ -158,7 +157,7 @@ def remember(self: DPGMMVariationalRecurrentAutoencoder, seen: dict, actions: Te
 
 for f in (see, latent_of, recall, remember): setattr(DPGMMVariationalRecurrentAutoencoder, f.__name__, f)
 
-# %% ../../nbs/world/model.ipynb #be71e5f5
+# %% ../../nbs/world/model.ipynb #3254cdc5
 def dream(self: DPGMMVariationalRecurrentAutoencoder, state: State, actions: Tensor, # [B, h, A], the first taken at `state`
           mode: str = 'mode', temperature: float = 1.): # mode, mean or sample
     "The `State` of each of the next h frames, and their priors."
@@ -166,7 +165,7 @@ def dream(self: DPGMMVariationalRecurrentAutoencoder, state: State, actions: Ten
     for action in actions.unbind(1):
         told = torch.cat([state.context, summary(state.map, self.grid), action], -1)
         h, memory = self.recall(state.z, told, (state.h, state.memory))
-        prior = self.prior(torch.cat([h, state.context], -1))
+        prior = self.prior(torch.cat([h, state.context], -1), sample=False)
         z = prior.sample(mode, temperature)
         map = self.schema.predict(state.map, torch.cat([h, state.z], -1)).exp()
         state = State(h, memory, z, self.foretold(state.context, h, z), map)
@@ -184,33 +183,33 @@ def show(self: DPGMMVariationalRecurrentAutoencoder, z: Tensor, h: Tensor) -> di
 
 for f in (dream, foretold, show): setattr(DPGMMVariationalRecurrentAutoencoder, f.__name__, f)
 
-# %% ../../nbs/world/model.ipynb #0c5d5dc9
+# %% ../../nbs/world/model.ipynb #5229ff1b
 def forward_sequence(self: DPGMMVariationalRecurrentAutoencoder, observations: Tensor, # [B, T, 3, S, S]
                      actions: Tensor, # [B, T, A]
                      rewards: Tensor | None = None, dones: Tensor | None = None, # [B, T]
                      sample: bool = True) -> dict: # draw the latents, or take their means
     "One pass over episodes: reconstructions, states, priors, and every loss term."
-    seen = self.see(observations, dones)
+    seen = self.see(observations, dones) | dict(training=self.training)
     actions = self.acts(actions, seen['observations'].shape[1])
     mean, logvar, z, h, memory = self.remember(seen, actions, dones, sample)
     past = dict(context=before(seen['context'], self.c0, dones), map=before(seen['map'], torch.tensor(1 / self.grid**2, device=z.device), dones), z=before(z, torch.zeros(1, device=z.device), dones))
     out = seen | self.show(z, h) | dict(mean=mean, logvar=logvar, z=z, h=h, memory=memory, actions=actions, past=past, prior=self.prior(torch.cat([h, past['context']], -1), sample))
-    out |= self.bound(out, rewards, dones) | self.reading(out) | self.looking(out)
+    out |= self.bound(out, rewards, dones) | self.reading(out, dones) | self.looking(out, dones)
     return out | (self.overshooting(out, rewards, dones) if self.overshoot and z.shape[1] > 1 else {})
 
-# %% ../../nbs/world/model.ipynb #c05a594e
+# %% ../../nbs/world/model.ipynb #9098e3e8
 def bound(self: DPGMMVariationalRecurrentAutoencoder, out: dict, rewards: Tensor | None, dones: Tensor | None) -> dict:
     "The terms of the evidence bound, nats a frame."
     x, prior, q = out['observations'], out['prior'], (out['mean'], out['logvar'])
-    weight = foreground_weights(x, self.background, self.foreground) if self.foreground else None
+    weight = foreground_weights(x, self.background, self.foreground) if self.foreground and self.training else None
     picture = self.likelihood.picture(out['painted'])
-    if self.training: self.likelihood.scale.update(picture, x)
+    if self.training and self.likelihood.kind == 'sigma_vae': self.likelihood.scale.update(picture, x)
     terms = dict(reconstructions=picture, weight=weight, recon_loss=self.likelihood(out['painted'], x, weight), kl_z=prior.kl(*q, how=self.kl),
                  hierarchical_kl=self.prior.hierarchical_kl(prior), responsibilities=prior.responsibilities(*q))
     return terms | self.outcome(out, rewards, dones)
 
 def outcome(self: DPGMMVariationalRecurrentAutoencoder, out: dict, rewards: Tensor | None, dones: Tensor | None, learn: bool = True) -> dict:
-    "−log p of rewards and of the ends of episodes, where they are known."
+    "−log p of rewards (but for a constant) and of the ends of episodes, where they are known."
     terms = {}
     if rewards is not None:
         if learn and self.training: self.reward_scale.update(out['rewards'], rewards)
@@ -219,23 +218,29 @@ def outcome(self: DPGMMVariationalRecurrentAutoencoder, out: dict, rewards: Tens
     if dones is not None: terms['continue_loss'] = F.binary_cross_entropy_with_logits(out['goes_on'], 1 - dones.float(), reduction='none')
     return terms
 
-# %% ../../nbs/world/model.ipynb #e8e15552
-def reading(self: DPGMMVariationalRecurrentAutoencoder, out: dict) -> dict:
+# %% ../../nbs/world/model.ipynb #93e10009
+def goes_on(v: Tensor, dones: Tensor | None) -> Tensor | float: # [B, T-1], [B, T]
+    "1 where frame t+1 is of the same episode, else 0."
+    return 1. if dones is None else (~dones[:, :-1].bool()).to(v)
+
+def reading(self: DPGMMVariationalRecurrentAutoencoder, out: dict, dones: Tensor | None = None) -> dict:
     "The terms of the Perceiver: pictures from tokens, the next tokens, the context."
     x, codes, state = out['observations'], out['codes'], torch.cat([out['context'], out['z'], out['actions']], -1)
     painted = self.tokenizer.paint(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
     terms = dict(token_recon=(painted - (2 * x - 1)).abs(), context_loss=(self.foretold(out['past']['context'].detach(), out['h'], out['z']) - out['context'].detach()).square())
     if x.shape[1] < 2: return terms
     logits = self.foretoken(codes[:, :-1].flatten(0, 1), state[:, :-1].flatten(0, 1))
-    return terms | dict(token_ce=F.cross_entropy(logits.flatten(0, 1).float(), out['indices'][:, 1:].flatten()))
+    miss = F.cross_entropy(logits.flatten(0, 1).float(), out['indices'][:, 1:].flatten(), reduction='none').view(*x[:, 1:].shape[:2], -1).mean(-1)
+    return terms | dict(token_ce=miss * goes_on(miss, dones))
 
-def looking(self: DPGMMVariationalRecurrentAutoencoder, out: dict) -> dict:
+def looking(self: DPGMMVariationalRecurrentAutoencoder, out: dict, dones: Tensor | None = None) -> dict:
     "The terms of attention: its prior, its motion, and slots that share the frame out."
     past, state = out['past']['map'], torch.cat([out['h'], out['past']['z']], -1)
     log_map = self.schema.predict(past, state)
-    moved, expected = (centre_of_mass(m) - centre_of_mass(past.detach()) for m in (out['map'].detach(), log_map.exp()))
+    moved, expected = (centre_of_mass(m)[:, 1:] - centre_of_mass(past.detach())[:, 1:] for m in (out['map'].detach(), log_map.exp()))
+    miss = F.smooth_l1_loss(expected, moved, reduction='none').mean(-1)
     return dict(map_prior=log_map.exp(), attention_kl=balanced_kl(map_kl, out['map'], log_map), attention_diversity=diversity(out['maps']),
-                attention_dynamics_loss=F.smooth_l1_loss(expected[:, 1:], moved[:, 1:]) if past.shape[1] > 1 else expected.sum() * 0)
+                attention_dynamics_loss=miss * goes_on(miss, dones) if miss.numel() else expected.sum())
 
 # %% ../../nbs/world/model.ipynb #ec53cdd7
 def overshooting(self: DPGMMVariationalRecurrentAutoencoder, out: dict, rewards: Tensor | None, dones: Tensor | None) -> dict:
@@ -254,7 +259,7 @@ def overshooting(self: DPGMMVariationalRecurrentAutoencoder, out: dict, rewards:
 
 for f in (forward_sequence, bound, outcome, reading, looking, overshooting): setattr(DPGMMVariationalRecurrentAutoencoder, f.__name__, f)
 
-# %% ../../nbs/world/model.ipynb #de2984a5
+# %% ../../nbs/world/model.ipynb #e43ebbb1
 def forward(self: DPGMMVariationalRecurrentAutoencoder, batch: dict) -> dict: return self.forward_sequence(**batch)
 
 def compute_loss(self: DPGMMVariationalRecurrentAutoencoder, batch: dict, step: int = 0, out: dict | None = None) -> LossTerms:
@@ -263,8 +268,11 @@ def compute_loss(self: DPGMMVariationalRecurrentAutoencoder, batch: dict, step: 
 
 @torch.no_grad()
 def encode(self: DPGMMVariationalRecurrentAutoencoder, observations: Tensor, actions: Tensor, dones: Tensor | None = None) -> Latent: # [B, T, 3, S, S], [B, T, A]
-    "Means z [B, T, D], and in info h [B, T, H], kl [B, T] nats, responsibilities [B, T, K], map [B, T, N], indices [B, T, N]."
-    out = self.forward_sequence(observations, actions, dones=dones, sample=False)
+    "Means z [B, T, D], and in info h [B, T, H], kl [B, T] nats (with mean weights of the mixture: no bound), responsibilities [B, T, K], map [B, T, N], indices [B, T, N]."
+    training = self.training
+    self.eval()
+    try: out = self.forward_sequence(observations, actions, dones=dones, sample=False)
+    finally: self.train(training)
     return Latent(out['z'], dict(kl=out['kl_z'], **{k: out[k] for k in ('h', 'memory', 'responsibilities', 'context', 'map', 'maps', 'map_prior', 'indices')}))
 
 def decode(self: DPGMMVariationalRecurrentAutoencoder, z: Tensor, h: Tensor) -> Tensor: # [..., D], [..., H] → [..., 3, S, S]

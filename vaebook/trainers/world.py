@@ -97,15 +97,15 @@ def progress(epoch: int, step: int, tasks: dict) -> str: # task → loss
     names = dict(elbo='ELBO', perceiver='Perceiver', predictive='Predictive')
     return '\n'.join([f'Epoch {epoch}, Step {step}', *(f'  {name}: {float(tasks[k]):.4f}' for k, name in names.items())])
 
-# %% ../../nbs/world/trainer.ipynb #4616555e
+# %% ../../nbs/world/trainer.ipynb #5c739ca4
 class Progress(Callback):
     "Lines, numbers and pictures every `often` steps."
     def __init__(self, often: int, batch: dict, folder: Path): self.often, self.batch, self.folder = often, batch, folder
 
     def on_train_batch_end(self, trainer, module, *args):
         "After the update: nothing of it is read."
-        step = module.step
-        if step % self.often or not trainer.is_global_zero: return
+        step, updated = module.step, module.batches % module.cfg['accumulate_grad_batches'] == 0
+        if not updated or step % self.often or not trainer.is_global_zero: return
         print(progress((step - 1) // module.steps_per_epoch, step, module.terms.tasks))
         out = look(module.objective.model, self.batch)
         for logger in trainer.loggers: logger.log_metrics({k: float(v) for k, v in found(out).items()}, step)
