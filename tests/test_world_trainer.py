@@ -8,9 +8,10 @@ from conftest import metrics, weights
 
 from vaebook.core import BadInput, set_seed
 from vaebook.data.dmc import DMCVBDataset, pendulum_episodes
-from vaebook.diagnostics import WorldModelDoctor, examine, look
+from vaebook.diagnostics import examine, look
 from vaebook.losses.world import WorldObjective
 from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
+from vaebook.trainers.doctor import WorldModelDoctor
 from vaebook.trainers import accelerate
 from vaebook.trainers.lightning import read_checkpoint
 from vaebook.trainers.world import DMCVBTrainer, beta_schedule, load_checkpoint, save_checkpoint, validate, visualize_reconstructions

@@ -6,19 +6,16 @@
 __all__ = ['Finding', 'finding', 'kl_collapse', 'inactive_latents', 'posterior_collapse', 'components_equal',
            'attention_collapse', 'attention_blank', 'attention_still', 'codebook_collapse', 'gradient_explosion',
            'task_conflict', 'exposure_bias', 'static_background', 'shift_errors', 'action_convention', 'problems',
-           'data_problems', 'look', 'foretold', 'shifted_errors', 'examine', 'WorldModelDoctor', 'visit', 'judge',
-           'write', 'report']
+           'data_problems', 'look', 'foretold', 'shifted_errors', 'examine']
 
-# %% ../nbs/world/diagnostics.ipynb #9866731b
-import csv, math, warnings
-from pathlib import Path
+# %% ../nbs/world/diagnostics.ipynb #8f61fed6
+import math
 
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from .bottlenecks.mixture import cluster_entropy
-from .core import atomic, check, table
+from .core import check
 from .layers.attention import centre_of_mass, diversity, entropy
 from .losses.likelihoods import decibels, foreground
 
@@ -174,64 +171,3 @@ def examine(model, batch: dict, beta: float = 1.) -> list: # of Finding
             components_equal(prior.mean, prior.logvar), attention_collapse(out['maps']), attention_blank(out['map']), attention_still(out['map']),
             codebook_collapse(out['indices'], model.tokenizer.size), exposure_bias(seen[:, 1:], foretold(model, out)[:, 1:], x[:, 1:]),
             static_background(seen, x, x.mean((0, 1))), action_convention(shifted_errors(model, batch))]
-
-# %% ../nbs/world/diagnostics.ipynb #0664c318
-class WorldModelDoctor(Callback):
-    "Looks at a world model while it trains."
-    def __init__(self, folder=None, # of the run: doctor.csv is written there; None: nothing is
-                 every: int = 50, # steps from one look to the next
-                 patience: int = 4, # bad looks in a row before a warning
-                 windows: int = 8): # of a batch that are looked at
-        for name, n in dict(every=every, patience=patience, windows=windows).items(): check(isinstance(n, int) and n > 0, name, n, 'a whole number from 1')
-        self.folder, self.every, self.patience, self.windows = folder and Path(folder), every, patience, windows
-        self.kept, self.bad, self.said, self.latest, self.step, self.batch = {}, {}, set(), {}, 0, None
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        "Keep what was measured; look if it is time to."
-        if not trainer.is_global_zero: return
-        for k, t in module.terms.items():
-            if k == 'grad_norm' or k.startswith('cosine_') and k.endswith('_update'): self.kept.setdefault(k, []).append(t.value)
-        self.batch = batch
-        updated = module.batches % getattr(module, 'cfg', {}).get('accumulate_grad_batches', 1) == 0
-        if updated and module.step % self.every == 0 or module.batches == 1: self.visit(module)
-
-    def on_validation_epoch_start(self, trainer, module):
-        if self.batch is not None and module.step != self.step: self.visit(module)
-
-# %% ../nbs/world/diagnostics.ipynb #907534db
-def visit(self: WorldModelDoctor, module):
-    "One look: measure, write, warn."
-    self.step, beta = module.step, getattr(module.objective, 'beta', lambda step: 1.)(module.step)
-    found = examine(module.objective.model, {k: v[:self.windows] for k, v in self.batch.items()}, beta)
-    kept, self.kept = {k: torch.stack([torch.as_tensor(v) for v in values]).float() for k, values in self.kept.items()}, {}
-    if 'grad_norm' in kept: found.append(gradient_explosion(kept.pop('grad_norm')))
-    if kept: found.append(task_conflict({k.removeprefix('cosine_').removesuffix('_update'): v for k, v in kept.items()}))
-    self.write(found)
-    for f in found: self.judge(f)
-
-def judge(self: WorldModelDoctor, f: Finding):
-    "Warn, once, of what has been bad for long enough."
-    name = f['name']
-    self.latest[name], self.bad[name] = f, (self.bad.get(name, 0) + 1) * bool(f)
-    if name in self.said or self.bad[name] < (1 if f['severity'] == 'error' else self.patience): return
-    self.said.add(name)
-    warnings.warn(f'step {self.step}, {f}', stacklevel=2)
-
-# %% ../nbs/world/diagnostics.ipynb #74e8b660
-def write(self: WorldModelDoctor, found: list):
-    "Add a row a finding to `doctor.csv`; rows of a later step, from a run that was stopped, go."
-    if not self.folder: return
-    path, names, rows = self.folder/'doctor.csv', ['step', 'name', 'severity', 'value', 'threshold'], []
-    if path.exists():
-        with path.open(newline='') as file: rows = [r for r in csv.DictReader(file) if int(r['step']) < self.step]
-    with atomic(path) as part, part.open('w', newline='') as file:
-        out = csv.DictWriter(file, names, extrasaction='ignore')
-        out.writeheader(); out.writerows([*rows, *(dict(step=self.step, **f) for f in found)])
-
-def report(self: WorldModelDoctor) -> str:
-    "The last look as a table, and what to do."
-    rows = [[n, f['severity'], f['value'], f['threshold'], self.bad[n]] for n, f in self.latest.items()]
-    advice = [f'{n}: {f["advice"]}' for n, f in self.latest.items() if f]
-    return '\n'.join([table([['name', 'severity', 'value', 'threshold', 'bad looks'], *rows]), '', *advice])
-
-for f in (visit, judge, write, report): setattr(WorldModelDoctor, f.__name__, f)

@@ -23,7 +23,7 @@ from ..trainers import accelerate, lightning
 from ..trainers.accelerate import from_main, is_main, world
 from ..trainers.lightning import check_training
 
-# %% ../../nbs/core/experiment.ipynb #b1599fa7
+# %% ../../nbs/core/experiment.ipynb #b1eb21be
 def read_curves(folder) -> dict: # term → {'train': [(step, value)], 'val': …}
     "The logged loss terms of a run."
     out = {}
@@ -37,8 +37,12 @@ def read_curves(folder) -> dict: # term → {'train': [(step, value)], 'val': �
 def loss_curves(folder):
     "A figure with one small axis a loss term: training and validation (the mean, where there are several data sets)."
     curves = {k: v for k, v in read_curves(folder).items() if '/' not in k}
-    fig = new_figure(2.4 * len(curves), 2)
-    for ax, (term, stages) in zip(fig.subplots(1, len(curves), squeeze=False)[0], sorted(curves.items())):
+    rows = -(-len(curves) // 8) # of at most eight
+    columns = -(-len(curves) // rows)
+    fig = new_figure(2.4 * columns, 2 * rows)
+    axes = fig.subplots(rows, columns, squeeze=False).flat
+    for ax in axes[len(curves):]: ax.axis('off')
+    for ax, (term, stages) in zip(axes, sorted(curves.items())):
         for stage, style in dict(train=dict(color='tab:blue', lw=1, alpha=0.5), val=dict(color='tab:orange', lw=1, marker='.')).items():
             if stage in stages: ax.plot(*zip(*stages[stage]), label=stage, **style)
         ax.set_title(term, fontsize=9); ax.set_xlabel('step', fontsize=8); ax.tick_params(labelsize=7); ax.legend(fontsize=7)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['World', 'windows', 'dreams', 'ahead', 'far', 'seen', 'measure', 'agreement', 'draw', 'callbacks', 'doctor']
 
-# %% ../../nbs/world/experiment.ipynb #cf0bb402
+# %% ../../nbs/world/experiment.ipynb #e94486fb
 import csv
 
 import torch
@@ -14,10 +14,10 @@ from ..bottlenecks.mixture import cluster_entropy
 from ..bottlenecks.quantize import entropy, histogram
 from ..core import check, check_choice, seed_step, table
 from ..data.dmc import load
-from ..diagnostics import WorldModelDoctor
 from .experiment import Experiment, once, plain
 from ..losses.likelihoods import FramePSNR
 from ..models.world import DPGMMVariationalRecurrentAutoencoder
+from ..trainers.doctor import WorldModelDoctor
 from ..trainers.world import Progress, WorldTraining
 from ..world_pictures import attention_figure, codebook_figure, components_figure, cosines_figure, dream_figure, horizon_figure, horizons, reconstructions_figure
 

@@ -7,7 +7,7 @@ __all__ = ['Windows', 'WorldTraining', 'write_picture', 'visualize_reconstructio
            'Progress', 'DMCVBTrainer', 'check_arguments', 'config', 'settings', 'prepare', 'train_loader', 'callbacks',
            'train', 'validate', 'save_checkpoint', 'shapes', 'load_checkpoint']
 
-# %% ../../nbs/world/trainer.ipynb #90652800
+# %% ../../nbs/world/trainer.ipynb #cfc65098
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,12 @@ from ..config import read
 from ..core import BadInput, LossTerms, atomic, check, check_choice, need, seed_step
 from ..data.batches import batches, sequential, steps_per_epoch
 from ..data.images import to_unit
-from ..diagnostics import WorldModelDoctor, look
+from ..diagnostics import look
 from ..losses.likelihoods import BETA_SHAPES, beta_schedule, decibels
 from ..losses.world import LossAggregator, WorldObjective
 from ..pictures import tile
 from ..runs import Run, disk_errors
+from .doctor import WorldModelDoctor
 from .lightning import PRECISIONS, check_training, fit, log_figure, read_checkpoint
 from .run_options import gradient_norm
 from ..world_pictures import lit, reconstructions_figure
