@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import metrics, weights
+from conftest import weights
 
 from vaebook.core import BadInput, set_seed
 from vaebook.data.dmc import DMCVBDataset, pendulum_episodes

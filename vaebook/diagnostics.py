@@ -49,10 +49,10 @@ def posterior_collapse(responsibilities: Tensor) -> Finding: # [..., K]
     "The effective number of components in use."
     return finding('posterior_collapse', cluster_entropy(responsibilities)[0].exp(), 1.5, 'One component takes all: raise entropy_weight, or the mean of `concentration`.', matters=responsibilities.shape[-1] > 1)
 
-# %% ../nbs/world/diagnostics.ipynb #ac46c6f0
+# %% ../nbs/world/diagnostics.ipynb #a1fd35ff
 def components_equal(mean: Tensor, logvar: Tensor) -> Finding: # [..., K, D] of the prior
     "Mean distance of pairs, in standard deviations."
-    (K, D), sigma = mean.shape[-2:], (logvar.float().mean(-2, keepdim=True) / 2).exp()
+    K, sigma = mean.shape[-2], (logvar.float().mean(-2, keepdim=True) / 2).exp()
     apart = torch.cdist(x := (mean.float() / sigma).flatten(0, -3) if mean.ndim > 2 else (mean.float() / sigma)[None], x).sum((-2, -1)).mean() / max(K * (K - 1), 1)
     return finding('components_equal', apart, 0.5, 'The components are one: give them other starts, or take fewer.', matters=K > 1)
 
