@@ -59,7 +59,7 @@ def test_bad_input_is_named(tmp_path):
         with pytest.raises(BadInput, match=words): experiment(smoke(tmp_path / 'x', changes)).first_loss()
     with pytest.raises(BadInput, match='action_dim'): experiment(smoke(tmp_path / 'x', 'model.action_dim=21')).network()
     with pytest.raises(BadInput, match='data_path'): experiment(smoke(tmp_path / 'x', 'dataset.stand_in=false', data_path=str(tmp_path / 'none'))).data()
-    with pytest.raises(BadInput, match='dream.horizon'): experiment(smoke(tmp_path / 'x', 'dream.horizon=60')).windows()
+    with pytest.raises(BadInput, match='dream.horizon'): experiment(smoke(tmp_path / 'x', 'dream.horizon=60')).data()
     assert not (tmp_path / 'x').exists()
 
 
