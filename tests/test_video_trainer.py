@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import command, metrics, weights
 
-from vaebook.core import BadInput
+from vaebook.core import BadInput, set_seed
 from vaebook.trainers.lightning import TrainingModule
-from vaebook.trainers.video import TrainingArguments, load_callbacks_and_logger, load_initial, main, read_weights, set_seed, train
+from vaebook.trainers.video import TrainingArguments, load_callbacks_and_logger, load_initial, main, read_weights, train
 
 TINY = dict(smoke=True, max_steps=2, val_every=1, logger='csv')
 

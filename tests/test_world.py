@@ -27,7 +27,7 @@ def test_every_choice_trains(tmp_path, changes):
     numbers = body.evaluate()
     assert numbers == metrics(tmp_path / 'run') and all(math.isfinite(v) for v in numbers.values())
     w = {k: v[:2] for k, v in body.windows().items()}
-    dreams = [r.network().eval().rollout(w['observations'][:, :4], w['actions'])['observations'] for r in (body, reopen(tmp_path / 'run'))]
+    dreams = [r.network().eval().rollout(w['observations'][:, :4], w['actions'], 8)['observations'] for r in (body, reopen(tmp_path / 'run'))]
     assert torch.equal(*dreams) and dreams[0].shape == (2, 8, 3, 16, 16)
 
 
