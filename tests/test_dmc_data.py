@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 
 from vaebook.core import BadInput
 from vaebook.data.batches import batches, sequential
-from vaebook.data.dmc import DMCVBDataset, Episode, checksum, episode_names, load, pendulum_episodes, split_of, write_episodes
+from vaebook.data.dmc import DMCVBDataset, Episode, episode_names, load, pendulum_episodes, split_of, write_episodes
+from vaebook.data.tfrecord import checksum
 
 h5py, Image = pytest.importorskip('h5py'), pytest.importorskip('PIL.Image')
 

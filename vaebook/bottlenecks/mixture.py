@@ -108,13 +108,13 @@ def log_normal(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor: # [..., D] �
     "log N(z; mean, exp logvar)."
     return -0.5 * ((z - mean).square() * (-logvar).exp() + logvar + math.log(2 * math.pi)).sum(-1)
 
-# %% ../../nbs/world/mixture.ipynb #23ec79bd
+# %% ../../nbs/world/mixture.ipynb #c26c9d94
 @dataclass
 class Mixture:
     "Gaussians with stick-breaking weights, one mixture for each position `...`."
     mean: Tensor # [..., K, D]
     logvar: Tensor # [..., K, D]
-    log_weights: Tensor # [..., K] of sampled sticks while training, log E[π] in eval mode
+    log_weights: Tensor # [..., K] of sampled sticks, or log E[π]
     a: Tensor # [..., K-1] Kumaraswamy posterior of the sticks
     b: Tensor # [..., K-1]
     shape: Tensor # [...] Gamma posterior of the concentration

@@ -7,7 +7,7 @@ __all__ = ['SUFFIXES', 'pendulum_motion', 'pendulum_frames', 'pendulum_episode',
            'episode_files', 'DMCVBDataset', 'resized_frames', 'frame_place', 'WorldData', 'mean_picture', 'split_data',
            'load']
 
-# %% ../../nbs/world/data.ipynb #961daeca
+# %% ../../nbs/world/data.ipynb #f0d4c61d
 import hashlib, os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,6 @@ from torch.utils.data import Dataset
 
 from ..core import check, check_choice, patch
 from .episodes import COLUMNS, FORMATS, Episode, Span, episode_names, naming_file, open_file, write_episodes
-from .tfrecord import checksum
 
 # %% ../../nbs/world/data.ipynb #f213a45e
 def pendulum_motion(steps: int, rng: np.random.Generator, dt: float = 0.05) -> tuple: # angle in radians [L], action [L]

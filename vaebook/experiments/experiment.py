@@ -23,7 +23,7 @@ from ..trainers import accelerate, lightning
 from ..trainers.accelerate import from_main, is_main, world
 from ..trainers.lightning import check_training
 
-# %% ../../nbs/core/experiment.ipynb #b1eb21be
+# %% ../../nbs/core/experiment.ipynb #b002a6de
 def read_curves(folder) -> dict: # term → {'train': [(step, value)], 'val': …}
     "The logged loss terms of a run."
     out = {}
@@ -37,7 +37,7 @@ def read_curves(folder) -> dict: # term → {'train': [(step, value)], 'val': �
 def loss_curves(folder):
     "A figure with one small axis a loss term: training and validation (the mean, where there are several data sets)."
     curves = {k: v for k, v in read_curves(folder).items() if '/' not in k}
-    rows = -(-len(curves) // 8) # of at most eight
+    rows = -(-len(curves) // 9) # of at most nine
     columns = -(-len(curves) // rows)
     fig = new_figure(2.4 * columns, 2 * rows)
     axes = fig.subplots(rows, columns, squeeze=False).flat

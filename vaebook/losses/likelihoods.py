@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['BETA_SHAPES', 'exact', 'gaussian_nll', 'SigmaVAE', 'logistic_log_prob', 'LogisticMixture', 'logistic_mixture',
            'coupled', 'logistic_nll', 'logistic_mean', 'logistic_sample', 'bits_per_dim', 'free_bits', 'held',
-           'balanced_kl', 'beta_schedule', 'symlog', 'symexp', 'mean_image', 'foreground', 'decibels', 'FramePSNR',
-           'foreground_weights']
+           'balanced_kl', 'beta_schedule', 'mean_image', 'foreground', 'decibels', 'FramePSNR', 'foreground_weights']
 
 # %% ../../nbs/world/likelihoods.ipynb #027c703e
 import math
@@ -161,20 +160,16 @@ def balanced_kl(kl, # callable(q, p) → [...] nats
     if free: to_prior, to_posterior = free_bits(to_prior, free), free_bits(to_posterior, free)
     return dyn * to_prior + rep * to_posterior
 
-# %% ../../nbs/world/likelihoods.ipynb #c8b4ab13
+# %% ../../nbs/world/likelihoods.ipynb #8b1c5532
 BETA_SHAPES = dict(linear=lambda s: min(s, 1.), cosine=lambda s: (1 - math.cos(math.pi * min(s, 1.))) / 2, cyclical=lambda s: min(s % 2, 1.))
 
 def beta_schedule(step: float, # Or epoch: the unit of `warmup`
                   start: float = 0., end: float = 1., warmup: float = 10,
                   shape: str = 'linear') -> float: # linear, cosine, cyclical
-    "The weight of the KL: `start` at step 0, `end` from `warmup` on."
+    "The weight of the KL: `start` at step 0, `end` at `warmup` and after it; `cyclical` then starts anew every second warm-up."
     check_choice('shape', shape, BETA_SHAPES)
     check(warmup >= 0, 'warmup', warmup, 'a number that is not negative')
     return start + (end - start) * (BETA_SHAPES[shape](step / warmup) if warmup else 1.)
-
-# %% ../../nbs/world/likelihoods.ipynb #3c54bd43
-def symlog(x: Tensor) -> Tensor: return x.sign() * x.abs().log1p()
-def symexp(x: Tensor) -> Tensor: return x.sign() * x.abs().expm1()
 
 # %% ../../nbs/world/likelihoods.ipynb #9c2d9a11
 def mean_image(batches) -> Tensor: # Batches of frames [..., 3, H, W], bytes or floats in [0, 1] → [3, H, W]
