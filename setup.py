@@ -1,5 +1,5 @@
 "The package; everything about it is in settings.ini: edit there, not here."
-import shlex, shutil
+import re, shlex, shutil
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -11,10 +11,19 @@ ini.read('settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 lib, minor = cfg['lib_path'], int(cfg['min_python'].split('.')[1])
 readme = Path('README.md')
-experiments = [nb for kind in ('train', 'explore') for nb in sorted(Path(cfg['nbs_path']).glob(f'{kind}_*.ipynb'))]
+runnable = ('train_*', 'explore_*', 'bottleneck_shootout')  # as in nbs/core/cli.ipynb
+experiments = [nb for name in runnable for nb in sorted(Path(cfg['nbs_path']).glob(f'{name}.ipynb'))]
 
 
 def listed(key): return shlex.split(cfg.get(key, ''))
+
+
+def described():
+    "README.md for the package index, where links relative to the repository lead nowhere."
+    if not readme.exists(): return cfg['description']
+    raw = f"https://raw.githubusercontent.com/{cfg['user']}/{cfg['repo']}/{cfg['branch']}/"
+    text = re.sub(r'!\[([^\]]*)\]\((?=nbs/)', rf'![\1]({raw}', readme.read_text(encoding='utf-8'))
+    return re.sub(r'\]\((?=nbs/)', f"]({cfg['git_url']}/blob/{cfg['branch']}/", text)
 
 
 extras = {key.removesuffix('_requirements'): listed(key) for key in cfg if key.endswith('_requirements')}
@@ -40,8 +49,7 @@ setuptools.setup(
     project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl']},
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Developers', 'Intended Audience :: Science/Research',
                  *(f'Programming Language :: Python :: 3.{i}' for i in range(minor, 14))],
-    long_description=readme.read_text(encoding='utf-8') if readme.exists() else cfg['description'],
-    long_description_content_type='text/markdown', zip_safe=False, include_package_data=False,
+    long_description=described(), long_description_content_type='text/markdown', zip_safe=False, include_package_data=False,
     packages=setuptools.find_packages(include=[lib, f'{lib}.*']), cmdclass={'build_py': BuildWithNotebooks},
     package_data={lib: ['conf/**/*.yaml', 'data/*.npz', 'data/*.csv.gz']},
     python_requires='>=' + cfg['min_python'], install_requires=listed('requirements'), extras_require=extras,
