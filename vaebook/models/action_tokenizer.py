@@ -7,7 +7,7 @@ __all__ = ['GONE', 'PROCESSOR', 'PROCESSING', 'as_chunks', 'as_mask', 'check_fin
            'whole_number', 'as_rows', 'repaired', 'length_of', 'decode', 'fit', 'to_vlm_ids', 'Quality', 'report',
            'save_pretrained', 'from_pretrained']
 
-# %% ../../nbs/actions/action_tokenizer.ipynb #f4c9d76f
+# %% ../../nbs/actions/action_tokenizer.ipynb #9a2e4d1d
 import inspect, json, operator, warnings
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..bottlenecks.quantize import CodeUse, whole
 from ..core import BadInput, atomic, check, check_choice, need, seed_step, set_seed, table
 from .fsq_vqvae import FSQVQVAE
+from ..pretrained import push_to_hub
 
 # %% ../../nbs/actions/action_tokenizer.ipynb #3d75d4be
 def as_chunks(actions) -> Tensor: # [B, T, D] float32
@@ -192,7 +193,7 @@ def report(self: ActionTokenizer, actions, mask=None, # held-out chunks
 
 ActionTokenizer.report = report
 
-# %% ../../nbs/actions/action_tokenizer.ipynb #6ca130e8
+# %% ../../nbs/actions/action_tokenizer.ipynb #aa5e6830
 PROCESSOR = {'processor_class': 'ActionTokenizer', 'auto_map': {'AutoProcessor': 'processing_vaebook.ActionTokenizer'}}
 PROCESSING = 'from vaebook.models.action_tokenizer import ActionTokenizer\n'
 
@@ -203,9 +204,9 @@ def save_pretrained(self: ActionTokenizer, folder, **ignored) -> Path:
         with atomic(folder/name) as f: f.write_text(text)
     return folder
 
-def from_pretrained(cls, folder, device='cpu', **ignored): # what `save_pretrained` of a tokenizer or of a model wrote
+def from_pretrained(cls, folder, device='cpu', revision=None, token=None, **ignored): # a folder of a tokenizer or of a model, or 'user/model' on the Hub
     "The tokenizer in `folder`."
-    return cls(FSQVQVAE.from_pretrained(folder, device))
+    return cls(FSQVQVAE.from_pretrained(folder, device, revision, token))
 
-ActionTokenizer.save_pretrained, ActionTokenizer.from_pretrained = save_pretrained, classmethod(from_pretrained)
+ActionTokenizer.save_pretrained, ActionTokenizer.from_pretrained, ActionTokenizer.push_to_hub = save_pretrained, classmethod(from_pretrained), push_to_hub
 ActionTokenizer.register_for_auto_class = classmethod(lambda cls, *args: None)
