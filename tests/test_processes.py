@@ -3,6 +3,7 @@ import csv, json, os, subprocess, sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 TRAIN = '''
 import json, sys
@@ -29,9 +30,9 @@ set_seed(0)
 x = torch.randint(0, 256, (90, 1, 2, 2), dtype=torch.uint8)
 data = Split(x, (x.sum((1, 2, 3)) > 500).long())
 
-def train(name, batch_size, steps=12, checkpoint=None):
+def train(name, batch_size, steps=12, checkpoint=None, **given):
     plain = dict(accelerator='cpu', engine='accelerate', progress_bar=False, max_steps=steps, batch_size=batch_size, log_every_n_steps=2, val_every_n_steps=4,
-                 accumulate_grad_batches=2, gradient_clip_val=0.1, ema_decay=0.9)
+                 accumulate_grad_batches=2, gradient_clip_val=0.1, ema_decay=0.9) | given
     cfg = compose('cvae', dataset='digits', logger='csv', **{f'trainer.{k}': v for k, v in (plain | {'scheduler.name': 'constant'}).items()})
     folder, many = from_main(lambda: home/name, cfg.trainer), batch_size * size
     set_seed(0); model = Line()
@@ -41,7 +42,10 @@ def train(name, batch_size, steps=12, checkpoint=None):
     print(rank, device)
 
 if size == 1: train('one', 16)
-else: train('two', 8), train('cut', 8, steps=8), train('cut', 8, checkpoint=home/'cut/checkpoints/last.ckpt')
+else:
+    train('two', 8), train('cut', 8, steps=8), train('cut', 8, checkpoint=home/'cut/checkpoints/last.ckpt')
+    shards = dict(ema_decay=None, strategy='fsdp')
+    train('ddp', 8, ema_decay=None), train('fsdp', 8, **shards), train('parts', 8, steps=8, **shards), train('parts', 8, checkpoint=home/'parts/checkpoints/last.ckpt', **shards)
 '''
 
 
@@ -73,6 +77,14 @@ def test_two_processes_are_one(tmp_path):
     assert rows(tmp_path / 'cut')[-1] == rows(tmp_path / 'two')[-1]
     names = lambda run: sorted(str(p.relative_to(tmp_path / run)) for p in (tmp_path / run).rglob('*'))
     assert names('two') == names('one') and 'checkpoints/final_step_12/config.json' in names('one')
+    spread, mine = (torch.load(tmp_path / f'fsdp_{rank}.pt') for rank in range(2))
+    whole, resumed = (torch.load(tmp_path / f'{name}_0.pt') for name in ('ddp', 'parts'))
+    for k in whole:
+        assert torch.equal(spread[k], mine[k]) and torch.equal(spread[k], resumed[k]), 'fsdp goes on exactly'
+        torch.testing.assert_close(spread[k], whole[k], rtol=0, atol=1e-6)
+    assert names('fsdp') == names('ddp') and all(map(near, rows(tmp_path / 'fsdp'), rows(tmp_path / 'ddp')))
+    kept = load_file(tmp_path / 'fsdp/checkpoints/final_step_12/model.safetensors')
+    assert all(torch.equal(kept[k], spread[k]) for k in kept)
 
 
 CLEARML = '''

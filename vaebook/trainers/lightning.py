@@ -8,7 +8,7 @@ __all__ = ['QUIET', 'PRECISIONS', 'FOUND', 'same_judges', 'check_rival', 'check_
            'on_validation_epoch_start', 'validation_step', 'on_validation_epoch_end', 'report_line', 'Report',
            'StepBar', 'EveryEpochs', 'log_figure', 'validation_curves', 'show_validation', 'ValidationCurves',
            'machine', 'hush', 'make_trainer', 'horizon', 'validation_interval', 'save_interval', 'check_gpus',
-           'check_device', 'check_training', 'Rest', 'read_checkpoint', 'plan', 'finish', 'fit']
+           'check_strategy', 'check_device', 'check_training', 'Rest', 'read_checkpoint', 'plan', 'finish', 'fit']
 
 # %% ../../nbs/core/lightning.ipynb #b0f35b91
 import csv, logging, math, os, statistics, warnings
@@ -312,7 +312,7 @@ def validation_interval(cfg, # `trainer` block
 def save_interval(cfg, steps_per_epoch: int) -> int | None: # steps; None: only at validations
     return cfg['save_every_n_steps'] or (cfg.get('save_every_n_epochs') or 0) * steps_per_epoch or None
 
-# %% ../../nbs/core/lightning.ipynb #e7bd7032
+# %% ../../nbs/core/lightning.ipynb #64647bbe
 PRECISIONS = ['32-true', 'bf16-mixed', '16-mixed']
 FOUND = dict(auto=lambda: True, cpu=lambda: True, gpu=torch.cuda.is_available, cuda=torch.cuda.is_available, mps=torch.backends.mps.is_available)
 
@@ -322,6 +322,14 @@ def check_gpus(accelerator: str, devices):
     fine = accelerator not in ('gpu', 'cuda') or wanted <= found
     check(fine, 'accelerator', accelerator, f'at most {found} GPUs, as this machine has, not {wanted}', 'trainer.num_gpus=0 takes the CPU.')
 
+def check_strategy(t): # `trainer` block
+    "Raise `BadInput` for a way to share the work among processes that the accelerate engine has not."
+    check_choice('strategy', t['strategy'], ['auto', 'ddp', 'fsdp'], 'DeepSpeed is not supported.' if 'deepspeed' in str(t['strategy']) else '')
+    for tool in ('FSDP', 'DEEPSPEED', 'MEGATRON_LM'): check(os.environ.get(f'ACCELERATE_USE_{tool}', 'false') != 'true', 'accelerate launch', tool.lower(), 'a configuration without it', 'Parameters are spread by trainer.strategy=fsdp.')
+    if t['strategy'] != 'fsdp': return
+    check(t['ema_decay'] is None, 'ema_decay', t['ema_decay'], 'null beside trainer.strategy=fsdp')
+    check(t['precision'] != '16-mixed', 'precision', t['precision'], 'bf16-mixed or 32-true beside trainer.strategy=fsdp')
+
 def check_device(t): # `trainer` block
     "Raise `BadInput` for a device that the engine would not find."
     check_choice('engine', engine := t.get('engine', 'lightning'), ['lightning', 'accelerate'])
@@ -329,9 +337,11 @@ def check_device(t): # `trainer` block
     if engine == 'lightning':
         one = t['devices'] in (1, '1', [0]) and t['num_nodes'] == 1 and os.environ.get('WORLD_SIZE', '1') == '1'
         check(one, 'devices', t['devices'], 'one device in one process', 'Runs on several need trainer.engine=accelerate.')
+        check(not str(t['strategy']).startswith(('fsdp', 'deepspeed')), 'strategy', t['strategy'], 'auto in one process', 'Runs on several need trainer.engine=accelerate.')
         return machine(t, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
     need('accelerate', extra='actions')
-    check(t['devices'] in (1, '1', 'auto', int(os.environ.get('LOCAL_WORLD_SIZE', 1))) and t['strategy'] == 'auto', 'devices', t['devices'], 'one device a process', 'Start several processes with torchrun or accelerate launch.')
+    check(t['devices'] in (1, '1', 'auto', int(os.environ.get('LOCAL_WORLD_SIZE', 1))), 'devices', t['devices'], 'one device a process', 'Start several processes with torchrun or accelerate launch.')
+    check_strategy(t)
     found = FOUND[check_choice('accelerator', t['accelerator'], FOUND)]()
     check(found, 'accelerator', t['accelerator'], 'what this machine has', 'auto takes the best one.')
     fits = t['precision'] != '16-mixed' or t['accelerator'] != 'cpu' and (FOUND['gpu']() or FOUND['mps']())
@@ -374,7 +384,7 @@ def plan(t, # `trainer` block
     check(saved['batches'] <= total * every, 'max_steps', total, f'at least the {saved["batches"] // every} steps this run has had', 'Give more steps to go on.')
     return per_epoch, total, saved
 
-# %% ../../nbs/core/lightning.ipynb #5633a7db
+# %% ../../nbs/core/lightning.ipynb #2c270f14
 def finish(loggers):
     if any(isinstance(l, WandbLogger) for l in loggers): need('wandb').finish()
 
@@ -390,7 +400,7 @@ def fit(objective: nn.Module, # A model, or an `Objective`
     per_epoch, total, saved = plan(t, batches_per_epoch, checkpoint)
     start = saved['batches']
     set_seed(cfg['seed']); hush()
-    module = TrainingModule(objective, t, total, per_epoch, cfg['seed'])
+    module = TrainingModule(objective, t, total, per_epoch, cfg['seed']).train()
     if start == total * every:
         trainer = machine(t, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
         module.on_load_checkpoint(saved), module.load_state_dict(saved['state_dict'])

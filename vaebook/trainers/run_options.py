@@ -75,7 +75,7 @@ def alone_again():
         if grouped() and not had: dist.destroy_process_group()
         for k, v in before.items(): os.environ.pop(k, None) if v is None else os.environ.update({k: v})
 
-# %% ../../nbs/core/run_options.ipynb #aa3a6363
+# %% ../../nbs/core/run_options.ipynb #c9f7ff7d
 class Advance(Callback):
     "Tell PyTorch's profiler that a batch is over."
     def __init__(self, profiler): self.profiler = profiler
@@ -89,7 +89,7 @@ def profiled(t, folder): # `trainer` block: profile, profiler_dir
     tool, place = torch.profiler, Path(t.get('profiler_dir') or Path(folder)/'profiler').expanduser()
     try: place.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise BadInput('profiler_dir', str(place), 'a folder that can be written', str(e)) from e
-    with tool.profile(schedule=tool.schedule(wait=1, warmup=1, active=5, repeat=1), on_trace_ready=tool.tensorboard_trace_handler(str(place))) as profiler: yield [Advance(profiler)]
+    with tool.profile(schedule=tool.schedule(wait=1, warmup=1, active=5, repeat=1), on_trace_ready=tool.tensorboard_trace_handler(str(place), 'run')) as profiler: yield [Advance(profiler)]
 
 # %% ../../nbs/core/run_options.ipynb #cbbb4adb
 def place_checkpoints(t, folder, resumed: bool = False):
