@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import command, killed, measured, metrics, said, weights
+from conftest import command, follows_golden, killed, measured, metrics, said, weights
 from vaebook.config import compose
 from vaebook.core import BadInput
 from vaebook.models import ActionTokenizer, FSQVQVAE
@@ -32,6 +32,9 @@ def test_run_folder(first):
     assert {p.name for p in (first / 'checkpoints').iterdir()} == {'best_step_60', 'final_step_60', 'last.ckpt'}
     assert {'config.json', 'model.safetensors', 'pytorch_model.bin'} == {p.name for p in (first / 'checkpoints/best_step_60').iterdir()}
     assert Path(os.environ['LAST_VAL_FIG']) == first / 'figures/val_metrics_step_60.png' and Path(os.environ['LAST_VAL_FIG']).stat().st_size > 1000
+
+
+def test_golden_curve(first): follows_golden(first, 'train_latent_actions_smoke')
 
 
 def test_checkpoints_load(first):

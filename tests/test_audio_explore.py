@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import outputs
 from test_browser import can_be_moved, chromium, labelled, missing, ready
 from vaebook.models.audio import AutoEncoder
 from vaebook.sweeps import Standard, plane, sweep
@@ -30,9 +31,6 @@ def made(tmp_path_factory):
     done = papermill(folder, 'made.ipynb', smoke=True, out=folder / 'out')
     assert not done.returncode, done.stderr[-3000:]
     return nbformat.read(folder / 'made.ipynb', 4), folder
-
-
-def outputs(nb): return [o for c in nb.cells for o in c.get('outputs', [])]
 
 
 def test_every_section_shows(made):

@@ -1,5 +1,4 @@
 "A codec, its discriminator and its balancer through the engines: finite, exact on resume, metrics in the log."
-import csv
 from pathlib import Path
 
 import pytest
@@ -7,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from conftest import column, same
 from vaebook.config import compose
 from vaebook.core import BadInput, set_seed
 from vaebook.data.batches import batches, sequential
@@ -67,12 +67,6 @@ def numbers(objective):
     "Weights of the model; of the discriminator, and its Adam; means of the balancer."
     saved = objective.rival_state()
     return [*objective.state_dict().values(), *saved.get('net', {}).values(), *(v for s in saved['optimizer']['state'].values() for v in s.values()), *saved['balancer'].values()]
-
-
-def same(a, b): return len(a) == len(b) and all(map(torch.equal, a, b))
-
-
-def column(folder, key): return [(int(r['step']), float(r[key])) for r in csv.DictReader((folder / 'metrics.csv').open()) if r.get(key)]
 
 
 @pytest.fixture(scope='module')

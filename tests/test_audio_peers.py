@@ -3,8 +3,9 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from conftest import set_json, set_weights
 from vaebook.config import read
 from vaebook.core import BadInput
 from vaebook.models.audio import AutoEncoder
@@ -32,14 +33,6 @@ def dac_folder(tmp_path):
     torch.manual_seed(0)
     dac(**TINY).save_pretrained(tmp_path/'dac')
     return tmp_path/'dac'
-
-
-def edit(folder, change):
-    weights = load_file(folder/FILES[0]); change(weights)
-    save_file(weights, folder/FILES[0])
-
-
-def settings(folder, **changed): (folder/CONFIG).write_text(json.dumps(json.loads((folder/CONFIG).read_text()) | changed))
 
 
 def close(a, b): torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(b.abs().max()))
@@ -102,7 +95,7 @@ def test_other_settings(config):
     (lambda w: w.update({'encoder.layers.0.conv.bias': torch.ones(3)}), 'shape: encoder.layers.0.conv.bias'),
 ])
 def test_weights_are_named(folder, change, said):
-    edit(folder, change)
+    set_weights(folder/FILES[0], change)
     with pytest.raises(BadInput, match=said): from_encodec(folder)
 
 
@@ -111,7 +104,7 @@ def test_weights_are_named(folder, change, said):
     (dict(pad_mode='circular'), 'pad_mode'), (dict(upsampling_ratios='8542'), 'upsampling_ratios'), (dict(codebook_dim=8), 'codebook_dim'), (dict(model_type='mimi'), 'model_type'),
 ])
 def test_other_networks_are_named(folder, changed, said):
-    settings(folder, **changed)
+    set_json(folder/CONFIG, **changed)
     with pytest.raises(BadInput, match=said): from_encodec(folder)
 
 
@@ -121,7 +114,7 @@ def test_kinds_are_told_apart(folder, dac_folder, tmp_path):
         assert load_audio(ours.save_pretrained(tmp_path/'ours')).config == ours.config == read_it(theirs).config
         assert not ours.training and all(p.dtype == torch.float32 for p in ours.parameters())
     with pytest.raises(BadInput, match='model_type'): from_dac(folder)
-    settings(folder, model_type='mimi')
+    set_json(folder/CONFIG, model_type='mimi')
     with pytest.raises(BadInput, match='encodec, dac'): load_audio(folder)
 
 

@@ -1,20 +1,19 @@
 """Experiments as a user meets them: three doors, golden curve, killed and resumed runs, bad input, full disks, the command lines.
 
-The golden curve is that of the smoke run; after a change that means to alter it: `VAEBOOK_GOLDEN=write pytest tests/test_experiments.py -k golden`."""
+The golden curve is that of the smoke run; after a change that means to alter it: `VAEBOOK_GOLDEN=write pytest -k golden`, which writes those of all chapters."""
 import csv, json, os, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import command, killed, measured, metrics, weights
+from conftest import command, follows_golden, killed, measured, metrics, weights
 from vaebook.config import compose
 from vaebook.core import BadInput
 from vaebook.models import CNN, CVAE
 from vaebook.train import experiment, reopen, train
 
 ROOT = Path(__file__).resolve().parents[1]
-GOLDEN = ROOT / 'nbs/golden/train_cvae_smoke.txt'
 QUIET = 'trainer.progress_bar=false logger=csv'
 
 
@@ -39,13 +38,7 @@ def curve(run):
     return [[int(r['step'])] + [float(r[k]) if r.get(k) else None for k in keys] for r in rows if any(r.get(k) for k in keys)]
 
 
-def test_golden_curve(first):
-    "The smoke run's losses are those of the stored curve, within 2 % or 0.0005 (other processors round differently)."
-    text = '\n'.join(' '.join('-' if v is None else f'{v:.6g}' for v in row) for row in curve(first)) + '\n'
-    if os.environ.get('VAEBOOK_GOLDEN') == 'write': GOLDEN.parent.mkdir(exist_ok=True); GOLDEN.write_text(text)
-    stored, now = GOLDEN.read_text().split(), text.split()
-    assert len(stored) == len(now) and len(now) > 20
-    for a, b in zip(stored, now): assert a == b == '-' or float(b) == pytest.approx(float(a), rel=0.02, abs=5e-4)
+def test_golden_curve(first): follows_golden(first, 'train_cvae_smoke')
 
 
 def test_run_folder(first):

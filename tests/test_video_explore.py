@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from conftest import outputs
 from test_browser import can_be_moved, chromium, lab, labelled, missing, opened, page, ready
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,9 +20,6 @@ def made(tmp_path_factory):
     subprocess.run([sys.executable, '-m', 'papermill', str(ROOT / 'nbs/explore_video.ipynb'), str(folder / 'made.ipynb'), *parameters, '--cwd', str(folder), '--no-progress-bar'],
                    check=True, capture_output=True, env=os.environ | dict(PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"))
     return nbformat.read(folder / 'made.ipynb', 4), folder
-
-
-def outputs(nb): return [o for c in nb.cells for o in c.get('outputs', [])]
 
 
 def test_every_section_shows(made):

@@ -1,5 +1,5 @@
 "A model and its discriminator through both engines: steps are counted once, resume is exact, two processes are one."
-import csv, os, sys
+import os, sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from conftest import command
+from conftest import column, command, same
 from vaebook.config import compose
 from vaebook.core import BadInput, LossTerms, set_seed
 from vaebook.data.batches import batches, sequential
@@ -66,12 +66,6 @@ def rival(objective):
     "Weights of the discriminator, and the numbers of its Adam."
     saved = objective.rival_state()
     return [*saved['net'].values(), *(v for s in saved['optimizer']['state'].values() for v in s.values())]
-
-
-def same(a, b): return len(a) == len(b) and all(map(torch.equal, a, b))
-
-
-def column(folder, key): return [(int(r['step']), float(r[key])) for r in csv.DictReader((folder / 'metrics.csv').open()) if r.get(key)]
 
 
 @pytest.fixture(scope='module')

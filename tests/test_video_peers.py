@@ -1,10 +1,8 @@
 "Folders of diffusers that cannot be read say why: a damaged file, missing and foreign weights, another class."
-import json
-
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
+from conftest import set_json, set_weights
 from vaebook.core import BadInput
 from vaebook.models import CausalVAE, from_wan, to_wan
 from vaebook.models.wan import CONFIG, WAN, WEIGHTS
@@ -19,21 +17,13 @@ def folder(tmp_path):
     return to_wan(CausalVAE(**SMALL), tmp_path)
 
 
-def edit(folder, change):
-    weights = load_file(folder/WEIGHTS); change(weights)
-    save_file(weights, folder/WEIGHTS)
-
-
-def settings(folder, **changed): (folder/CONFIG).write_text(json.dumps(json.loads((folder/CONFIG).read_text()) | changed))
-
-
 @pytest.mark.parametrize('change, said', [
     (lambda w: w.pop('decoder.conv_in.weight'), 'missing: decoder.conv_in.weight'),
     (lambda w: w.update(loss=torch.ones(1)), 'unexpected: loss'),
     (lambda w: w.update({'quant_conv.bias': torch.ones(3)}), 'shape: quant_conv.bias'),
 ])
 def test_weights_are_named(folder, change, said):
-    edit(folder, change)
+    set_weights(folder/WEIGHTS, change)
     with pytest.raises(BadInput, match=said): from_wan(folder)
 
 
@@ -42,7 +32,7 @@ def test_weights_are_named(folder, change, said):
     (dict(attn_scales=[0.5]), 'attn_scales'), (dict(dim_mult=[2, 4]), 'begins with 1'), (dict(latents_std=[1.]), 'latents_std'), (dict(window=3), 'window'),
 ])
 def test_other_networks_are_named(folder, changed, said):
-    settings(folder, **changed)
+    set_json(folder/CONFIG, **changed)
     with pytest.raises(BadInput, match=said): from_wan(folder)
 
 
@@ -58,7 +48,7 @@ def test_damaged_files(folder, tmp_path):
 
 
 def test_half_precision_is_read_as_float32(folder):
-    edit(folder, lambda w: w.update({k: v.bfloat16() for k, v in w.items()}))
+    set_weights(folder/WEIGHTS, lambda w: w.update({k: v.bfloat16() for k, v in w.items()}))
     assert all(p.dtype == torch.float32 for p in from_wan(folder).parameters())
 
 

@@ -48,7 +48,7 @@ def recipes() -> dict: # experiment → its recipes
 
 MADE = dict(metaworld="demonstrations of Meta-World's scripted experts, simulated here (MIT)", dmc='episodes of the DeepMind Control Suite, rendered here (Apache-2.0)')
 
-# %% ../nbs/core/cli.ipynb #3b914b96
+# %% ../nbs/core/cli.ipynb #7e1e0a1c
 def free(name: str) -> Path:
     "A path here that does not exist yet: `<name>_out.ipynb`, or with a number."
     tries = (Path(f'{name}_out{suffix}.ipynb') for suffix in ('', *(f'_{i}' for i in range(1, 1000))))
@@ -57,18 +57,18 @@ def free(name: str) -> Path:
 def run(name: str, options: list[str]): # what follows the name
     "Run a notebook by papermill's own command."
     path = str(notebooks()[check_choice('notebook', name, notebooks())])
-    if {'-h', '--help'} & set(options): return papermill([path, '--help-notebook'])
+    if {'-h', '--help'} & set(options): return papermill(path, '--help-notebook')
     given = bool(options) and not options[0].startswith('-')
     out = options[0] if given else str(free(name))
-    papermill([path, out, '--stdout-file', '-', '--stderr-file', '-', *options[given:]])
+    papermill(path, out, *options[given:])
     return f'The executed notebook: {out}'
 
-def papermill(arguments: list[str]): # notebook, executed copy, options
-    "The command `papermill`, within this process."
+def papermill(path: str, *options): # of the notebook; where its executed copy goes, then papermill's own
+    "The command `papermill` within this process, showing what the notebook prints."
     command = partial(need('papermill.cli').papermill.main, prog_name='vaebook run', standalone_mode=False)
     try:
-        with failing(arguments[1]): command(arguments)
-    except need('click').ClickException as e: raise BadInput('options', ' '.join(arguments[2:]), "papermill's options", e.format_message()) from e
+        with failing(options[0]): command([path, *options, '--stdout-file', '-', '--stderr-file', '-'])
+    except need('click').ClickException as e: raise BadInput('options', ' '.join(options), "papermill's options", e.format_message()) from e
 
 @contextmanager
 def failing(out):

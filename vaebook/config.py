@@ -9,12 +9,12 @@ __all__ = ['CONF', 'OPEN', 'RATHER', 'BLOCKS', 'LINEAR', 'PAIRS', 'PLAIN', 'COER
            'check_keys', 'resolve', 'compose', 'compose_lines', 'Changes', 'saved_config', 'saved_choices',
            'check_names', 'as_list', 'as_bool', 'as_int', 'coerce', 'given_parameters', 'from_file', 'configure']
 
-# %% ../nbs/core/config.ipynb #0016ba0d
+# %% ../nbs/core/config.ipynb #d96d6c60
 import difflib, functools, json, re, shlex
 from pathlib import Path
 
 import vaebook.core
-from .core import BadInput, check, check_choice, flat, need, table
+from .core import BadInput, check, check_choice, flat, need, read_settings, table
 
 # %% ../nbs/core/config.ipynb #b2653665
 CONF = Path(vaebook.core.__file__).parent/'conf'
@@ -260,12 +260,12 @@ class Changes:
     def __repr__(self): return self.show(False)
     def _repr_markdown_(self): return self.show(True)
 
-# %% ../nbs/core/config.ipynb #071cd6fc
+# %% ../nbs/core/config.ipynb #b861a00e
 def saved_config(resume: str): # A run folder, or a checkpoint in one
     "The configuration a run was started with; None if there is none."
     folder = Path(bare(resume)).expanduser()
     path = (folder.parent.parent if folder.suffix == '.ckpt' else folder)/'config.yaml'
-    return need('omegaconf').OmegaConf.load(path) if path.is_file() else None
+    return need('omegaconf').OmegaConf.create(read_settings(path)) if path.is_file() else None
 
 def saved_choices(resume: str) -> dict:
     "A saved configuration as overrides: recipe, size, smoke, and the keys that differ from them."

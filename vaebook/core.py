@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'BadInput', 'check', 'check_choice', 'need', 'Latent', 'Term', 'LossTerms', 'table', 'loss_rows',
-           'set_seed', 'seed_step', 'atomic', 'atomic_folder', 'cache_dir', 'flat', 'patch']
+           'set_seed', 'seed_step', 'atomic', 'atomic_folder', 'locked', 'reading', 'read_json', 'read_settings',
+           'most_bytes', 'check_growth', 'cache_dir', 'flat', 'patch']
 
-# %% ../nbs/core/core.ipynb #02392603
-import difflib, importlib, os, random, shutil
+# %% ../nbs/core/core.ipynb #36574a7e
+import difflib, importlib, json, os, random, re, shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -147,6 +148,52 @@ def atomic_folder(path): # The folder to write
         yield tmp
         shutil.rmtree(path, ignore_errors=True); tmp.rename(path)
     finally: shutil.rmtree(tmp, ignore_errors=True)
+
+# %% ../nbs/core/core.ipynb #69434a82
+@contextmanager
+def locked(path): # What is to be made
+    "Inside the block no other process is inside a block of the same `path`."
+    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    with need('filelock').FileLock(path.with_name(f'.{path.name}.lock')): yield
+
+# %% ../nbs/core/core.ipynb #74f3554d
+@contextmanager
+def reading(path, # The file, as the error should name it
+            what: str, # What it should be, such as 'JSON'
+            mend: str = 'Download or write it again.'):
+    "Any failure inside becomes one `BadInput` that names the file."
+    try: yield
+    except (BadInput, ImportError): raise
+    except Exception as e:
+        said = getattr(e, 'strerror', None) or (str(e).splitlines() or ['unreadable'])[0]
+        why = 'it is missing' if isinstance(e, FileNotFoundError) else f'{type(e).__name__}: {said[:120].rstrip(".")}'
+        raise BadInput('file', str(path), f'{what}; {why}', mend) from e
+
+def read_json(path, # Of an object
+              *keys: str) -> dict: # That it must have
+    "The object in a JSON file."
+    with reading(path, 'JSON'): found = json.loads(Path(path).read_text(encoding='utf-8'))
+    ok = isinstance(found, dict) and set(keys) <= set(found)
+    return check(ok, 'file', str(path), 'a JSON object' + (' with ' + ', '.join(keys) if keys else ''), 'Download or write it again.') and found
+
+# %% ../nbs/core/core.ipynb #29c0467f
+def read_settings(path) -> dict:
+    "The settings in a YAML file that a run wrote: plain values, no references."
+    OmegaConf = need('omegaconf').OmegaConf
+    with reading(path, 'YAML settings as a run writes them'):
+        text = Path(path).read_text(encoding='utf-8')
+        if re.search(r'\$\{|(^|[\s\[{,:])[&*]\w', text): raise ValueError('it refers to other values')
+        found = OmegaConf.to_container(OmegaConf.create(text))
+        return check(isinstance(found, dict), 'file', str(path), 'keys and values') and found
+
+# %% ../nbs/core/core.ipynb #f8a675ea
+def most_bytes(path) -> int:
+    "What the content of a compressed file may grow to, in bytes."
+    return max(1 << 28, 200 * os.path.getsize(path))
+
+def check_growth(path, size: int): # size: of the content in bytes
+    "`size`, or `BadInput` where so small a file should not hold so much."
+    return check(size <= most_bytes(path), 'file', Path(path).name, f'at most {most_bytes(path)} bytes in it; there are {size} or more', 'It grows when it is unpacked: do so yourself if you trust it.')
 
 # %% ../nbs/core/core.ipynb #1a001ce1
 def cache_dir(*parts: str) -> Path:

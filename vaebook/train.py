@@ -6,12 +6,12 @@
 __all__ = ['experiment', 'train', 'reopen', 'hydra_arguments', 'experiment_of', 'recipe_experiment', 'knows', 'main', 'fail',
            'job']
 
-# %% ../nbs/core/train.ipynb #c6de76c0
+# %% ../nbs/core/train.ipynb #d1b57ab5
 import importlib, json, os, re, sys
 from pathlib import Path
 
 from .config import CONF, bare, check_keys, compose_lines, is_group, pair, read, recipe_alone, resolve, saved_config
-from .core import BadInput, check, check_choice, need
+from .core import BadInput, check, check_choice, need, read_json, reading
 from .runs import finished
 
 # %% ../nbs/core/train.ipynb #86265020
@@ -30,7 +30,7 @@ def train(cfg) -> dict: # the final numbers, as in metrics.json
     print(f'{body.folder()}\n{body.evaluate()}')
     return dict(body.evaluate())
 
-# %% ../nbs/core/train.ipynb #9eb80b37
+# %% ../nbs/core/train.ipynb #e05f246d
 def reopen(folder, # Of a run
            **given): # As for `experiment`: such as the classifier, if it was given
     "The `Experiment` of a finished run; raises `BadInput` when it is none, or when its classifier has changed since."
@@ -38,10 +38,10 @@ def reopen(folder, # Of a run
     ok = cfg is not None and (folder/'model'/'config.json').is_file() and (folder/'metrics.json').is_file()
     near = [str(f) for f in finished(folder.parent)][-3:]
     check(ok, 'run', str(folder.resolve()), 'the folder of a finished run', f'Near it are {", ".join(near)}.' if near else 'One that was stopped goes on with resume=<run_dir>.')
-    body = experiment(cfg, **given)
+    with reading(folder/'config.yaml', 'the configuration of a run'): body = experiment(cfg, **given)
     body.reopened, body.run.folder = True, folder
     network = need('vaebook.pretrained').Pretrained.from_pretrained(folder/'model')
-    numbers = need('vaebook.experiments.experiment').Numbers(json.loads((folder/'metrics.json').read_text()))
+    numbers = need('vaebook.experiments.experiment').Numbers(read_json(folder/'metrics.json'))
     body.done.update(folder=folder, network=network, fit_once=None, evaluate=numbers)
     checkpoint, lightning = folder/'checkpoints'/'last.ckpt', need('vaebook.trainers.lightning')
     if checkpoint.exists(): lightning.same_judges(lightning.read_checkpoint(checkpoint), body.objective())

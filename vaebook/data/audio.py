@@ -7,7 +7,7 @@ __all__ = ['SUFFIXES', 'RATES', 'to_float', 'to_int16', 'wav_header', 'wav_file'
            'checked', 'resampled', 'pieces', 'read', 'find_sounds', 'held_out', 'Writer', 'decode_all', 'decode_once',
            'Sound', 'batch', 'Ring', 'Fixed', 'places', 'Tones', 'tones', 'AudioData', 'sized', 'from_files', 'load']
 
-# %% ../../nbs/audio/data.ipynb #60a8c303
+# %% ../../nbs/audio/data.ipynb #cb988184
 import hashlib, json, struct
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import BadInput, atomic, atomic_folder, cache_dir, check, check_choice, need
+from ..core import BadInput, atomic, atomic_folder, cache_dir, check, check_choice, locked, need, reading
 from .batches import generator
 from .download import fetch, provenance
 
@@ -59,7 +59,7 @@ def write_wav(path, x: Tensor, # [C,n], int16 or floats in [-1,1]
     with wav_file(path, sample_rate, len(x), kind) as write: write(x)
     return Path(path)
 
-# %% ../../nbs/audio/data.ipynb #ae4ab143
+# %% ../../nbs/audio/data.ipynb #c07ebd31
 def as_float(frame) -> np.ndarray: # [n,C] float32
     x = frame.to_ndarray()
     x = x.T if frame.format.is_planar else x.reshape(-1, len(frame.layout.channels))
@@ -69,11 +69,10 @@ def as_float(frame) -> np.ndarray: # [n,C] float32
 def decoded(path):
     "Yield (rate in Hz, float32 [n,C]) for each frame of a file's first sound."
     av = need('av', extra='audio')
-    try:
-        with av.open(str(path)) as f:
-            check(f.streams.audio, 'file', Path(path).name, 'a file with sound in it', 'It has only pictures.' if f.streams.video else '')
-            for frame in f.decode(f.streams.audio[0]): yield frame.sample_rate, as_float(frame)
-    except (av.FFmpegError, OSError, EOFError) as e: raise BadInput('file', Path(path).name, f'a sound that FFmpeg can read; it says {getattr(e, "strerror", None) or e}', 'Replace or remove it.') from e
+    name, mend = Path(path).name, 'Replace or remove it.'
+    with reading(name, 'a sound that FFmpeg can read', mend), av.open(str(path), metadata_errors='replace') as f:
+        check(f.streams.audio, 'file', name, 'a file with sound in it', 'It has only pictures.' if f.streams.video else '')
+        for frame in f.decode(f.streams.audio[0]): yield frame.sample_rate, as_float(frame)
 
 # %% ../../nbs/audio/data.ipynb #5767635f
 def mixed(x: np.ndarray, channels: int, name: str) -> np.ndarray: # [n,C]
@@ -152,7 +151,7 @@ class Writer:
 
     def close(self): self.header(); self.f.close()
 
-# %% ../../nbs/audio/data.ipynb #5a7645d5
+# %% ../../nbs/audio/data.ipynb #77e9a93c
 def decode_all(root: Path, names: list, held: list, folder: Path, sample_rate: int, channels: int, skip_broken: bool):
     "Write the array and its index."
     out, index, skipped = Writer(folder/'sound.npy', channels), [], []
@@ -171,8 +170,9 @@ def decode_once(root: Path, names: list, held: list, sample_rate: int, channels:
     stats = [(n, (s := (root/n).stat()).st_size, s.st_mtime_ns) for n in names]
     key = hashlib.md5(repr((1, str(root.resolve()), stats, held, sample_rate, channels, skip_broken)).encode()).hexdigest()
     folder = cache_dir('audio', key)
-    if not (folder/'index.json').exists():
-        with atomic_folder(folder) as part: decode_all(root, names, held, part, sample_rate, channels, skip_broken)
+    with locked(folder):
+        if not (folder/'index.json').exists():
+            with atomic_folder(folder) as part: decode_all(root, names, held, part, sample_rate, channels, skip_broken)
     return folder
 
 # %% ../../nbs/audio/data.ipynb #1e571ebd

@@ -136,7 +136,7 @@ def list_episodes(self: DMCVBDataset, split: str, val: float, test: float):
     check(not split or len(self), 'sequence_length', self.T, f'at most {self.index[:, 2].max(initial=0)}, the frames of the longest episode of split {split}')
     self.opened = {}
 
-# %% ../../nbs/world/data.ipynb #ee4af086
+# %% ../../nbs/world/data.ipynb #cb92957f
 def resized_frames(x: Tensor, size: int) -> Tensor: # uint8 [T,3,H,W] → [T,3,size,size]
     "The whole picture at another size, not a crop of it."
     if size is None or x.shape[-2:] == (size, size): return x
@@ -148,7 +148,7 @@ def cut(self: DMCVBDataset, e: int, a: int, b: int) -> Episode:
     "Frames a to b of episode e."
     file, i, _ = self.index[e].tolist()
     span = self.spans_of(file)[i]
-    with naming_file(span.name): found = span._replace(convention=self.convention or span.convention, rewards=self.rewards or span.rewards).cut(a, b)
+    with naming_file(f'{self.files[file][0]}, {span.name}'): found = span._replace(convention=self.convention or span.convention, rewards=self.rewards or span.rewards).cut(a, b)
     frames = torch.from_numpy(np.ascontiguousarray(found.observations))
     return replace(found, observations=resized_frames(frames, self.image_size).numpy())
 

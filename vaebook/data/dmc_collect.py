@@ -7,7 +7,7 @@ __all__ = ['TRY', 'QUALITY', 'FLAGS', 'GAITS', 'CONTROLLERS', 'SHARES', 'SPEEDS'
            'scenery', 'swing_up', 'gait', 'stand', 'play', 'waves', 'episode', 'work', 'start', 'share_out', 'planned',
            'file_name', 'about', 'made_in', 'collect', 'same_plan']
 
-# %% ../../nbs/world/collect.ipynb #a55eaeda
+# %% ../../nbs/world/collect.ipynb #63558b12
 import json, os, shutil, subprocess, sys, time
 from functools import cache
 from math import ceil, inf, pi
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from einops import einsum, reduce
 
-from ..core import BadInput, atomic, cache_dir, check, check_choice, need
+from ..core import BadInput, atomic, cache_dir, check, check_choice, locked, need, reading
 from .dmc import Episode, write_episodes
 
 # %% ../../nbs/world/collect.ipynb #4ce1047f
@@ -195,7 +195,7 @@ def made_in(folder: Path, plan: dict, workers: int):
         with np.load(folder/f'{i}.npz') as z: x, a, r, level = (z[k] for k in ('observations', 'actions', 'rewards', 'level'))
         yield Episode(x, a, r, np.arange(len(r)) == len(r) - 1, f'{i:05d}-{level}')
 
-# %% ../../nbs/world/collect.ipynb #38d45259
+# %% ../../nbs/world/collect.ipynb #a26228ce
 def collect(env: str = 'cartpole-swingup', # Of the suite: domain-task
             episodes: int = 72, steps: int = 128, # Frames of each
             repeat: int = 4, # Physics steps of an action
@@ -211,13 +211,15 @@ def collect(env: str = 'cartpole-swingup', # Of the suite: domain-task
     path = Path(path or Path(folder or cache_dir('data', 'dmc'))/file_name(plan))
     if path.exists(): return same_plan(path, plan)
     parts = path.with_name(f'{path.name}.parts')
-    write_episodes(path, made_in(parts/file_name(plan), plan, workers), **about(plan))
-    shutil.rmtree(parts)
+    with locked(path):
+        if path.exists(): return same_plan(path, plan) # another process was faster
+        write_episodes(path, made_in(parts/file_name(plan), plan, workers), **about(plan))
+        shutil.rmtree(parts)
     return path
 
 def same_plan(path: Path, plan: dict) -> Path:
     "`path`, when it holds what is asked for; raises `BadInput` rather than replace other episodes."
-    with need('h5py', extra='dmc').File(path) as f: held = json.loads(f.attrs.get('plan', '{}'))
+    with reading(path, 'a file of episodes'), need('h5py', extra='dmc').File(path) as f: held = json.loads(f.attrs.get('plan', '{}'))
     other = ', '.join(f'{k}={held.get(k)!r}' for k in plan if held.get(k) != plan[k])
     check(not other, 'path', str(path), 'episodes of this plan', f'The file has {other}: choose another path, or move it away.')
     return path

@@ -8,8 +8,8 @@ __all__ = ['DIGITS', 'FACTORS', 'SQUARES', 'CLASSES', 'SHAPES', 'read_idx', 'rea
            'size_rows', 'heading', 'as_bytes', 'labelled', 'hold_out', 'from_tensors', 'read_published', 'stand_in_for',
            'load', 'to_unit', 'as_input', 'examples']
 
-# %% ../../nbs/images/data.ipynb #39f50f95
-import struct, warnings, zipfile, zlib
+# %% ../../nbs/images/data.ipynb #5e7ded79
+import struct, warnings
 from dataclasses import dataclass
 from importlib.resources import files
 from math import prod
@@ -21,14 +21,14 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import BadInput, check, check_choice, need, table
+from ..core import BadInput, check, check_choice, need, reading, table
 from .batches import permutation
-from .download import fetch, find, opened, provenance, whole
+from .download import fetch, find, provenance, unpacked
 
-# %% ../../nbs/images/data.ipynb #0deea8c2
+# %% ../../nbs/images/data.ipynb #8fd5c80d
 def read_idx(path) -> Tensor: # An IDX file of bytes, gzipped or not
     "The tensor of an IDX file; `BadInput` if its header and length do not agree."
-    with whole(path), opened(path) as f: data = f.read()
+    data = unpacked(path)
     bad = lambda what: BadInput('file', Path(path).name, f'an IDX file of bytes; {what}', f'Replace {path}.')
     if len(data) < 4 or data[:2] != b'\0\0': raise bad(f'it starts with {data[:4].hex(" ") or "nothing"}')
     if data[2] != 8: raise bad(f'its type is 0x{data[2]:02x}, not 0x08')
@@ -38,27 +38,25 @@ def read_idx(path) -> Tensor: # An IDX file of bytes, gzipped or not
     if len(data) - start != prod(shape) or not prod(shape): raise bad(f'its shape {list(shape)} needs {prod(shape)} bytes and {len(data) - start} follow')
     return torch.frombuffer(bytearray(data[start:]), dtype=torch.uint8).view(shape)
 
-# %% ../../nbs/images/data.ipynb #437f4093
+# %% ../../nbs/images/data.ipynb #9804ff02
 def read_cifar(path): # A file of 3,073-byte records, gzipped or not
     "Images [N,3,32,32] and labels [N] of a CIFAR-10 binary file."
-    with whole(path), opened(path) as f: data = f.read()
+    data = unpacked(path)
     check(data and len(data) % 3073 == 0, 'file', Path(path).name, f'records of 3073 bytes; it has {len(data)}', f'Replace {path}.')
     records = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(-1, 3073)
     y = records[:, 0].long()
     check(int(y.max()) < 10, 'file', Path(path).name, f'labels 0 to 9; record {int(y.argmax())} has {int(y.max())}', f'Replace {path}.')
     return rearrange(records[:, 1:], 'n (c h w) -> n c h w', c=3, h=32), y
 
-# %% ../../nbs/images/data.ipynb #ebe31413
+# %% ../../nbs/images/data.ipynb #1b9ea9ca
 DIGITS = 'Handwritten digits (E. Alpaydin, C. Kaynak; UCI Machine Learning Repository; licence: CC BY 4.0)'
 
 def read_digits(path=None): # An npz file, by default the package's own
     "Images [1797,1,8,8] and labels [1797] of the digits in the package."
     path = path or files('vaebook.data')/'digits.npz'
-    bad = BadInput('file', Path(path).name, 'the 1,797 digits of the package', 'Install vaebook again.')
-    try:
-        with np.load(path, allow_pickle=False) as f: x, y = f['x'], f['y']
-    except (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as e: raise bad from e
-    if x.shape != (1797, 8, 8) or y.shape != (1797,) or x.dtype != np.uint8 or x.max() > 16 or y.max() > 9: raise bad
+    name, what, mend = Path(path).name, 'the 1,797 digits of the package', 'Install vaebook again.'
+    with reading(name, what, mend), np.load(path, allow_pickle=False) as f: x, y = f['x'], f['y']
+    check(x.shape == (1797, 8, 8) and y.shape == (1797,) and x.dtype == y.dtype == np.uint8 and x.max() < 17 and y.max() < 10, 'file', name, what, mend)
     return (torch.from_numpy(x).float() * 255 / 16).round().byte()[:, None], torch.from_numpy(y).long()
 
 # %% ../../nbs/images/data.ipynb #c96e1b5e
@@ -101,14 +99,15 @@ def resize(x: Tensor, # [N,C,H,W] uint8
     scale = lambda c: F.interpolate(c.float(), (size, size), mode='bilinear', antialias=True).round_().clamp_(0, 255).byte()
     return torch.cat([scale(c) for c in x.split(chunk)])
 
-# %% ../../nbs/images/data.ipynb #9eae5c73
+# %% ../../nbs/images/data.ipynb #b1321b65
 def read_picture(path, size: int) -> Tensor: # [3,size,size] uint8
     "One picture file, upright, in colour, at one size."
-    with need('PIL.Image').open(path) as im:
+    path = Path(path)
+    with reading(f'{path.parent.name}/{path.name}', 'a picture', 'Replace or remove it.'), need('PIL.Image').open(path) as im:
         upright = need('PIL.ImageOps').exif_transpose(im).convert('RGB')
     return torch.from_numpy(np.array(upright.resize((size, size), need('PIL.Image').Resampling.BILINEAR))).permute(2, 0, 1)
 
-# %% ../../nbs/images/data.ipynb #214b109e
+# %% ../../nbs/images/data.ipynb #2e96399c
 def read_folder(root, # Has a folder for each class
                 size: int = 64): # Height and width
     "Images [N,C,size,size], labels [N] and class names of `root/<class>/*.png|jpg|…`; gray if every picture is."
@@ -120,7 +119,7 @@ def read_folder(root, # Has a folder for each class
     paths = [(p, i) for i, c in enumerate(classes) for p in pictures(root/c)]
     for p, i in need('tqdm.auto').tqdm(paths, desc='pictures', leave=False, disable=len(paths) < 1000):
         try: xs.append(read_picture(p, size)); ys.append(i)
-        except (OSError, ValueError, SyntaxError, need('PIL.Image').DecompressionBombError): bad.append(f'{p.parent.name}/{p.name}')
+        except BadInput: bad.append(f'{p.parent.name}/{p.name}')
     check(xs, 'root', str(root), 'readable pictures in class folders, root/<class>/*.png or *.jpg', f'Unreadable: {", ".join(bad[:8])}.' if bad else '')
     if bad: warnings.warn(f'{len(bad)} of {len(paths)} pictures cannot be read and are left out: {", ".join(bad[:8])}{" …" if len(bad) > 8 else ""}')
     x = torch.stack(xs)

@@ -6,7 +6,7 @@
 __all__ = ['read_curves', 'loss_curves', 'Parts', 'Numbers', 'once', 'Experiment', 'train_batches', 'val_batches', 'epoch',
            'data', 'network', 'model', 'first_loss', 'plain', 'threads', 'folder', 'fit_once', 'evaluate', 'figures']
 
-# %% ../../nbs/core/experiment.ipynb #b7d76c55
+# %% ../../nbs/core/experiment.ipynb #b1912c53
 import csv, functools, resource, time
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core import check, need, set_seed, table
+from ..core import check, need, reading, set_seed, table
 from ..data.batches import batches, sequential, steps_per_epoch
 from ..losses.terms import Objective
 from ..runs import Run, disk_errors
@@ -23,11 +23,12 @@ from ..trainers import accelerate, lightning
 from ..trainers.accelerate import from_main, is_main, world
 from ..trainers.lightning import check_training
 
-# %% ../../nbs/core/experiment.ipynb #b002a6de
+# %% ../../nbs/core/experiment.ipynb #a4ccd30f
 def read_curves(folder) -> dict: # term → {'train': [(step, value)], 'val': …}
     "The logged loss terms of a run."
     out = {}
-    with (Path(folder)/'metrics.csv').open(newline='') as file:
+    path = Path(folder)/'metrics.csv'
+    with reading(path, 'the logged terms of a run'), path.open(newline='', encoding='utf-8') as file:
         for row in csv.DictReader(file):
             for key, value in row.items():
                 stage, _, term = key.partition('/')
@@ -180,7 +181,7 @@ def threads(count: int | None): # None: as many as torch has
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../../nbs/core/experiment.ipynb #6d72e1c2
+# %% ../../nbs/core/experiment.ipynb #26629dfe
 @once
 def folder(self: Experiment) -> Path:
     "The run folder, created or checked by the main process when it is first needed."
@@ -190,15 +191,17 @@ def folder(self: Experiment) -> Path:
 @once
 def fit_once(self: Experiment):
     "Train, save the model to `model/`, draw the loss curves."
-    objective, started, cpu = self.objective(), time.time(), time.process_time()
+    objective, started, cpu = self.objective(), time.perf_counter(), time.process_time()
     engine = dict(accelerate=accelerate, lightning=lightning)[self.cfg.trainer.engine]
-    with threads(self.cfg.trainer.num_threads): trained = engine.fit(objective, self.cfg, self.folder(), self.train_batches, self.val_batches(), self.epoch(), self.callbacks(), self.run.checkpoint)
+    try:
+        with threads(self.cfg.trainer.num_threads): trained = engine.fit(objective, self.cfg, self.folder(), self.train_batches, self.val_batches(), self.epoch(), self.callbacks(), self.run.checkpoint)
+    finally: self.run.release()
     if not is_main(): return None
     self.settle()
     with disk_errors(self.folder()): self.network().cpu().save_pretrained(self.folder()/'model')
     objective.to(trained.strategy.root_device if engine is lightning else trained)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    self.run.spent(fit_seconds=time.time() - started, fit_cpu_seconds=time.process_time() - cpu, peak_memory_gib=round(memory, 2))
+    self.run.spent(fit_seconds=time.perf_counter() - started, fit_cpu_seconds=time.process_time() - cpu, peak_memory_gib=round(memory, 2))
     return self.run.figure('loss_curves', loss_curves(self.folder()))
 
 Experiment.folder, Experiment.fit = folder, fit_once

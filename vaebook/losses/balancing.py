@@ -259,7 +259,7 @@ def aggregators() -> dict:
 # %% ../../nbs/world/balancing.ipynb #26c3fbe8
 BALANCERS = dict(sum=Sum, rgb=RGB, uncertainty=Uncertainty, pcgrad=PCGrad)
 
-def make_balancer(name: str, # sum, rgb, uncertainty, pcgrad, or an aggregator of TorchJD: upgrad, mgda, cagrad …
+def make_balancer(name: str, # sum, rgb, uncertainty, pcgrad, or an aggregator of TorchJD: upgrad, mgda …
                   shared, # Function that gives the parameters which the tasks share
                   **options): # Of the class that has this name
     "The balancer called `name`."
