@@ -27,7 +27,7 @@ def described():
 
 
 extras = {key.removesuffix('_requirements'): listed(key) for key in cfg if key.endswith('_requirements')}
-extras['all'] = sorted({need for name, needs in extras.items() if name != 'dev' for need in needs})
+extras['all'] = sorted({need for name, needs in extras.items() if name not in ('dev', 'book') for need in needs})
 
 
 class BuildWithNotebooks(build_py):
@@ -40,6 +40,8 @@ class BuildWithNotebooks(build_py):
         if not fresh: return
         self.mkpath(str(built / 'notebooks'))
         for nb in experiments: self.copy_file(str(nb), str(built / 'notebooks' / nb.name))
+        self.mkpath(str(built / 'notebooks' / 'results'))  # what bottleneck_shootout shows
+        self.copy_file(str(Path(cfg['nbs_path'], 'results', 'bottlenecks.csv')), str(built / 'notebooks' / 'results' / 'bottlenecks.csv'))
 
 
 setuptools.setup(

@@ -56,4 +56,12 @@ def test_core_is_light():
     assert not {'pytorch_lightning', 'hydra', 'matplotlib', 'wandb', 'IPython', 'pandas'} & set(loaded)
 
 
+def test_models_load_no_more_than_torch_and_einops():
+    "What costs time at import is other libraries: beside torch's own there are none."
+    loaded = python('-c', 'import sys, torch; before = {*sys.modules}; import importlib, test_install\n'
+                    'for name in test_install.modules(): name.startswith("vaebook.models") and importlib.import_module(name)\n'
+                    'print(*{m.partition(".")[0] for m in {*sys.modules} - before} - sys.stdlib_module_names)').split()
+    assert set(loaded) == {'vaebook', 'einops', 'test_install'}
+
+
 if __name__ == '__main__': print('imported with torch, numpy and einops alone:', *import_plain())

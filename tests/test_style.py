@@ -12,7 +12,7 @@ NOTEBOOKS = {p.relative_to(ROOT / 'nbs').as_posix(): json.loads(p.read_text(enco
              for p in sorted((ROOT / 'nbs').rglob('*.ipynb')) if public(p, ROOT / 'nbs')}
 MODULES = {'.'.join(p.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): p
            for p in sorted((ROOT / 'vaebook').rglob('*.py')) if p.name != '_modidx.py'}
-EXPERIMENTS = [n for n in NOTEBOOKS if n.startswith(('train_', 'explore_', 'results', 'bench/'))]
+EXPERIMENTS = [n for n in NOTEBOOKS if n.startswith(('train_', 'explore_', 'results', 'bench/', 'bottleneck_shootout')) or n.endswith('/expect')]
 each = pytest.mark.parametrize('name', NOTEBOOKS)
 
 

@@ -186,14 +186,15 @@ def read_settings(path) -> dict:
         found = OmegaConf.to_container(OmegaConf.create(text))
         return check(isinstance(found, dict), 'file', str(path), 'keys and values') and found
 
-# %% ../nbs/core/core.ipynb #f8a675ea
+# %% ../nbs/core/core.ipynb #7cc72e8e
 def most_bytes(path) -> int:
     "What the content of a compressed file may grow to, in bytes."
     return max(1 << 28, 200 * os.path.getsize(path))
 
 def check_growth(path, size: int): # size: of the content in bytes
     "`size`, or `BadInput` where so small a file should not hold so much."
-    return check(size <= most_bytes(path), 'file', Path(path).name, f'at most {most_bytes(path)} bytes in it; there are {size} or more', 'It grows when it is unpacked: do so yourself if you trust it.')
+    check(size <= most_bytes(path), 'file', Path(path).name, f'at most {most_bytes(path)} bytes in it; there are {size} or more', 'It grows when it is unpacked: do so yourself if you trust it.')
+    return size
 
 # %% ../nbs/core/core.ipynb #1a001ce1
 def cache_dir(*parts: str) -> Path:

@@ -80,12 +80,13 @@ def described(cls, folder) -> tuple: # class, arguments
     check(issubclass(found, cls), 'kind', saved['kind'], f'a {cls.__name__}', f'Load it with {found.__name__}.from_pretrained.')
     return found, saved['config']
 
-# %% ../nbs/core/pretrained.ipynb #aa494a0a
+# %% ../nbs/core/pretrained.ipynb #2ff7ebf5
 def restore(cls, folder, device='cpu', files=('model.safetensors', 'pytorch_model.bin')): # the first of `files` that is there
     "The model in a folder, in eval mode."
     found, arguments = described(cls, folder)
     try: model = found(**arguments)
-    except TypeError as e: raise BadInput('config', arguments, f'arguments of {found.__name__}', f'{e}.') from e
+    except BadInput: raise
+    except Exception as e: raise BadInput('config', arguments, f'arguments of {found.__name__}', f'{e}.') from e
     path = next((Path(folder)/f for f in files if (Path(folder)/f).exists()), Path(folder)/files[0])
     try: load_weights(model, path)
     except Exception as e: raise BadInput(path.name, str(path), f'the weights of {found.__name__}', f'{e}') from e
@@ -141,13 +142,14 @@ def fetch(name: str, file: str, revision: str | None = None, token: str | None =
     except ImportError as e: raise ImportError(f'{name} is no folder here. To look for it on the Hub, {e}') from e
     with hub_errors(name, revision): return Path(hub.hf_hub_download(name, file, revision=revision, token=access(token)))
 
-# %% ../nbs/core/pretrained.ipynb #d2270cab
+# %% ../nbs/core/pretrained.ipynb #2f21f4fc
 def download(cls, name: str, revision: str | None = None, token: str | None = None) -> Path:
     "The folder of a model on the Hub, in the cache."
     folder = fetch(name, 'config.json', revision, token).parent
     described(cls, folder)
     return fetch(name, 'model.safetensors', folder.name, token).parent
 
+# %% ../nbs/core/pretrained.ipynb #dd16cb09
 def from_pretrained(cls, folder, # What `save_pretrained` wrote, or the name of a model on the Hub: 'user/model'
                     device='cpu', # Where the weights go
                     revision: str | None = None, # On the Hub: a branch, tag or commit
@@ -170,11 +172,12 @@ def pack(model, folder, run=None, name: str = 'user/model') -> Path:
         (folder/'figures').mkdir(exist_ok=True); shutil.copyfile(figure, folder/'figures'/figure.name)
     return folder
 
-# %% ../nbs/core/pretrained.ipynb #b976b9d8
+# %% ../nbs/core/pretrained.ipynb #39c5d95f
 UPLOADED = ['config.json', 'model.safetensors', 'README.md', 'figures/*.png', 'processor_config.json', 'processing_vaebook.py']
 
 def public(api, name: str) -> bool: return not api.model_info(name).private
 
+# %% ../nbs/core/pretrained.ipynb #efbb6ed0
 def push_to_hub(self: Pretrained, name: str, # 'user/model', made if it is not there
                 run=None, # Its run folder: the numbers, figures and command of the card
                 private: bool = False, token: str | None = None, # None: what `hf auth login` keeps

@@ -28,8 +28,8 @@ mathjax_path = 'mathjax/tex-chtml.js'
 html_theme, html_title, html_copy_source, html_static_path = 'sphinx_book_theme', project, False, ['book.css']
 html_css_files, html_show_sphinx, html_last_updated_fmt = ['book.css'], False, None
 html_theme_options = dict(repository_url=settings['git_url'], repository_branch=settings['branch'], path_to_docs='nbs', use_repository_button=True, use_source_button=True,
-                          use_download_button=False, show_toc_level=2, max_navbar_depth=2, home_page_in_toc=True, navbar_start=[], navbar_center=[], navbar_end=[], navbar_persistent=[])
-html_context = dict(default_mode='auto')
+                          use_download_button=False, show_toc_level=2, max_navbar_depth=2, collapse_navbar=True, home_page_in_toc=True)
+html_context, templates_path = dict(default_mode='auto'), ['templates']
 
 
 @cache

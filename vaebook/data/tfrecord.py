@@ -76,10 +76,11 @@ def varints(buf):
     i = 0
     while i < len(buf): value, i = varint(buf, i); yield value
 
-# %% ../../nbs/world/tfrecord.ipynb #84ec39f6
+# %% ../../nbs/world/tfrecord.ipynb #3e7004d8
 SIDE = 4096 # pixels of a picture at most
 
 def inflated(v) -> bytes:
+    "Unpacked, if zlib packed it."
     v, unpack = bytes(v), zlib.decompressobj()
     if v[:1] != b'\x78' or int.from_bytes(v[:2], 'big') % 31: return v
     try: out = unpack.decompress(v, 3 * SIDE**2)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['STAGES', 'frames', 'haar', 'msgrad', 'VGG16', 'read_tensors', 'LPIPS', 'features', 'forward', 'make_perceptual']
 
-# %% ../../nbs/video/perceptual.ipynb #8d34f011
+# %% ../../nbs/video/perceptual.ipynb #44623add
 from pathlib import Path
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..core import BadInput, cache_dir, check, check_choice, need
+from ..core import BadInput, cache_dir, check, check_choice, need, reading
 from .terms import Frozen
 
 # %% ../../nbs/video/perceptual.ipynb #c91a86e3
@@ -54,11 +54,12 @@ class VGG16(nn.Module):
             if i in self.ends: outs.append(x)
         return outs
 
-# %% ../../nbs/video/perceptual.ipynb #9435dd4c
+# %% ../../nbs/video/perceptual.ipynb #7abe6917
 def read_tensors(path) -> dict:
     "The tensors of a `.safetensors` or `.pth` file by name."
-    if Path(path).suffix == '.safetensors': return need('safetensors.torch').load_file(str(path))
-    return torch.load(path, map_location='cpu', weights_only=True)
+    with reading(path, 'the weights of a network'):
+        if Path(path).suffix == '.safetensors': return need('safetensors.torch').load_file(str(path))
+        return torch.load(path, map_location='cpu', weights_only=True)
 
 class LPIPS(nn.Module):
     "The learned perceptual distance of clips, averaged over their frames."

@@ -28,7 +28,7 @@ from .loggers import LOGGERS, ClearMLLogger, csv_logger, load_callbacks_and_logg
 from .run_options import Guard, alone_again, around, epoch_part, gradient_norm, lightning_options, limit_of
 from .schedules import make_optimizer, make_scheduler
 
-# %% ../../nbs/core/lightning.ipynb #29f93c4b
+# %% ../../nbs/core/lightning.ipynb #9159c255
 def same_judges(checkpoint: dict, objective):
     "Raise `BadInput` when the frozen networks of `objective` are not those of the checkpoint."
     now, then = objective.judges(), checkpoint['judges']
@@ -36,7 +36,7 @@ def same_judges(checkpoint: dict, objective):
 
 def check_rival(objective, precision: str):
     "Raise `BadInput` for a rival in half precision: its gradients would need a scale of their own."
-    check(precision != '16-mixed' or not objective.rival_state(), 'precision', precision, 'bf16-mixed or 32-true beside a discriminator')
+    check(precision != '16-mixed' or not objective.rival_state(), 'precision', precision, 'bf16-mixed or 32-true beside a discriminator or a balancer')
 
 def check_finite(values: dict, step: int):
     "Raise `BadInput` for a loss term that is no number any more."

@@ -211,14 +211,15 @@ def callbacks(self: DMCVBTrainer, folder: Path) -> list:
     window = next(iter(sequential(self.val_windows, 1)))
     return [Progress(self.log_interval, window, folder), *([WorldModelDoctor(folder, self.log_interval)] if self.doctor else [])]
 
-# %% ../../nbs/world/trainer.ipynb #30d15f3f
+# %% ../../nbs/world/trainer.ipynb #5d8c4fb1
 def train(self: DMCVBTrainer, num_epochs: float = 100) -> dict: # passes over the training set in all → the means of the last validation
     "Train, or go on; the model keeps its device."
     check(type(num_epochs) in (int, float) and num_epochs > 0, 'num_epochs', num_epochs, 'a positive number')
     cfg, device = self.config(num_epochs), next(self.model.parameters()).device
     run = Run(need('omegaconf').OmegaConf.create(cfg))
     folder = run.start()
-    trainer = fit(self.objective().train(), cfg, folder, self.train_loader, sequential(self.val_windows, self.batch_size), self.per_epoch, self.callbacks(folder), run.checkpoint)
+    try: trainer = fit(self.objective().train(), cfg, folder, self.train_loader, sequential(self.val_windows, self.batch_size), self.per_epoch, self.callbacks(folder), run.checkpoint)
+    finally: run.release()
     with disk_errors(folder): self.model.to(device).save_pretrained(folder/'model')
     self.resume = str(folder)
     return {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith('val/')}
