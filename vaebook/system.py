@@ -42,7 +42,7 @@ def extras() -> dict: # extra → names of its distributions
     for line in importlib.metadata.requires('vaebook') or []:
         name, extra = re.match(r'[\w.-]+', line)[0], re.search(r'extra == [\'"]([\w-]+)', line)
         if extra: found.setdefault(extra[1], []).append(name)
-    return {k: v for k, v in found.items() if k not in ('dev', 'all')}
+    return {k: v for k, v in found.items() if k not in ('dev', 'book', 'all')}
 
 def extra_rows() -> list:
     "One row an extra: what is there, or how to get what is missing."
