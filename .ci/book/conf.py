@@ -25,7 +25,7 @@ python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 mathjax_path = 'mathjax/tex-chtml.js'
 
-html_theme, html_title, html_copy_source, html_static_path = 'sphinx_book_theme', project, False, ['book.css']
+html_theme, html_title, html_favicon, html_copy_source, html_static_path = 'sphinx_book_theme', project, 'book.svg', False, ['book.css']
 html_css_files, html_show_sphinx, html_last_updated_fmt = ['book.css'], False, None
 html_theme_options = dict(repository_url=settings['git_url'], repository_branch=settings['branch'], path_to_docs='nbs', use_repository_button=True, use_source_button=True,
                           use_download_button=False, show_toc_level=2, max_navbar_depth=2, collapse_navbar=True, home_page_in_toc=True)
