@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, command, measured
 from vaebook.config import compose
 from vaebook.core import BadInput
-from vaebook.runs import Run, hold
+from vaebook.runs import Run, free, hold
 from vaebook.train import reopen
 
 
@@ -72,6 +72,16 @@ def test_a_run_tells_nothing_of_the_machine(experiment, tmp_path, monkeypatch):
     assert 0 < json.loads((tmp_path / 'a run/environment.json').read_text())['fit_seconds'] < 600
     (tmp_path / 'a run').rename(tmp_path / 'moved')
     reopen(tmp_path / 'moved')
+
+
+def test_a_child_does_not_keep_the_folder(tmp_path):
+    "A worker that lives on has the lock's file open too: giving it back is for all of them."
+    held = hold(tmp_path)
+    if not (child := os.fork()): time.sleep(60); os._exit(0)
+    try:
+        free(held)
+        free(hold(tmp_path))
+    finally: os.kill(child, 9); os.waitpid(child, 0)
 
 
 def mount(folder, *options):

@@ -45,7 +45,7 @@ if size == 1: train('one', 16)
 else:
     train('two', 8), train('cut', 8, steps=8), train('cut', 8, checkpoint=home/'cut/checkpoints/last.ckpt')
     shards = dict(ema_decay=None, strategy='fsdp')
-    train('ddp', 8, ema_decay=None), train('fsdp', 8, **shards), train('parts', 8, steps=8, **shards), train('parts', 8, checkpoint=home/'parts/checkpoints/last.ckpt', **shards)
+    train('ddp', 8, ema_decay=None), train('fsdp', 8, **shards), train('parts', 8, steps=8, profile=True, **shards), train('parts', 8, checkpoint=home/'parts/checkpoints/last.ckpt', **shards)
 '''
 
 
@@ -82,6 +82,7 @@ def test_two_processes_are_one(tmp_path):
     for k in whole:
         assert torch.equal(spread[k], mine[k]) and torch.equal(spread[k], resumed[k]), 'fsdp goes on exactly'
         torch.testing.assert_close(spread[k], whole[k], rtol=0, atol=1e-6)
+    assert len(list((tmp_path / 'parts/profiler').glob('*.json'))) == 1, 'rank 0 alone is profiled, and the other does not wait for it'
     assert names('fsdp') == names('ddp') and all(map(near, rows(tmp_path / 'fsdp'), rows(tmp_path / 'ddp')))
     kept = load_file(tmp_path / 'fsdp/checkpoints/final_step_12/model.safetensors')
     assert all(torch.equal(kept[k], spread[k]) for k in kept)

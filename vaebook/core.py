@@ -7,8 +7,8 @@ __all__ = ['PACKAGES', 'BadInput', 'check', 'check_choice', 'need', 'Latent', 'T
            'set_seed', 'seed_step', 'atomic', 'atomic_folder', 'locked', 'reading', 'read_json', 'read_settings',
            'most_bytes', 'check_growth', 'cache_dir', 'flat', 'patch']
 
-# %% ../nbs/core/core.ipynb #36574a7e
-import difflib, importlib, json, os, random, re, shutil
+# %% ../nbs/core/core.ipynb #7c25ccf7
+import difflib, importlib, json, os, random, shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -156,15 +156,16 @@ def locked(path): # What is to be made
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
     with need('filelock').FileLock(path.with_name(f'.{path.name}.lock')): yield
 
-# %% ../nbs/core/core.ipynb #74f3554d
+# %% ../nbs/core/core.ipynb #477de97e
 @contextmanager
 def reading(path, # The file, as the error should name it
             what: str, # What it should be, such as 'JSON'
-            mend: str = 'Download or write it again.'):
-    "Any failure inside becomes one `BadInput` that names the file."
+            mend: str = 'Download or write it again.',
+            blames=Exception): # The errors that speak of the file
+    "A failure inside becomes one `BadInput` that names the file."
     try: yield
     except (BadInput, ImportError): raise
-    except Exception as e:
+    except blames as e:
         said = getattr(e, 'strerror', None) or (str(e).splitlines() or ['unreadable'])[0]
         why = 'it is missing' if isinstance(e, FileNotFoundError) else f'{type(e).__name__}: {said[:120].rstrip(".")}'
         raise BadInput('file', str(path), f'{what}; {why}', mend) from e
@@ -176,13 +177,13 @@ def read_json(path, # Of an object
     ok = isinstance(found, dict) and set(keys) <= set(found)
     return check(ok, 'file', str(path), 'a JSON object' + (' with ' + ', '.join(keys) if keys else ''), 'Download or write it again.') and found
 
-# %% ../nbs/core/core.ipynb #29c0467f
+# %% ../nbs/core/core.ipynb #856e6b58
 def read_settings(path) -> dict:
     "The settings in a YAML file that a run wrote: plain values, no references."
     OmegaConf = need('omegaconf').OmegaConf
     with reading(path, 'YAML settings as a run writes them'):
         text = Path(path).read_text(encoding='utf-8')
-        if re.search(r'\$\{|(^|[\s\[{,:])[&*]\w', text): raise ValueError('it refers to other values')
+        if '${' in text or any(getattr(e, 'anchor', None) for e in need('yaml').parse(text)): raise ValueError('it refers to other values')
         found = OmegaConf.to_container(OmegaConf.create(text))
         return check(isinstance(found, dict), 'file', str(path), 'keys and values') and found
 

@@ -161,11 +161,11 @@ def from_pretrained(cls, folder, # What `save_pretrained` wrote, or the name of 
 
 Pretrained.from_pretrained = classmethod(from_pretrained)
 
-# %% ../nbs/core/pretrained.ipynb #cf09cf42
-def pack(model, folder, run=None, name: str = 'user/model') -> Path:
+# %% ../nbs/core/pretrained.ipynb #52f26990
+def pack(model, folder, run=None, name: str = 'user/model', license: str | None = None) -> Path:
     "Config, weights, the card as `README.md` and two figures of the run, in `folder`."
     card, folder = need('vaebook.card'), Path(folder)
-    text = card.model_card(model, run, name)
+    text = card.model_card(model, run, name, license)
     model.save_pretrained(folder)
     with atomic(folder/'README.md') as f: f.write_text(text, encoding='utf-8')
     for figure in card.figures(run):
@@ -177,16 +177,17 @@ UPLOADED = ['config.json', 'model.safetensors', 'README.md', 'figures/*.png', 'p
 
 def public(api, name: str) -> bool: return not api.model_info(name).private
 
-# %% ../nbs/core/pretrained.ipynb #efbb6ed0
+# %% ../nbs/core/pretrained.ipynb #e19de648
 def push_to_hub(self: Pretrained, name: str, # 'user/model', made if it is not there
                 run=None, # Its run folder: the numbers, figures and command of the card
                 private: bool = False, token: str | None = None, # None: what `hf auth login` keeps
-                revision: str | None = None) -> str: # A branch, made if it is not there. Returns the address
+                revision: str | None = None, # A branch, made if it is not there
+                license: str | None = None) -> str: # Of the model, such as 'mit'; None: the card names none. Returns the address
     "Upload config, weights, card and two figures of the run; raises `BadInput` that says what to do."
     check(isinstance(name, str) and re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name), 'name', name, "'user/model'", 'The user is you, or an organisation of yours.')
     api = need('huggingface_hub', extra='hub').HfApi(token=access(token))
     with tempfile.TemporaryDirectory() as folder:
-        pack(self, folder, run, name)
+        pack(self, folder, run, name, license)
         with hub_errors(name, revision): return upload(api, name, folder, private, revision)
 
 Pretrained.push_to_hub = push_to_hub

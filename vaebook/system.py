@@ -35,11 +35,11 @@ def machine() -> list: # rows
             ['device', device(), ''],
             ['threads', f'{torch.get_num_threads()} of torch', 'small models are faster with one: OMP_NUM_THREADS=1' if torch.get_num_threads() > 2 else '']]
 
-# %% ../nbs/core/system.ipynb #d0f4ef83
+# %% ../nbs/core/system.ipynb #6381eaa2
 def extras() -> dict: # extra → names of its distributions
     "What `pip install 'vaebook[extra]'` brings, by the metadata of the installed vaebook."
-    found = {}
-    for line in importlib.metadata.requires('vaebook') or []:
+    found, lines = {}, importlib.metadata.requires('vaebook') if version('vaebook') else []
+    for line in lines:
         name, extra = re.match(r'[\w.-]+', line)[0], re.search(r'extra == [\'"]([\w-]+)', line)
         if extra: found.setdefault(extra[1], []).append(name)
     return {k: v for k, v in found.items() if k not in ('dev', 'book', 'all')}

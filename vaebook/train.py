@@ -30,7 +30,7 @@ def train(cfg) -> dict: # the final numbers, as in metrics.json
     print(f'{body.folder()}\n{body.evaluate()}')
     return dict(body.evaluate())
 
-# %% ../nbs/core/train.ipynb #e05f246d
+# %% ../nbs/core/train.ipynb #ce09ae61
 def reopen(folder, # Of a run
            **given): # As for `experiment`: such as the classifier, if it was given
     "The `Experiment` of a finished run; raises `BadInput` when it is none, or when its classifier has changed since."
@@ -38,7 +38,7 @@ def reopen(folder, # Of a run
     ok = cfg is not None and (folder/'model'/'config.json').is_file() and (folder/'metrics.json').is_file()
     near = [str(f) for f in finished(folder.parent)][-3:]
     check(ok, 'run', str(folder.resolve()), 'the folder of a finished run', f'Near it are {", ".join(near)}.' if near else 'One that was stopped goes on with resume=<run_dir>.')
-    with reading(folder/'config.yaml', 'the configuration of a run'): body = experiment(cfg, **given)
+    with reading(folder/'config.yaml', 'the configuration of a run', blames=(LookupError, AttributeError, TypeError, ValueError)): body = experiment(cfg, **given)
     body.reopened, body.run.folder = True, folder
     network = need('vaebook.pretrained').Pretrained.from_pretrained(folder/'model')
     numbers = need('vaebook.experiments.experiment').Numbers(read_json(folder/'metrics.json'))

@@ -8,8 +8,8 @@ __all__ = ['SOURCES', 'APT', 'opened', 'whole', 'unpacked', 'copy_part', 'conten
            'from_url', 'from_tar', 'plant', 'scratch', 'from_archive', 'clear_abandoned', 'run', 'data_tar',
            'from_debian', 'from_zip', 'from_wheel', 'routes', 'DownloadError', 'resolve', 'fetch', 'provenance']
 
-# %% ../../nbs/core/download.ipynb #c26422ae
-import gzip, hashlib, lzma, os, shutil, subprocess, sys, tarfile, tempfile, time, urllib.request, zipfile, zlib
+# %% ../../nbs/core/download.ipynb #7b57d00c
+import gzip, hashlib, http.client, lzma, os, shutil, subprocess, sys, tarfile, tempfile, time, urllib.request, zipfile, zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -378,7 +378,7 @@ class DownloadError(RuntimeError):
         super().__init__('\n- '.join([f'{source.title} cannot be had. Tried:', *own, *tried, *off])
             + f'\nBy hand: put {names} (gzipped or not; {source.home}) into a folder named {name}, and set VAEBOOK_DATA to the folder above it.')
 
-# %% ../../nbs/core/download.ipynb #49966380
+# %% ../../nbs/core/download.ipynb #92b25af7
 def resolve(name: str): # A name in `SOURCES`
     "The folder of a data set and the `Files` that it holds, from the first route that works."
     source, tried = SOURCES[check_choice('dataset', name, SOURCES)], []
@@ -387,7 +387,8 @@ def resolve(name: str): # A name in `SOURCES`
         try: return (path := folder()), accept(path, source)
         except Exception as e: # of the network, a program, an archive: the next route is tried
             if where == f'$VAEBOOK_DATA/{name}' and isinstance(e, BadInput): raise
-            tried.append(f'{where}: ' + str(e).removeprefix('<urlopen error ').removesuffix('>'))
+            known = isinstance(e, (OSError, http.client.HTTPException, tarfile.TarError, subprocess.SubprocessError, BadInput))
+            tried.append(f'{where}: ' + f'{type(e).__name__}: ' * (not known) + str(e).removeprefix('<urlopen error ').removesuffix('>'))
     raise DownloadError(name, source, tried)
 
 # %% ../../nbs/core/download.ipynb #37db2965

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['read_curves', 'loss_curves', 'Parts', 'Numbers', 'once', 'Experiment', 'train_batches', 'val_batches', 'epoch',
-           'data', 'network', 'model', 'first_loss', 'plain', 'threads', 'folder', 'fit_once', 'evaluate', 'figures']
+           'data', 'network', 'model', 'first_loss', 'plain', 'threads', 'folder', 'fit_once', 'train', 'evaluate',
+           'figures']
 
 # %% ../../nbs/core/experiment.ipynb #b1912c53
 import csv, functools, resource, time
@@ -181,7 +182,7 @@ def threads(count: int | None): # None: as many as torch has
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../../nbs/core/experiment.ipynb #26629dfe
+# %% ../../nbs/core/experiment.ipynb #3885d584
 @once
 def folder(self: Experiment) -> Path:
     "The run folder, created or checked by the main process when it is first needed."
@@ -191,11 +192,14 @@ def folder(self: Experiment) -> Path:
 @once
 def fit_once(self: Experiment):
     "Train, save the model to `model/`, draw the loss curves."
+    try: return self.train()
+    finally: self.run.release()
+
+def train(self: Experiment): # → figure, None in all processes but the first
+    "What `fit` does while it holds the folder."
     objective, started, cpu = self.objective(), time.perf_counter(), time.process_time()
     engine = dict(accelerate=accelerate, lightning=lightning)[self.cfg.trainer.engine]
-    try:
-        with threads(self.cfg.trainer.num_threads): trained = engine.fit(objective, self.cfg, self.folder(), self.train_batches, self.val_batches(), self.epoch(), self.callbacks(), self.run.checkpoint)
-    finally: self.run.release()
+    with threads(self.cfg.trainer.num_threads): trained = engine.fit(objective, self.cfg, self.folder(), self.train_batches, self.val_batches(), self.epoch(), self.callbacks(), self.run.checkpoint)
     if not is_main(): return None
     self.settle()
     with disk_errors(self.folder()): self.network().cpu().save_pretrained(self.folder()/'model')
@@ -204,7 +208,7 @@ def fit_once(self: Experiment):
     self.run.spent(fit_seconds=time.perf_counter() - started, fit_cpu_seconds=time.process_time() - cpu, peak_memory_gib=round(memory, 2))
     return self.run.figure('loss_curves', loss_curves(self.folder()))
 
-Experiment.folder, Experiment.fit = folder, fit_once
+Experiment.folder, Experiment.fit, Experiment.train = folder, fit_once, train
 
 # %% ../../nbs/core/experiment.ipynb #5fa0f5d1
 @once

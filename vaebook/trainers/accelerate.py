@@ -56,7 +56,7 @@ def from_main(make, t): # function of nothing, `trainer` block
     box = [make() if is_main() else None]
     return need('accelerate.utils').broadcast_object_list(box)[0]
 
-# %% ../../nbs/core/accelerate.ipynb #ff8a055d
+# %% ../../nbs/core/accelerate.ipynb #b304a740
 class Loss(nn.Module):
     "One batch to the loss of each task; the raw values stay in `terms`."
     def __init__(self, objective: Objective): super().__init__(); self.objective = objective
@@ -87,9 +87,9 @@ class Loop:
     terms = property(lambda self: self.accelerator.unwrap_model(self.loss).terms)
     judged = property(lambda self: self.average.module if self.average else self.objective)
     exported = property(lambda self: self.judged.model)
-    def wrap(self): return self.accelerator.prepare(Loss(self.objective)) # DDP, where there are several processes
-    def whole(self): return nullcontext() # inside, parameters are plain tensors
-    def gather(self): "Bring `exported` up to date."
+    def wrap(self): return self.accelerator.prepare(Loss(self.objective)) # the loss to call: DDP, where there are several processes
+    def whole(self): return nullcontext() # inside, parameters are whole tensors, as here they always are
+    def gather(self): pass # bring `exported` up to date; here it always is
 
 # %% ../../nbs/core/accelerate.ipynb #7c72dffd
 def full(x): # a tensor, or the part of one that this process has
@@ -256,7 +256,7 @@ def restore(self: Shards, states: dict):
 
 Shards.whole, Shards.states, Shards.restore = whole, states, restore
 
-# %% ../../nbs/core/accelerate.ipynb #f7a6857c
+# %% ../../nbs/core/accelerate.ipynb #0255ccac
 def after_step(self: Loop, val_loader, callbacks=()):
     "What is due after an update: validation, checkpoints."
     t, last = self.cfg, self.step == self.total_steps
@@ -268,8 +268,8 @@ def after_step(self: Loop, val_loader, callbacks=()):
     if last: self.save_model('final')
     if due or (often := save_interval(t, self.steps_per_epoch)) and self.step % often == 0: self.save_last()
 
-def run(self: Loop, train_loader, val_loader, callbacks=(), resumed=False):
-    "Train from the counters on to the end."
+def run(self: Loop, train_loader, val_loader, callbacks=(), watchers=(), resumed=False):
+    "Train from the counters on to the end. All processes have the same `callbacks`; `watchers` are this one's own and see no parameters."
     every = self.cfg['accumulate_grad_batches']
     total, start = self.total_steps * every, self.batches
     if self.is_global_zero:
@@ -281,6 +281,7 @@ def run(self: Loop, train_loader, val_loader, callbacks=(), resumed=False):
         self.train_batch(batch)
         with self.whole() if callbacks else nullcontext():
             for callback in callbacks: callback.on_train_batch_end(self, self, None, batch, self.batches - 1)
+        for watcher in watchers: watcher.on_train_batch_end(self, self, None, batch, self.batches - 1)
         if self.batches % every == 0: self.after_step(val_loader, callbacks)
     self.say(f'loss terms of step {self.step}\n{self.terms}')
     for logger in self.loggers: logger.finalize('success')
@@ -288,7 +289,7 @@ def run(self: Loop, train_loader, val_loader, callbacks=(), resumed=False):
 
 Loop.after_step, Loop.run = after_step, run
 
-# %% ../../nbs/core/accelerate.ipynb #6d919d50
+# %% ../../nbs/core/accelerate.ipynb #954aa27a
 def fit(objective: nn.Module, # A model, or an `Objective`
         cfg, # The run's configuration
         folder: Path, # The run folder
@@ -303,8 +304,8 @@ def fit(objective: nn.Module, # A model, or an `Objective`
     if checkpoint: loop.load(saved)
     with disk_errors(folder):
         if loop.step < total:
-            with around(cfg['trainer'], folder, loop.objective.model, bool(checkpoint), is_main()) as more:
-                loop.run(train_loader, val_loader, [*callbacks, *more], resumed=bool(checkpoint))
+            with around(cfg['trainer'], folder, loop.objective.model, bool(checkpoint), is_main()) as watchers:
+                loop.run(train_loader, val_loader, callbacks, watchers, resumed=bool(checkpoint))
     if loop.average: loop.objective.load_state_dict(loop.average.module.state_dict())
     loop.gather()
     loop.accelerator.wait_for_everyone(); objective.eval()
