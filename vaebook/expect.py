@@ -87,17 +87,17 @@ def golden(rows, case: str, terms, steps) -> str: # a table
     said = lambda v: f'{statistics.fmean(v):.4g}' + (f' [{min(v):.4g}, {max(v):.4g}]' if len(v) > 1 else '') if v else ''
     return table([['step', *terms], *([s, *(said(lines[t].get(s)) for t in terms)] for s in steps)])
 
-# %% ../nbs/core/expect.ipynb #094f0ef7
+# %% ../nbs/core/expect.ipynb #423b6ece
 def plot(rows, terms, cases, log: bool = False): # log: logarithmic values
-    "A small axis a term, a line a case."
+    "A small axis a term, a line a case; a cross is where one diverged, and so has no cost."
     terms, cases = [terms] if isinstance(terms, str) else terms, list(cases)
-    fig, last = new_figure(3.1 * len(terms), 2.3 + 0.2 * -(-len(cases) // 3)), max((r.step for r in rows if r.case in cases), default=0)
+    fig, whole = new_figure(3.1 * len(terms), 2.3 + 0.2 * -(-len(cases) // 3)), {r.case for r in rows if r.term == 'fit_cpu_seconds'}
     for ax, term in zip(fig.subplots(1, len(terms), squeeze=False)[0], terms):
         for i, line in enumerate(series(rows, c, term) for c in cases):
             mean = [statistics.fmean(v) for v in line.values()]
             ax.plot(list(line), mean, label=cases[i], color=f'C{i}', lw=1.3, marker='.' if len(line) < 12 else None)
             ax.fill_between(list(line), *([f(v) for v in line.values()] for f in (min, max)), color=f'C{i}', alpha=0.2, lw=0)
-            if line and max(line) < 0.8 * last: ax.plot(max(line), mean[-1], 'x', color=f'C{i}', ms=8, mew=2)
+            if line and whole and cases[i] not in whole: ax.plot(max(line), mean[-1], 'x', color=f'C{i}', ms=8, mew=2)
         ax.set_title(term, fontsize=9); ax.set_xlabel('step', fontsize=8); ax.tick_params(labelsize=7, which='both'); ax.set_yscale('log' if log else 'linear')
     fig.legend(*fig.axes[0].get_legend_handles_labels(), fontsize=7, ncols=3, loc='outside lower center')
     return fig
