@@ -23,6 +23,7 @@ def threads():
 def root(): return ROOT
 
 
+@pytest.hookimpl(tryfirst=True) # before xdist reads the marks
 def pytest_collection_modifyitems(items):
     """Under `--dist loadgroup` each notebook is a job of its own, other files stay whole, as their tests share runs.
     Where nothing draws for MuJoCo, what draws is skipped, and `-rs` says why."""
