@@ -23,12 +23,8 @@ def threads():
 def root(): return ROOT
 
 
-@pytest.hookimpl(tryfirst=True) # before xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """Under `--dist loadgroup` each notebook is a job of its own, other files stay whole, as their tests share runs.
-    Where nothing draws for MuJoCo, what draws is skipped, and `-rs` says why."""
-    for i in items:
-        if i.path.name != 'test_notebooks.py': i.add_marker(pytest.mark.xdist_group(i.path.stem))
+    "Where nothing draws for MuJoCo, what draws is skipped, and `-rs` says why."
     drawing = [i for i in items if 'test_dmc_collect' in i.nodeid or 'world/collect.ipynb' in i.nodeid]
     if not drawing: return
     from vaebook.core import BadInput
