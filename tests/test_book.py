@@ -97,7 +97,7 @@ def test_pages_fit_and_ask_nobody(page, address):
     for name in PAGES:
         page.goto(f'{address}/{name}.html')
         if name in ('core/gaussian', 'world/mixture'): page.wait_for_selector('mjx-container')
-        page.wait_for_timeout(300)
+        page.wait_for_load_state('networkidle') # else the next page cuts its requests off
         wide = page.evaluate('document.documentElement.scrollWidth - innerWidth')
         assert wide <= 0, f'{name} is {wide} pixels wider than the {page.size}'
     assert page.problems == []
