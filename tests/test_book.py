@@ -39,7 +39,7 @@ def address(site):
     server.shutdown()
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def chromium():
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
