@@ -7,12 +7,12 @@ __all__ = ['CHAPTERS', 'WHAT', 'TASKS', 'TAGS', 'USE', 'LIMITS', 'PAPERS', 'STAN
            'UNITS', 'HEAD', 'SHOWN', 'bare', 'chapter', 'run_of', 'data_of', 'data_line', 'plain', 'command', 'unit',
            'results', 'numbers_table', 'figures', 'scores', 'front', 'load_lines', 'versions', 'trained', 'model_card']
 
-# %% ../nbs/core/card.ipynb #b56ffcf7
+# %% ../nbs/core/card.ipynb #0cd40a81
 import json, re, shlex
 from pathlib import Path
 
 from .config import saved_choices, saved_config
-from .core import BadInput, check, need, table
+from .core import BadInput, check, need, read_json, table
 
 # %% ../nbs/core/card.ipynb #37ce3a4b
 CHAPTERS = dict(CVAE='cvae', Classifier='classifier', CausalVAE='causal_video', FSQVQVAE='latent_actions', AutoEncoder='audio',
@@ -65,14 +65,14 @@ PAPERS = dict(
           'E. Nalisnick, P. Smyth: Stick-breaking variational autoencoders. ICLR 2017. https://arxiv.org/abs/1605.06197')
 PAPERS['classifier'] = PAPERS['cvae']
 
-# %% ../nbs/core/card.ipynb #4d307698
+# %% ../nbs/core/card.ipynb #f933209f
 def run_of(model, run) -> tuple: # → folder, config; None, None without a run
     "The run folder of a model and its configuration; raises `BadInput` when it is the run of another one."
     if run is None: return None, None
     folder, cfg = Path(run).expanduser(), saved_config(str(run))
     ok = cfg is not None and (folder/'metrics.json').is_file() and (folder/'model'/'config.json').is_file()
     check(ok, 'run', str(run), 'the folder of a run that has ended', 'It holds config.yaml, metrics.json and model/.')
-    saved, own = json.loads((folder/'model'/'config.json').read_text()), dict(kind=type(bare(model)).__name__, config=bare(model).config)
+    saved, own = read_json(folder/'model'/'config.json'), dict(kind=type(bare(model)).__name__, config=bare(model).config)
     check(saved == json.loads(json.dumps(own)), 'run', str(run), 'the run of this model', f'It trained a {saved["kind"]} of other settings.')
     return folder, cfg
 
@@ -134,15 +134,15 @@ def unit(experiment: str, metric: str) -> str:
     name = re.sub(r'_h\d+$', '', metric)
     return next((u for u, names in UNITS.get(experiment, {}).items() if name in names.split()), '')
 
-# %% ../nbs/core/card.ipynb #697496da
+# %% ../nbs/core/card.ipynb #32391025
 def results(run) -> dict: # a run folder
     "Its final numbers: those of the whole test set, and finite."
-    found = json.loads((Path(run)/'metrics.json').read_text())
+    found = read_json(Path(run)/'metrics.json')
     return {k: v for k, v in found.items() if '/' not in k and abs(v) < float('inf')}
 
 def numbers_table(run, experiment: str) -> str:
     "The numbers with intervals and units, as a Markdown table."
-    every = json.loads((Path(run)/'metrics.json').read_text())
+    every = read_json(Path(run)/'metrics.json')
     ends = lambda k: [every[f'{k}/{e}'] for e in ('low', 'high') if f'{k}/{e}' in every]
     shown = lambda k, v: f'{v:.4g}' + (' [{:.4g}, {:.4g}]'.format(*ends(k)) if len(ends(k)) == 2 else '')
     return table([['metric', 'value', 'unit'], *([k, shown(k, v), unit(experiment, k)] for k, v in results(run).items())], md=True)
@@ -184,10 +184,10 @@ def load_lines(model, name: str) -> str:
     use = USE[mine].format(**config) if mine else 'print(model)'
     return f"from {place} import {kind}\nmodel = {kind}.from_pretrained('{name}')\n{use}"
 
-# %% ../nbs/core/card.ipynb #14ccfd6b
+# %% ../nbs/core/card.ipynb #d4c7ada5
 def versions(run) -> str: # a run folder
     "Where and with what it was trained, in a sentence."
-    known = json.loads((Path(run)/'environment.json').read_text())
+    known = read_json(Path(run)/'environment.json')
     kept = [p for p in known['packages'] if p.split('==')[0] in ('vaebook', 'torch', 'numpy', 'pytorch-lightning', 'accelerate')]
     took = f'{known["fit_seconds"]:.0f} s of training, ' if 'fit_seconds' in known else ''
     commit = f', vaebook commit {known["git_commit"]}' if known.get('git_commit') else ''

@@ -32,7 +32,7 @@ def promise(path: Path) -> str:
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     return next(line[2:].strip() for line in ''.join(cells[0]['source']).splitlines() if line.startswith('> '))
 
-# %% ../nbs/core/cli.ipynb #ceaf440d
+# %% ../nbs/core/cli.ipynb #35044eb8
 def listed() -> str:
     "What `vaebook list` prints: notebooks, recipes and data sets."
     groups = {'notebooks, by `vaebook run NAME`': {name: promise(path) for name, path in notebooks().items()},
@@ -42,7 +42,7 @@ def listed() -> str:
     return '\n\n'.join('\n'.join([title, *(f'  {name:<{width}}  {said}' for name, said in group.items())]) for title, group in groups.items())
 
 def recipes() -> dict: # experiment → its recipes
-    "The recipes of each experiment, in the file of each the recipe it builds on."
+    "The recipes of each experiment."
     of = {p.stem: need('vaebook.train').recipe_experiment(p.stem) for p in sorted((CONF/'recipe').glob('*.yaml'))}
     return {name: ', '.join(r for r, e in of.items() if e == name) for name in read('experiments') if name in of.values()}
 

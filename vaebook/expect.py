@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['Row', 'read_rows', 'write_rows', 'stored_rows', 'curves', 'fits', 'measured', 'series', 'golden', 'plot']
 
-# %% ../nbs/core/expect.ipynb #7c13d86d
-import csv, io, json, math, statistics, tempfile
+# %% ../nbs/core/expect.ipynb #ebfbae46
+import io, math, statistics, tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
 from .config import CONF
-from .core import BadInput, atomic, check, need, table
+from .core import BadInput, check, need, read_json, table
 from .pictures import new_figure
+from .runs import read_csv, write_csv
 
-# %% ../nbs/core/expect.ipynb #e04cd884
+# %% ../nbs/core/expect.ipynb #ee11f1db
 class Row(NamedTuple):
     "A value of a loss term."
     case: str
@@ -26,13 +27,11 @@ class Row(NamedTuple):
 
 def read_rows(path) -> list: # of `Row`
     "The rows of a CSV file; none if there is no such file."
-    if not Path(path).exists(): return []
-    with Path(path).open(newline='') as f: return [Row(r['case'], int(r['seed']), int(r['step']), r['term'], float(r['value'])) for r in csv.DictReader(f)]
+    return [Row(r['case'], int(r['seed']), int(r['step']), r['term'], r['value']) for r in read_csv(path)] if Path(path).exists() else []
 
 def write_rows(path, rows):
     "All rows, five digits each."
-    with atomic(path) as part, part.open('w', newline='') as f:
-        csv.writer(f, lineterminator='\n').writerows([Row._fields, *(r._replace(value=f'{r.value:.5g}') for r in rows)])
+    write_csv([r._replace(value=f'{r.value:.5g}')._asdict() for r in rows], path)
 
 # %% ../nbs/core/expect.ipynb #2102f589
 def stored_rows(name: str, folder=CONF.parents[1]/'nbs/results') -> Path: # name: of a file
@@ -40,7 +39,7 @@ def stored_rows(name: str, folder=CONF.parents[1]/'nbs/results') -> Path: # name
     check(folder.is_dir(), 'name', name, 'a clone of vaebook, where the stored rows are', 'With an installed package give a file: -p measure True -p stored rows.csv.')
     return folder/name
 
-# %% ../nbs/core/expect.ipynb #94f2c92e
+# %% ../nbs/core/expect.ipynb #622bfaa8
 def curves(cfg, read=lambda run: {}) -> list: # of (step, term, value); `read` gives further numbers of the trained run by name, or {step: number}
     "The terms of one run, untrained at step 0, as logged from then on, and at the end what it cost; a curve that ends early has diverged."
     from vaebook.experiments.experiment import read_curves
@@ -50,7 +49,7 @@ def curves(cfg, read=lambda run: {}) -> list: # of (step, term, value); `read` g
         try: run.fit(); more = read(run)
         except BadInput as e: check('finite' in str(e), 'cfg', cfg.recipe, 'a run that trains', str(e))
         rows += [(step, f'{stage}/{term}', v) for term, stages in read_curves(run.folder()).items() if '/' not in term for stage, line in stages.items() for step, v in line]
-        spent = json.loads((run.folder()/'environment.json').read_text())
+        spent = read_json(run.folder()/'environment.json')
     more = more | {k: spent[k] for k in ('fit_cpu_seconds', 'peak_memory_gib') if k in spent}
     return rows + [(s, k, v) for k, found in more.items() for s, v in (found if isinstance(found, dict) else {max(r[0] for r in rows): found}).items()]
 
