@@ -63,8 +63,8 @@ class WorldTraining(WorldObjective):
         super().backward(tasks, every, run)
         self.norm = gradient_norm(self.parameters())
 
-    def compete(self, step: int, every: int = 1, last: bool = True) -> LossTerms:
-        return LossTerms(grad_norm=(self.norm, 0.), **super().compete(step, every, last))
+    def after_backward(self, step: int, every: int = 1, last: bool = True) -> LossTerms:
+        return LossTerms(grad_norm=(self.norm, 0.), **super().after_backward(step, every, last))
 
 # %% ../../nbs/world/trainer.ipynb #e1265737
 def write_picture(images: Tensor, path) -> Path: # [R, S, 3, H, W] in [0, 1]
