@@ -6,12 +6,12 @@
 __all__ = ['PASSED', 'INSTEAD', 'OURS', 'QUIET', 'LightningDriver', 'TrainingModule', 'Hooks', 'StepBar', 'lightning_options',
            'silence_lightning', 'where', 'make_pl_trainer', 'Remaining', 'train']
 
-# %% ../../nbs/core/lightning.ipynb #79901363
+# %% ../../nbs/core/lightning.ipynb #7faf2a7c
 import inspect, logging, os, warnings
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar
+from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
@@ -27,7 +27,7 @@ from .signals import StopSignals
 from .step import Driver, Step
 from .validation import Validation, by_name, samples
 
-# %% ../../nbs/core/lightning.ipynb #593439e8
+# %% ../../nbs/core/lightning.ipynb #b44fdd60
 class LightningDriver(Driver):
     "Lightning's strategy and precision behind the step."
 
@@ -119,7 +119,7 @@ class TrainingModule(RunView, pl.LightningModule):
         bar = self.trainer.progress_bar_callback
         if self.trainer.is_global_zero: (bar.print if bar and bar.is_enabled else print)(text)
 
-# %% ../../nbs/core/lightning.ipynb #f1a1334c
+# %% ../../nbs/core/lightning.ipynb #3c6b798f
 class Hooks(pl.Callback):
     "The hooks of our callbacks, in their order."
 
@@ -156,7 +156,7 @@ class StepBar(TQDMProgressBar):
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description('train')
 
-# %% ../../nbs/core/lightning.ipynb #49e543ad
+# %% ../../nbs/core/lightning.ipynb #641a4351
 PASSED = [
     'num_sanity_val_steps', 'limit_train_batches', 'limit_val_batches', 'benchmark', 'detect_anomaly', 'inference_mode', 'sync_batchnorm',
     'enable_model_summary', 'max_time']
@@ -182,9 +182,9 @@ def lightning_options(t) -> dict: # `trainer` block: lightning, engine
     epoch_part(given.pop('limit_train_batches', None), 1)
     return given
 
-# %% ../../nbs/core/lightning.ipynb #f865a715
+# %% ../../nbs/core/lightning.ipynb #70101fd5
 QUIET = [
-    '.*does not have many workers.*', '.*`isinstance.treespec, LeafSpec.` is deprecated.*', '.*The `srun` command is available.*',
+    '.*Experiment logs directory.*', '.*does not have many workers.*', '.*`isinstance.treespec, LeafSpec.` is deprecated.*', '.*The `srun` command is available.*',
     '.*Trying to infer the `batch_size`.*', '.*your dataloader is not resumable.*', '.*is smaller than the logging interval.*',
     '.*Detected call of `lr_scheduler.step.*', '.*It is recommended to use `self.log.*sync_dist.*']
 
@@ -213,7 +213,6 @@ def _trainer(session: Session, module: TrainingModule) -> pl.Trainer:
     t, plan = session.trainer, session.plan
     ours = [c for c in session.callbacks if not isinstance(c, pl.Callback)]
     callbacks = [c for c in session.callbacks if isinstance(c, pl.Callback)]
-    if is_main(): callbacks.append(LearningRateMonitor('step'))
     if t['progress_bar']: callbacks.append(StepBar(plan.total_batches))
     callbacks.append(Hooks(ours, session.stop))
     usual = dict(
@@ -236,7 +235,7 @@ def _loggers(session: Session) -> list:
     _, tracker = load_callbacks_and_logger(dict(trainer=session.trainer, logger=session.cfg['logger'], run_dir=session.folder))
     return [l for l in (tracker, csv_logger(session.folder, resumed)) if l]
 
-# %% ../../nbs/core/lightning.ipynb #89a05ef2
+# %% ../../nbs/core/lightning.ipynb #8ba8367f
 class Remaining:
     "The batches of a run that are left, with the length of all: how Lightning counts when it resumes."
 
