@@ -357,8 +357,11 @@ class EvalLoss:
             if own is None: continue
             own = mapping(f'eval_loss.{name}', own)
             for k in own: check_choice(f'{name} option', k, ['sample_rate', *defaults])
+            rate = own.pop('sample_rate', None)
+            fine = None in (rate, sample_rate) or rate == sample_rate
+            check(fine, f'eval_loss.{name}.sample_rate', rate, f'{sample_rate} Hz, the rate of the data')
             given = {SIZES.get(k, k): (v,) if k in SIZES else v for k, v in (defaults | own).items() if v is not None}
-            self.losses[name] = make_loss(dict(stft='mrstft').get(name, name), given, sample_rate)
+            self.losses[name] = make_loss(dict(stft='mrstft').get(name, name), given, sample_rate or rate)
 
     @torch.no_grad()
     def __call__(self, x_hat: Tensor, x: Tensor) -> dict: # [B, C, N] each → name → scalar
