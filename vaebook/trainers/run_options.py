@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import distributed as dist, nn
 
 from ..core import BadInput, check, check_choice
+from .pass_through import checked_arguments
 
 # %% ../../nbs/core/run_options.ipynb #6aeaa600
 class Guard:
@@ -118,7 +119,7 @@ def lightning_options(t) -> dict: # `trainer` block: lightning, engine
         check_choice('trainer.lightning', key, PASSED if key in theirs else PASSED + OURS, f'Say {mine}.' if mine else '')
         check(t.get('engine') != 'accelerate' or key == 'limit_train_batches', 'trainer.lightning', key, 'trainer.engine=lightning beside it')
     epoch_part(given.pop('limit_train_batches', None), 1)
-    return given
+    return checked_arguments(given)
 
 def epoch_part(limit: int | float | None, batches: int) -> int:
     "Batches of an epoch that is limited to so many, or to this fraction."
