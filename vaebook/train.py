@@ -25,7 +25,7 @@ def train(cfg) -> dict: # the final numbers, as in metrics.json
     "Run an experiment from data to pictures; everything is in its run folder."
     body = experiment(cfg)
     for part in (body.data, body.model, body.fit): part()
-    if not need('vaebook.trainers.accelerate').is_main(): return {}
+    if not need('vaebook.distributed').is_main(): return {}
     body.evaluate(), body.figures()
     print(f'{body.folder()}\n{body.evaluate()}')
     return dict(body.evaluate())
@@ -42,9 +42,9 @@ def reopen(folder, # Of a run
     body.reopened, body.run.folder = True, folder
     network = need('vaebook.pretrained').Pretrained.from_pretrained(folder/'model')
     numbers = need('vaebook.experiments.experiment').Numbers(read_json(folder/'metrics.json'))
-    body.done.update(folder=folder, network=network, fit_once=None, evaluate=numbers)
-    checkpoint, lightning = folder/'checkpoints'/'last.ckpt', need('vaebook.trainers.lightning')
-    if checkpoint.exists(): lightning.same_judges(lightning.read_checkpoint(checkpoint), body.objective())
+    body.done.update(folder=folder, network=network, fit=None, evaluate=numbers)
+    checkpoint = folder/'checkpoints'/'last.ckpt'
+    if checkpoint.exists(): need('vaebook.trainers.step').check_frozen(need('vaebook.trainers.callbacks').read_checkpoint(checkpoint), body.objective())
     return body
 
 # %% ../nbs/core/train.ipynb #c07e4224

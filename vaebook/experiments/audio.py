@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pytorch_lightning import Callback
+from ..trainers.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
@@ -26,7 +26,7 @@ from ..models.audio import AutoEncoder
 from ..models.encodec_dac import load_audio
 from ..pictures import new_figure
 from ..sweeps import evaluating
-from ..trainers.lightning import log_figure
+from ..trainers.callbacks import log_figure
 
 # %% ../../nbs/audio/audio_experiment.ipynb #a4fdeb9f
 def form(dataset: dict) -> tuple: # Hz, channels, samples of a crop

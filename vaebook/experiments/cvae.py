@@ -27,7 +27,8 @@ from ..pictures import draw, new_figure
 from ..pretrained import Pretrained
 from ..runs import disk_errors
 from ..sweeps import offsets, sweep
-from ..trainers.lightning import EveryEpochs, check_training, log_figure
+from ..trainers.callbacks import EveryEpochs, log_figure
+from ..trainers.plan import check_training
 
 # %% ../../nbs/images/cvae_experiment.ipynb #3ef14118
 def classifier_config(cfg):

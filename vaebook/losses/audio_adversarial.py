@@ -6,7 +6,7 @@
 __all__ = ['DISCRIMINATORS', 'WEIGHTS', 'TRAINING', 'planes', 'long_enough', 'conv', 'activations', 'SpectralJudge', 'fool_hinge',
            'squares', 'fool_squares', 'MSSTFTDiscriminator', 'PeriodJudge', 'BandJudge', 'level', 'DACDiscriminator',
            'mean', 'feature_matching', 'Balancer', 'running_mean', 'balance', 'due', 'known', 'read_discriminator',
-           'AudioObjective', 'add_rival', 'judged', 'batch_terms', 'compete', 'rival_state', 'load_rival_state']
+           'AudioObjective', 'add_rival', 'judged', 'batch_terms', 'after_backward', 'extra_state', 'load_extra_state']
 
 # %% ../../nbs/audio/audio_adversarial.ipynb #27412811
 from inspect import signature
@@ -275,7 +275,7 @@ def batch_terms(self: AudioObjective, batch: dict, step: int, out=None) -> LossT
 AudioObjective.batch_terms = batch_terms
 
 # %% ../../nbs/audio/audio_adversarial.ipynb #c62d8a65
-def compete(self: AudioObjective, step: int, every: int = 1, last: bool = True) -> LossTerms:
+def after_backward(self: AudioObjective, step: int, every: int = 1, last: bool = True) -> LossTerms:
     "Train the discriminator on the clips just seen and their reconstructions, if it is its turn; its last loss."
     if self.seen is None: return self.told
     clips, self.seen = torch.cat(self.seen), None
@@ -286,18 +286,18 @@ def compete(self: AudioObjective, step: int, every: int = 1, last: bool = True) 
     self.told = LossTerms(disc=(loss.detach(), 0.))
     return self.told
 
-AudioObjective.compete = compete
+AudioObjective.after_backward = after_backward
 
 # %% ../../nbs/audio/audio_adversarial.ipynb #0b312543
-def rival_state(self: AudioObjective) -> dict:
+def extra_state(self: AudioObjective) -> dict:
     "What of the objective goes into checkpoints, beside the model."
     state = self.rival.state() | {k: t.value for k, t in self.told.items()} if self.rival else {}
     return state | dict(balancer=dict(self.balancer.sums)) if self.balancer and self.balancer.sums else state
 
-def load_rival_state(self: AudioObjective, state: dict):
-    "Go on from what `rival_state` gave."
+def load_extra_state(self: AudioObjective, state: dict):
+    "Go on from what `extra_state` gave."
     if self.rival and 'net' in state: self.rival.load(state)
     if self.rival and 'disc' in state: self.told = LossTerms(disc=(state['disc'].to(next(self.rival.net.parameters()).device), 0.))
     if self.balancer: self.balancer.sums = dict(state.get('balancer', {}))
 
-AudioObjective.rival_state, AudioObjective.load_rival_state = rival_state, load_rival_state
+AudioObjective.extra_state, AudioObjective.load_extra_state = extra_state, load_extra_state

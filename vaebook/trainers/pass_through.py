@@ -60,7 +60,10 @@ def checked_arguments(given: dict) -> dict:
     return given
 
 # %% ../../nbs/core/pass_through.ipynb #e19a000c
-def check_fraction(limit, batches: int): # `limit_val_batches`; of the smallest validation set
+def check_fraction(limit, loader): # `limit_val_batches`; of a validation set
     "Raise `BadInput` for a fraction that leaves no batch."
-    fine = not isinstance(limit, float) or not limit or int(limit * batches) >= 1
+    if not isinstance(limit, float): return
+    try: batches = len(loader)
+    except TypeError: batches = 0 # a stream, of which no fraction can be taken
+    fine = limit in (0., 1.) or int(limit * batches) >= 1
     check(fine, 'limit_val_batches', limit, f'a fraction that leaves one of the {batches} batches of a validation set', 'trainer.max_val_batches=1 takes one.')
