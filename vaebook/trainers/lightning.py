@@ -21,6 +21,7 @@ from ..losses.terms import Objective
 from .callbacks import HOOKS, RunView
 from .fit import Fitted, Session
 from .loggers import csv_logger, load_callbacks_and_logger
+from .pass_through import check_fraction, checked_arguments
 from .plan import epoch_part
 from .run_options import restore_dist_env
 from .signals import StopSignals
@@ -180,7 +181,7 @@ def lightning_options(t) -> dict: # `trainer` block: lightning, engine
         check_choice('trainer.lightning', key, PASSED if key in theirs else PASSED + OURS, f'Say {mine}.' if mine else '')
         check(t.get('engine') != 'accelerate' or key == 'limit_train_batches', 'trainer.lightning', key, 'trainer.engine=lightning beside it')
     epoch_part(given.pop('limit_train_batches', None), 1)
-    return given
+    return checked_arguments(given)
 
 # %% ../../nbs/core/lightning.ipynb #70101fd5
 QUIET = [
@@ -264,5 +265,6 @@ def train(session: Session) -> tuple[Step, Fitted]:
         trainer = _trainer(session, module)
         if session.start: _put_after(trainer, session.start)
         loader = Remaining(session.train_loader(session.start, session.plan.total_batches), session.plan.total_batches)
+        for held_out in by_name(session.val_loader).values(): check_fraction(trainer.limit_val_batches, held_out)
         trainer.fit(module, loader, session.val_loader)
     return module.train_step, Fitted(trainer.strategy.root_device, module.val_values)
