@@ -81,7 +81,7 @@ def _plain(value):
     if kind in _PLAIN: return value
     if kind in (list, tuple): return kind(map(_plain, value))
     if kind is dict: return {k: _plain(v) for k, v in value.items()}
-    if kind.__module__ == 'numpy': return value.tolist()
+    if kind.__module__ in ('numpy', 'torch') and hasattr(value, 'tolist'): return value.tolist()
     if kind.__module__.startswith('omegaconf.'): return _from_omegaconf(value)
     return value
 
@@ -98,6 +98,7 @@ class _Form(NamedTuple):
     "What is kept of a signature."
     signature: inspect.Signature
     hints: dict # argument → annotation
+    plain: set # arguments that take numbers, texts and lists of them
     validator: Any # of pydantic
 
 def _as_lists(hint):
@@ -108,6 +109,12 @@ def _as_lists(hint):
     if origin is list: return list[_as_lists(inner[0])]
     if origin is tuple or hint is tuple: return list[Union[tuple(_as_lists(h) for h in inner if h is not ...) or Any]]
     return hint
+
+def _is_plain(hint) -> bool:
+    bare = _limits(hint)[0]
+    origin, inner = get_origin(bare), get_args(bare)
+    if origin in (Literal, dict): return True
+    return all(map(_is_plain, inner)) if inner else bare in (*_PLAIN, dict, list, tuple, ...)
 
 def _hints(f) -> dict:
     try: return get_type_hints(f, include_extras=True)
@@ -121,7 +128,8 @@ def _form(f) -> _Form:
     named = {n: hints[n] for n, p in signature.parameters.items() if n in hints and p.kind not in many}
     fields = TypedDict('Arguments', {n: _as_lists(hint) for n, hint in named.items()}, total=False)
     fields.__pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-    return _Form(signature, named, TypeAdapter(fields).validator)
+    plain = {n for n, hint in named.items() if _is_plain(hint)}
+    return _Form(signature, named, plain, TypeAdapter(fields).validator)
 
 # %% ../nbs/core/options.ipynb #ceeea73b
 def _bad(name: str, value, expected: str, near: str = ''):
@@ -174,24 +182,38 @@ def arguments(f, # A function, or the `__init__` of a class
     for name, value in bound.arguments.items():
         hint = form.hints.get(name)
         if hint is None or value is form.signature.parameters[name].default: continue
-        if not (isinstance(hint, type) and isinstance(value, hint)): bound.arguments[name] = value = _plain(value)
+        if name in form.plain: bound.arguments[name] = value = _plain(value)
         given[name] = _lists(value)
-    try: form.validator.validate_python(given)
-    except ValidationError as e: wrong = e.errors(include_url=False)[0]['loc'][0]
-    else: return bound
-    _wrong_value(who, wrong, bound.arguments[wrong], form.hints[wrong])
+    try:
+        form.validator.validate_python(given)
+        return bound
+    except ValidationError as e: name = e.errors(include_url=False, include_input=False)[0]['loc'][0]
+    _wrong_value(who, name, bound.arguments[name], form.hints[name])
 
 # %% ../nbs/core/options.ipynb #61a83ba4
-def checked(f):
-    "Hold every call of `f`, a function or an `__init__`, to its annotations."
+def checked(f=None, # A function, or the `__init__` of a class
+            *, of=None): # The class whose arguments its **options are
+    "Hold every call of `f` to its annotations."
+    if f is None: return functools.partial(checked, of=of)
     method = f.__name__ == '__init__'
 
     @functools.wraps(f)
     def held(*args, **kwargs):
         who = type(args[0]).__name__ if method and args else f.__name__
-        bound = arguments(f, who, args, kwargs)
+        bound = arguments(held, who, args, kwargs)
         return f(*bound.args, **bound.kwargs)
+
+    if of: _adopt(held, f, of)
     return held
+
+def _adopt(held, f, of: type):
+    "Give `held` the arguments of the class `of`, by name, in place of its **options."
+    own, further = inspect.signature(f), inspect.signature(of)
+    named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    named += [p.replace(kind=p.KEYWORD_ONLY) for name, p in further.parameters.items() if name not in own.parameters]
+    held.__signature__ = own.replace(parameters=named)
+    held.__annotations__ = _hints(of.__init__) | _hints(f)
+    held.of = of
 
 # %% ../nbs/core/options.ipynb #5b1c177d
 class Option(NamedTuple):
@@ -202,15 +224,16 @@ class Option(NamedTuple):
     comment: str # its shape, unit or meaning
     hint: Any # the annotation
 
-def _target(what): return inspect.unwrap(what.__init__ if isinstance(what, type) else what)
+def _target(what): return what.__init__ if isinstance(what, type) else what
 
 def _comments(f) -> dict: # argument → the comment at the end of its line
     try: source = inspect.getsource(f)
     except (OSError, TypeError): return {}
+    further = _comments(f.of.__init__) if hasattr(f, 'of') else {}
     head = re.split(r'\):|\) *->', source, maxsplit=1)
     lines = (head[0] + (head[1].split('\n')[0] if len(head) > 1 else '')).split('\n')
     found = [re.match(r'[^#]*?(\w+) *:[^#]*# *(.*)', re.sub(r'^ *def \w+\((self, *)?', '', line)) for line in lines]
-    return {m[1]: m[2].strip() for m in found if m}
+    return further | {m[1]: m[2].strip() for m in found if m}
 
 def describe(what) -> list: # of `Option`; what: a class or function
     "Every argument: name, kind in words, default, comment."
