@@ -29,7 +29,7 @@ Counts = Annotated[list[Count], Field(min_length=1)]
 Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
 Pairs = list[Pair]
 Size = Count | Pair # of both axes, or of each
-Level = Annotated[int, Field(strict=True, ge=2)]
+Level = Annotated[int, Field(strict=True, ge=2, lt=2**23)] # of a scalar quantiser
 Levels = Annotated[list[Level], Field(min_length=1)]
 Settings = dict[str, Any] # of a part, which checks them itself
 
@@ -50,14 +50,13 @@ def _limits(hint) -> tuple: # → the bare type, {limit: value}
 
 def _range(ge=None, gt=None, le=None, lt=None, multiple_of=None) -> list:
     "Limits of a number, in words."
-    if ge is not None and le is not None: said = [f'from {ge} to {le}']
-    else: said = [f'{text} {n}' for text, n in [('above', gt), ('at most', le), ('below', lt)] if n is not None]
-    if ge is not None and le is None: said.insert(0, f'{ge} or more')
-    return said + ([f'a multiple of {multiple_of}'] if multiple_of else [])
+    if ge is not None and le is not None: return [f'from {ge} to {le}']
+    parts = [('{} or more', ge), ('above {}', gt), ('at most {}', le), ('below {}', lt), ('a multiple of {}', multiple_of)]
+    return [text.format(n) for text, n in parts if n is not None]
 
 def _length(min_length=0, max_length=None) -> str:
     "Limits of a list, in words."
-    if max_length is None: return f'a list of {min_length} or more' if min_length > 1 else 'a list'
+    if max_length is None: return f'a list of {min_length} or more' if min_length else 'a list'
     return f'a list of {max_length}' if min_length == max_length else f'a list of at most {max_length}'
 
 # %% ../nbs/core/options.ipynb #a14e9337
