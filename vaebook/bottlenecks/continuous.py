@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .gaussian import gaussian_kl
 from .quantize import QUANTIZERS, FactorisedRVQ, Quantizer, options_of
-from ..core import BadInput, Latent, check, check_choice
+from ..core import BadInput, Latent, check
 from ..options import Count, Flag, Rate, Weight, checked
 
 # %% ../../nbs/audio/bottlenecks.ipynb #065aa3b9
@@ -234,11 +234,12 @@ Discrete.forward, Discrete.prior = forward, prior
 BOTTLENECKS = dict(none=NoBottleneck, tanh=Tanh, softnorm=SoftNorm, l2=L2, wasserstein=Wasserstein, vae=VAEBottleneck,
                    complex_vae=ComplexVAE, dac_rvq=FactorisedRVQ, **QUANTIZERS)
 
-def make_bottleneck(type: str, # A key of `BOTTLENECKS`
-                    dim: int, # D, channels of z
-                    **options) -> Bottleneck: # Of its class
+@checked
+def make_bottleneck(type: Literal[*BOTTLENECKS],
+                    dim: Count, # D, channels of z
+                    **options) -> Bottleneck: # of its class
     "The bottleneck called `type`."
-    kind = BOTTLENECKS[check_choice('bottleneck', type, BOTTLENECKS)]
+    kind = BOTTLENECKS[type]
     if issubclass(kind, Quantizer): return Discrete(dim, kind(**inner_options(kind, dim, options)))
     return kind(dim, **options)
 

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import BadInput, Latent, check, check_choice
+from ..core import BadInput, Latent, check
 from ..options import Count, Flag, Level, Levels, Natural, Number, Rate, Share, Weight, checked, describe
 
 # %% ../../nbs/core/quantize.ipynb #b008974e
@@ -506,10 +506,11 @@ QUANTIZERS = dict(fsq=FSQ, rfsq=ResidualFSQ, vq=VQ, rvq=ResidualVQ, lfq=LFQ)
 def options_of(kind) -> list: # The names of what a kind takes
     return [option.name for option in describe(kind)]
 
-def make_quantizer(name: str, # A key of `QUANTIZERS`
-                   **options) -> Quantizer: # Of its class
+@checked
+def make_quantizer(name: Literal[*QUANTIZERS],
+                   **options) -> Quantizer: # of its class
     "The quantiser called `name`."
-    return QUANTIZERS[check_choice('quantizer', name, QUANTIZERS)](**options)
+    return QUANTIZERS[name](**options)
 
 # %% ../../nbs/core/quantize.ipynb #3a69c1dd
 class DirectionVQ(VQ):
