@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import PACKAGES, BadInput, check, check_choice, flat, need, table # other notebooks find them here
+from .errors import BadInput, check, check_choice, flat, need, table # other notebooks find them here
 from .files import atomic, atomic_folder, cache_dir, check_growth, locked, most_bytes, read_json, read_settings, reading
 
 # %% ../nbs/core/core.ipynb #b135b98d
