@@ -55,8 +55,8 @@ def allowed(experiment: str, group: str) -> list[str]: # model, or the group of 
     found = entry(block.partition('.')[0] or experiment)
     if group == 'recipe': return recipes(experiment)
     if group == 'dataset': return list(found['recipes'])
-    if group == 'trainer': return found.get('trainers', ['adam', 'adamw'])
-    return found.get(f'{group}s', []) if group in ('model', 'loss') else choices(group)
+    if group == 'trainer': return found.get('trainer', ['adam', 'adamw'])
+    return found.get(group, []) if group in ('model', 'loss') else choices(group)
 
 # %% ../nbs/core/facade.ipynb #a9ef2948
 OPEN = 'trainer.optimizer', 'trainer.scheduler', 'trainer.lightning' # blocks that take keys of what they are handed to
@@ -118,12 +118,13 @@ def fits(experiment: str, path: str, value) -> bool:
 def _shows(experiment: str, path: str) -> bool:
     "Is a path in the files of an experiment, or in its table?"
     key, _ = translate(path, own_names(experiment))
-    return has(keys(experiment), key) or key != path and is_open(key, experiment)
+    return path in own_names(experiment) or has(keys(experiment), key) or key != path and is_open(key, experiment)
 
 # %% ../nbs/core/facade.ipynb #1c171264
 def chapter(said: dict) -> str: # path → value
-    "The experiment that a line means: its chapter's own names decide; raises `BadInput` rather than guess."
+    "The experiment that a line means: by its recipe or data set, else by all its keys; raises `BadInput` rather than guess."
     if not said: return 'cvae'
+    said = {path: said[path] for path in ('recipe', 'dataset', 'data') if path in said} or said
     whole = [name for name, found in read('experiments').items() if 'part_of' not in found]
     of = {path: [name for name in whole if fits(name, path, value)] for path, value in said.items()}
     for path, found in of.items(): check(found, path, said[path], **_expected(path, whole))
