@@ -65,7 +65,7 @@ def train(folder, loss, engine='lightning', steps=20, doom=None, broken=(), resu
 
 def numbers(objective):
     "Weights of the model; of the discriminator, and its Adam; means of the balancer."
-    saved = objective.rival_state()
+    saved = objective.extra_state()
     return [*objective.state_dict().values(), *saved.get('net', {}).values(), *(v for s in saved['optimizer']['state'].values() for v in s.values()), *saved['balancer'].values()]
 
 
@@ -110,16 +110,16 @@ def test_broken_sound_is_skipped():
     "Neither the discriminator nor the balancer takes part in a step that is not finite."
     set_seed(0)
     objective, batch = AudioObjective(Stand(), losses(start=0, every=1), balancer=True), Sounds(4)[torch.arange(4)]
-    for step in range(2): objective.compute_loss(batch, step), objective.compete(step)
+    for step in range(2): objective.compute_loss(batch, step), objective.after_backward(step)
     before = [v.clone() for v in numbers(objective)]
     objective.model.broken = (3,)
     out = objective.model(batch)
     out['x_hat'].requires_grad_(True)
-    objective.batch_terms(batch, 2, out), objective.compete(2)
+    objective.batch_terms(batch, 2, out), objective.after_backward(2)
     assert objective.rival.skipped == 1 and same(before, numbers(objective))
     other = AudioObjective(Stand(), losses(start=0, every=1), balancer=True)
-    other.load_rival_state(objective.rival_state())
-    assert other.rival.skipped == 1 and same(list(other.rival_state()['net'].values()), list(objective.rival_state()['net'].values()))
+    other.load_extra_state(objective.extra_state())
+    assert other.rival.skipped == 1 and same(list(other.extra_state()['net'].values()), list(objective.extra_state()['net'].values()))
 
 
 def test_in_and_out_of_adversarial_training(tmp_path):

@@ -64,7 +64,7 @@ def state(objective): return list(objective.state_dict().values())
 
 def rival(objective):
     "Weights of the discriminator, and the numbers of its Adam."
-    saved = objective.rival_state()
+    saved = objective.extra_state()
     return [*saved['net'].values(), *(v for s in saved['optimizer']['state'].values() for v in s.values())]
 
 

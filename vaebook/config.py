@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXTS', 'RATHER', 'TRAINERS', 'LINEAR', 'PAIRS', 'Sweep', 'parse', 'text', 'Said', 'understand', 'one_horizon',
-           'devices', 'cpu_only', 'group_lines', 'hydra_compose', 'of_experiment', 'lay_over', 'check_values',
+           'devices', 'cpu_only', 'group_lines', 'hydra_compose', 'of_experiment', 'lay_over', 'suit', 'check_values',
            'saved_config', 'begun', 'go_on', 'compose', 'words', 'Changes', 'saved_choices', 'given_parameters',
            'from_file', 'configure']
 
@@ -169,10 +169,22 @@ def lay_over(base, # composed, or the configuration of a run
     cfg = base.copy()
     for block in said.whole: OmegaConf.update(cfg, block, {}, merge=False, force_add=True)
     for key, value in values.items(): OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+    suit(cfg, values)
     try: plain = OmegaConf.to_container(cfg, resolve=True)
     except omegaconf.errors.OmegaConfBaseException as e: raise BadInput('overrides', ' '.join(f'{k}={v}' for k, v in values.items()), 'values that can be found', str(e).split('\n')[0]) from e
-    plain['trainer']['optimizer']['betas'] = [float(b) for b in plain['trainer']['optimizer']['betas']]
+    betas = plain['trainer']['optimizer']['betas']
+    if betas is not None: plain['trainer']['optimizer']['betas'] = [float(b) for b in betas]
     return OmegaConf.create(plain)
+
+def suit(cfg, said): # said: keys that the user gave
+    "Null for what the recipe says of another optimiser or schedule than the one that was chosen."
+    OmegaConf = need('omegaconf').OmegaConf
+    for block in TRAINERS:
+        keys = [key.removeprefix(block) for key in said if key.startswith((f'{block}optimizer', f'{block}scheduler'))]
+        if not keys or not OmegaConf.select(cfg, block[:-1]): continue
+        parts = OmegaConf.to_container(OmegaConf.select(cfg, block[:-1]))
+        suited = need('vaebook.trainers.schedules').suited({part: parts[part] for part in ('optimizer', 'scheduler')}, keys)
+        for part, settings in suited.items(): OmegaConf.update(cfg, f'{block}{part}', settings, merge=False)
 
 PAIRS = 'dataset.resolution', # a number, or one for each axis
 

@@ -27,7 +27,7 @@ def train(cfg) -> dict: # the final numbers, as in metrics.json
     "Run an experiment from data to pictures; everything is in its run folder."
     body = experiment(cfg)
     for part in (body.data, body.model, body.fit): part()
-    if not need('vaebook.trainers.accelerate').is_main(): return {}
+    if not need('vaebook.distributed').is_main(): return {}
     body.evaluate(), body.figures()
     print(f'{body.folder()}\n{body.evaluate()}')
     return dict(body.evaluate())
@@ -64,9 +64,9 @@ def reopen(folder, # Of a run
     if which == 'best': # what its validation measured
         step = int(place.name.rpartition('_')[2])
         numbers = dict(step=step) | {k: float(v) for k, v in validations(folder).get(step, {}).items() if v and k.startswith('val/')}
-    body.done.update(folder=folder, network=network, fit_once=None, evaluate=need('vaebook.experiments.experiment').Numbers(numbers))
-    checkpoint, lightning = folder/'checkpoints'/'last.ckpt', need('vaebook.trainers.lightning')
-    if checkpoint.exists(): lightning.same_judges(lightning.read_checkpoint(checkpoint), body.objective())
+    body.done.update(folder=folder, network=network, fit=None, evaluate=need('vaebook.experiments.experiment').Numbers(numbers))
+    checkpoint = folder/'checkpoints'/'last.ckpt'
+    if checkpoint.exists(): need('vaebook.trainers.step').check_frozen(need('vaebook.trainers.callbacks').read_checkpoint(checkpoint), body.objective())
     return body
 
 # %% ../nbs/core/train.ipynb #68b8ab66

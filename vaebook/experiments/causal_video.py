@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from pytorch_lightning.callbacks import Callback
+from ..trainers.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 

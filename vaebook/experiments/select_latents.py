@@ -23,7 +23,7 @@ from ..parameters import as_list
 from ..core import BadInput, atomic, check, check_choice, need, table
 from ..runs import collect, disk_errors, write_csv
 from ..pictures import new_figure
-from ..trainers.lightning import read_checkpoint
+from ..trainers.callbacks import read_checkpoint
 
 # %% ../../nbs/images/select_latents.ipynb #999796d3
 class Point(NamedTuple):

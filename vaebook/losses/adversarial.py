@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PatchDiscriminator3d', 'hinge', 'average', 'adaptive_weight', 'Rival', 'follow', 'state', 'load', 'VideoObjective',
-           'batch_terms', 'compete']
+           'batch_terms', 'after_backward']
 
 # %% ../../nbs/video/adversarial.ipynb #2dec3804
 from contextlib import contextmanager
@@ -138,7 +138,7 @@ def batch_terms(self: VideoObjective, batch: dict, step: int, out=None) -> LossT
         terms['gan'] = (g, self.disc_weight * (adaptive_weight(terms.total, g, self.model.last_layer) if training and self.adaptive else 1.))
     return terms
 
-def compete(self: VideoObjective, step: int, every: int = 1, last: bool = True) -> LossTerms:
+def after_backward(self: VideoObjective, step: int, every: int = 1, last: bool = True) -> LossTerms:
     "Train the discriminator on the clips just seen and their reconstructions."
     if self.seen is None: return LossTerms()
     clips, self.seen = torch.cat(self.seen), None
@@ -148,6 +148,6 @@ def compete(self: VideoObjective, step: int, every: int = 1, last: bool = True) 
     if last: self.rival.update()
     return LossTerms(disc=(loss.detach(), 0.))
 
-VideoObjective.batch_terms, VideoObjective.compete = batch_terms, compete
-VideoObjective.rival_state = lambda self: self.rival.state() if self.rival else {}
-VideoObjective.load_rival_state = lambda self, state: self.rival.load(state) if self.rival and state else None
+VideoObjective.batch_terms, VideoObjective.after_backward = batch_terms, after_backward
+VideoObjective.extra_state = lambda self: self.rival.state() if self.rival else {}
+VideoObjective.load_extra_state = lambda self, state: self.rival.load(state) if self.rival and state else None

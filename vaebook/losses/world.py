@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOTALS', 'LossAggregator', 'mean_of', 'elbo_terms', 'perceiver_terms', 'predictive_terms', 'terms', 'compute_losses',
-           'WorldObjective', 'compete', 'rival_state', 'load_rival_state']
+           'WorldObjective', 'after_backward', 'extra_state', 'load_extra_state']
 
 # %% ../../nbs/world/losses.ipynb #3ae15955
 from dataclasses import dataclass
@@ -104,12 +104,12 @@ class WorldObjective(Objective):
         self.balancer.backward({k: v / every for k, v in tasks.items()}, self.parameters())
 
 # %% ../../nbs/world/losses.ipynb #1d8f3475
-def compete(self: WorldObjective, step: int, every: int = 1, last: bool = True) -> LossTerms:
-    "Nothing competes; the log gets how the tasks' gradients agree."
+def after_backward(self: WorldObjective, step: int, every: int = 1, last: bool = True) -> LossTerms:
+    "How the gradients of the tasks agree, for the log."
     return LossTerms(**{k: (v, 0.) for k, v in self.balancer.info.items()}) if self.balanced else LossTerms()
 
-def rival_state(self: WorldObjective) -> dict: return self.balancer.state_dict() if self.balanced else {}
-def load_rival_state(self: WorldObjective, state: dict):
+def extra_state(self: WorldObjective) -> dict: return self.balancer.state_dict() if self.balanced else {}
+def load_extra_state(self: WorldObjective, state: dict):
     if self.balanced and state: self.balancer.load_state_dict(state)
 
-for f in (compete, rival_state, load_rival_state): setattr(WorldObjective, f.__name__, f)
+for f in (after_backward, extra_state, load_extra_state): setattr(WorldObjective, f.__name__, f)

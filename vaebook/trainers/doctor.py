@@ -10,7 +10,7 @@ import csv, warnings
 from pathlib import Path
 
 import torch
-from pytorch_lightning.callbacks import Callback
+from .callbacks import Callback
 
 from ..core import atomic, check, table
 from ..diagnostics import Finding, examine, gradient_explosion, task_conflict

@@ -22,8 +22,8 @@ from ..parameters import coerce
 from ..core import BadInput, check, check_choice, flat, need
 from ..models.wan import from_wan
 from ..pretrained import Pretrained
-from .accelerate import world
-from .lightning import read_checkpoint
+from ..distributed import world
+from .callbacks import read_checkpoint
 
 # %% ../../nbs/video/trainer.ipynb #66cc2d2c
 def arg(default, help: str): return dataclasses.field(default=default, metadata=dict(help=help))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
@@ -28,8 +27,10 @@ from ..losses.world import LossAggregator, WorldObjective
 from ..pictures import tile
 from ..runs import Run, disk_errors
 from .doctor import WorldModelDoctor
-from .lightning import PRECISIONS, check_training, fit, log_figure, read_checkpoint
-from .run_options import gradient_norm
+from .callbacks import Callback, ends_step, log_figure, read_checkpoint
+from .fit import fit
+from .plan import PRECISIONS, check_training
+from .step import gradient_norm
 from ..world_pictures import lit, reconstructions_figure
 
 # %% ../../nbs/world/trainer.ipynb #77857612
@@ -63,8 +64,8 @@ class WorldTraining(WorldObjective):
         super().backward(tasks, every, run)
         self.norm = gradient_norm(self.parameters())
 
-    def compete(self, step: int, every: int = 1, last: bool = True) -> LossTerms:
-        return LossTerms(grad_norm=(self.norm, 0.), **super().compete(step, every, last))
+    def after_backward(self, step: int, every: int = 1, last: bool = True) -> LossTerms:
+        return LossTerms(grad_norm=(self.norm, 0.), **super().after_backward(step, every, last))
 
 # %% ../../nbs/world/trainer.ipynb #e1265737
 def write_picture(images: Tensor, path) -> Path: # [R, S, 3, H, W] in [0, 1]
@@ -105,7 +106,7 @@ class Progress(Callback):
 
     def on_train_batch_end(self, trainer, module, *args):
         "After the update: nothing of it is read."
-        step, updated = module.step, module.batches % module.cfg['accumulate_grad_batches'] == 0
+        step, updated = module.step, ends_step(module)
         if not updated or step % self.often or not trainer.is_global_zero: return
         print(progress((step - 1) // module.steps_per_epoch, step, module.terms.tasks))
         out = look(module.objective.model, self.batch)
@@ -218,11 +219,11 @@ def train(self: DMCVBTrainer, num_epochs: float = 100) -> dict: # passes over th
     cfg, device = self.config(num_epochs), next(self.model.parameters()).device
     run = Run(need('omegaconf').OmegaConf.create(cfg))
     folder = run.start()
-    try: trainer = fit(self.objective().train(), cfg, folder, self.train_loader, sequential(self.val_windows, self.batch_size), self.per_epoch, self.callbacks(folder), run.checkpoint)
+    try: fitted = fit(self.objective().train(), cfg, folder, self.train_loader, sequential(self.val_windows, self.batch_size), self.per_epoch, self.callbacks(folder), run.checkpoint)
     finally: run.release()
     with disk_errors(folder): self.model.to(device).save_pretrained(folder/'model')
     self.resume = str(folder)
-    return {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith('val/')}
+    return fitted.val_values
 
 for method in (train_loader, callbacks, train): setattr(DMCVBTrainer, method.__name__, method)
 
