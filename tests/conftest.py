@@ -23,6 +23,9 @@ def threads():
 def root(): return ROOT
 
 
+def pytest_configure(config): config.addinivalue_line('markers', 'slow: starts processes, trains, or waits')
+
+
 def pytest_collection_modifyitems(items):
     "Where nothing draws for MuJoCo, what draws is skipped, and `-rs` says why."
     drawing = [i for i in items if 'test_dmc_collect' in i.nodeid or 'world/collect.ipynb' in i.nodeid]

@@ -247,13 +247,14 @@ class Remaining:
     def __iter__(self): return iter(self.loader)
     def __len__(self): return self.total
 
-def _put_after(trainer: pl.Trainer, batches: int):
+def _put_after(trainer: pl.Trainer, batches: int, step: int):
     "Make the trainer's loop believe that it has seen so many batches of its epoch."
     loop = trainer.fit_loop
     state = loop.state_dict()
     seen = dict(ready=batches, started=batches, processed=batches, completed=batches)
     begun = dict(ready=1, started=1, processed=0, completed=0)
     state['epoch_loop.batch_progress'] |= dict(total=dict(seen), current=dict(seen), is_last_batch=False)
+    state['epoch_loop.state_dict'] = dict(_batches_that_stepped=step + 1) # the number of the row that the next batch may log
     state['epoch_progress'] |= dict(total=dict(begun), current=dict(begun))
     loop.load_state_dict(state)
 
@@ -263,7 +264,7 @@ def train(session: Session) -> tuple[Step, Fitted]:
     module = TrainingModule(session).train()
     with restore_dist_env():
         trainer = _trainer(session, module)
-        if session.start: _put_after(trainer, session.start)
+        if session.start: _put_after(trainer, session.start, -(-session.start // session.plan.accumulate))
         loader = Remaining(session.train_loader(session.start, session.plan.total_batches), session.plan.total_batches)
         trainer.fit(module, loader, session.val_loader)
     return module.train_step, Fitted(trainer.strategy.root_device, module.val_values)
