@@ -23,7 +23,7 @@ def threads():
 def root(): return ROOT
 
 
-def pytest_configure(config): config.addinivalue_line('markers', 'slow: starts processes, trains, or waits')
+def pytest_configure(config): config.addinivalue_line('markers', 'slow: starts processes, or trains')
 
 
 def pytest_collection_modifyitems(items):

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['CONF', 'OPEN', 'RATHER', 'BLOCKS', 'LINEAR', 'PAIRS', 'PLAIN', 'COERCE', 'read', 'choices', 'pair', 'text', 'bare',
            'aliases', 'own', 'translate', 'passed_on', 'is_open', 'leaves', 'canonical', 'cpu_only', 'select',
-           'one_horizon', 'gpus', 'hydra_compose', 'fits', 'check_types', 'finalize', 'is_group', 'recipe_alone',
-           'check_keys', 'resolve', 'compose', 'compose_lines', 'Changes', 'saved_config', 'saved_choices',
-           'check_names', 'as_list', 'as_bool', 'as_int', 'coerce', 'given_parameters', 'from_file', 'configure']
+           'one_horizon', 'gpus', 'hydra_compose', 'fits', 'check_types', 'suit', 'finalize', 'is_group',
+           'recipe_alone', 'check_keys', 'resolve', 'compose', 'compose_lines', 'Changes', 'saved_config',
+           'saved_choices', 'check_names', 'as_list', 'as_bool', 'as_int', 'coerce', 'given_parameters', 'from_file',
+           'configure']
 
 # %% ../nbs/core/config.ipynb #d96d6c60
 import difflib, functools, json, re, shlex
@@ -189,13 +190,25 @@ def check_types(new: dict, default: dict, path: str = ''):
         else: check(fits(value, default.get(key)) or path + key in PAIRS and fits(value, []), path + key, value, f'a value like {default.get(key)!r}')
 
 # %% ../nbs/core/config.ipynb #f04cdcf4
+def suit(cfg, said=()): # said: keys that the user gave
+    "`cfg` with null for what its recipe says of another optimiser or schedule than the one it has."
+    OmegaConf, suited = need('omegaconf').OmegaConf, need('vaebook.trainers.schedules').suited
+    for block in BLOCKS:
+        trainer = OmegaConf.select(cfg, block.rstrip('.'))
+        if trainer is None: continue
+        parts = {part: OmegaConf.to_container(trainer[part]) for part in ('optimizer', 'scheduler')}
+        keys = [key.removeprefix(block) for key in said if key.startswith(block)]
+        for part, settings in suited(parts, keys).items(): trainer[part] = settings
+    return cfg
+
 def finalize(cfg): # what Hydra composed
     "The configuration an experiment gets: interpolations resolved, and a classifier's own block moved to the top."
     OmegaConf = need('omegaconf').OmegaConf
     plain = OmegaConf.to_container(cfg, resolve=True)
     entry = read('experiments')[check_choice('experiment', plain['experiment'], read('experiments'))]
     if 'own' in entry: plain |= plain.pop(entry['own'])
-    plain['trainer']['optimizer']['betas'] = [float(b) for b in plain['trainer']['optimizer']['betas']]
+    betas = plain['trainer']['optimizer']['betas']
+    if betas is not None: plain['trainer']['optimizer']['betas'] = [float(b) for b in betas]
     return OmegaConf.create(plain)
 
 # %% ../nbs/core/config.ipynb #7f8ba278
@@ -240,7 +253,7 @@ def compose_lines(lines: list[str]): # overrides in our own names, as `resolve` 
     check_keys(lines, default)
     cfg = hydra_compose(lines)
     check_types(plain(cfg, resolve=True), default)
-    return finalize(cfg)
+    return finalize(suit(cfg, [pair(line)[0].lstrip('+') for line in lines]))
 
 # %% ../nbs/core/config.ipynb #2fa1c25c
 class Changes:
@@ -265,7 +278,7 @@ def saved_config(resume: str): # A run folder, or a checkpoint in one
     "The configuration a run was started with; None if there is none."
     folder = Path(bare(resume)).expanduser()
     path = (folder.parent.parent if folder.suffix == '.ckpt' else folder)/'config.yaml'
-    return need('omegaconf').OmegaConf.create(read_settings(path)) if path.is_file() else None
+    return suit(need('omegaconf').OmegaConf.create(read_settings(path))) if path.is_file() else None
 
 def saved_choices(resume: str) -> dict:
     "A saved configuration as overrides: recipe, size, smoke, and the keys that differ from them."

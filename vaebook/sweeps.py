@@ -287,12 +287,14 @@ def lens(model, # encode, decode, latent_spec
         yield Lens(decode, classify, x, *latent, spec, *modality(model), m, chunk_size)
 
 # %% ../nbs/core/sweeps.ipynb #24c2c6bf
-def offsets(step: float = 1.0, # Distance of neighbours, in prior standard deviations
-            reach: float = 3.0 # The largest offset
-           ) -> Tensor: # [S], with 0 in the middle
-    "Evenly spaced offsets from −reach to reach."
-    check(step > 0, 'sweeping_stepsize', step, 'a positive step')
-    half = torch.linspace(0, reach, max(1, round(reach / step)) + 1)
+def offsets(
+    step: float = 1.0,                          # distance of neighbours, in prior standard deviations
+    reach: float = 3.0) -> Tensor:              # no offset is larger → [S], with 0 in the middle
+    "The multiples of `step` from −reach to reach."
+    fine = type(step) in (int, float) and 0 < step <= reach
+    check(fine, 'sweeping_stepsize', step, f'a number above 0, at most {reach:g}')
+    count = math.floor(reach / step + 1e-9)
+    half = torch.linspace(0, min(count * step, reach), count + 1)
     return torch.cat([-half.flip(0)[:-1], half])
 
 # %% ../nbs/core/sweeps.ipynb #dc71299d

@@ -6,11 +6,12 @@
 __all__ = ['STYLES', 'MEND', 'PROVIDERS', 'checked', 'Episodes', 'check_episodes', 'some', 'Windows', 'cut', 'join', 'lot',
            'held_out', 'ActionData', 'window_weights', 'from_episodes', 'size_rows', 'minimum_jerk', 'draw_episode',
            'synthetic', 'paths_of', 'read_npz', 'npz', 'provider', 'load', 'prepare_dataloaders', 'as_batch', 'sized',
-           'Normalised', 'import_path', 'from_module']
+           'OwnRandomness', 'Normalised', 'import_path', 'from_module']
 
 # %% ../../nbs/actions/data.ipynb #f4a01789
-import hashlib, importlib.util, inspect, sys
+import hashlib, importlib.util, inspect, random, sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from numbers import Real
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed as dist
 
 from ..core import BadInput, check, check_choice, check_growth, reading, table
 from .batches import batches, sequential
@@ -299,7 +300,7 @@ def prepare_dataloaders(batch_size: int,
     "An example [T,D], an endless loader of training batches, and a loader a data set to validate on."
     if module and not options.get('stand_in'):
         check((start, num_batches) == (0, None), 'start, num_batches', (start, num_batches), 'neither with a module, whose loader has an order of its own', 'Say itertools.islice(train, start, num_batches).')
-        return from_module(module)(batch_size)
+        return from_module(module, seed)(batch_size)
     data = load(name, seed=seed, **options)
     train = batches(data.train, batch_size, seed, start, num_batches, num_workers, data.weights)
     return data.train[0]['actions'], train, {k: sequential(v, batch_size, num_workers) for k, v in data.val.items()}
@@ -321,19 +322,91 @@ def sized(loader) -> bool:
     try: return len(loader) >= 0
     except (TypeError, NotImplementedError): return False
 
+def _random_states() -> tuple: return torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+def _set_random_states(states: tuple):
+    for restore, state in zip((torch.set_rng_state, np.random.set_state, random.setstate), states): restore(state)
+
+class OwnRandomness:
+    "Random numbers of torch (CPU), numpy and Python for the blocks it is used in: `with own(): …`."
+    def __init__(self, seed: int):
+        self.seed = seed
+        self.states = None # where the last block ended
+
+    @contextmanager
+    def __call__(self):
+        before = _random_states()
+        if self.states: _set_random_states(self.states)
+        else: self._begin()
+        try: yield
+        finally:
+            self.states = _random_states()
+            _set_random_states(before)
+
+    def _begin(self):
+        torch.default_generator.manual_seed(self.seed)
+        np.random.seed(self.seed)
+        random.seed(self.seed)
+
+# %% ../../nbs/actions/data.ipynb #e19d0003
+def _processes() -> int: # that train together
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+def _from_first(make):
+    "What `make()` gives in the first process, in each of them; its error is raised in each."
+    found, error = None, None
+    if dist.get_rank() == 0:
+        try: found = make()
+        except Exception as e: error = e
+    box = [found, error and f'{type(error).__name__}: {error}']
+    dist.broadcast_object_list(box)
+    if error: raise error
+    check(not box[1], 'train loader', 'that of process 0', 'batches', box[1] or '')
+    return box[0]
+
 class Normalised:
     "A loader of anyone's batches, as dictionaries; endless if it is to train on."
-    def __init__(self, loader, where: str, endless: bool = False):
-        self.loader, self.where, self.endless = loader, where, endless
-        check(not isinstance(loader, Iterator) and (sized(loader) or not endless), where, type(loader).__name__,
-              'a loader that can be gone through again' + ', with a length' * endless, 'Return a torch DataLoader.')
+    def __init__(self,
+        loader,
+        where: str,             # what errors call it
+        endless: bool = False,
+        seed: int = 0):         # of the random numbers it draws
+        self.loader = loader
+        self.where = where
+        self.endless = endless
+        self.seed = seed
+        again = not isinstance(loader, Iterator) and (sized(loader) or not endless)
+        wanted = 'a loader that can be gone through again' + ', with a length' * endless
+        check(again, where, type(loader).__name__, wanted, 'Return a torch DataLoader.')
 
     def __iter__(self):
+        batches = self._read()
+        return self._shared(batches) if self.endless and _processes() > 1 else batches
+
+    def _read(self):
+        "Batches of this process."
+        own = OwnRandomness(self.seed)
         while True:
             empty = True
-            for batch in self.loader: empty = False; yield as_batch(batch, self.where)
+            for batch in self._once(own):
+                empty = False
+                yield as_batch(batch, self.where)
             check(not empty, self.where, 'no batches', 'at least one', 'Its batch size may be larger than its data.')
             if not self.endless: return
+
+    def _once(self, own: OwnRandomness):
+        "Their batches, one time."
+        with own(): source, end = iter(self.loader), object()
+        while True:
+            with own(): batch = next(source, end)
+            if batch is end: return
+            yield batch
+
+    def _shared(self, batches):
+        "Batches of the first process, in each of them."
+        while True:
+            batch = _from_first(lambda: next(batches))
+            if len(batch['actions']) >= _processes(): yield batch
 
     def __len__(self):
         if self.endless: raise TypeError('an endless loader has no length')
@@ -351,17 +424,19 @@ def import_path(path):
     finally: sys.path.remove(str(path.parent))
     return module
 
-def from_module(path): # A Python file with a function prepare_dataloaders(batch_size)
+def from_module(path, # A Python file with a function prepare_dataloaders(batch_size)
+                seed: int = 0): # Of the random numbers that its loaders draw
     "Its `prepare_dataloaders`, with what it returns checked and its batches as dictionaries."
     theirs, where = getattr(import_path(path), 'prepare_dataloaders', None), Path(path).name
     check(callable(theirs), where, theirs, 'a function prepare_dataloaders(batch_size)')
     def prepare_dataloaders(batch_size: int):
         "Theirs, checked."
-        found = theirs(batch_size)
+        with OwnRandomness(seed)(): found = theirs(batch_size)
         check(isinstance(found, tuple) and len(found) == 3, where, type(found).__name__, '(example_actions, train_loader, {name: val_loader})')
         example, train, val = torch.as_tensor(found[0]), *found[1:]
         check(example.ndim == 2, where, list(example.shape), 'example_actions [T,D], one chunk')
         check(isinstance(val, dict), where, type(val).__name__, 'a dictionary {name: loader} to validate on')
         check(val, where, val, 'a loader to validate on, at least one, {name: loader}')
-        return example.float(), Normalised(train, f'{where} train', True), {str(k): Normalised(v, f'{where} {k}') for k, v in val.items()}
+        held = {str(k): Normalised(v, f'{where} {k}', seed=seed) for k, v in val.items()}
+        return example.float(), Normalised(train, f'{where} train', True, seed), held
     return prepare_dataloaders

@@ -28,6 +28,7 @@ from ..pretrained import Pretrained
 from ..runs import disk_errors
 from ..sweeps import offsets, sweep
 from ..trainers.callbacks import EveryEpochs, log_figure
+from ..trainers.plan import check_training
 
 # %% ../../nbs/images/cvae_experiment.ipynb #3ef14118
 def classifier_config(cfg):
@@ -40,6 +41,7 @@ class CVAEExperiment(ImageExperiment, name='cvae'):
     "Generative causal explanation of a classifier, O'Shaughnessy et al. 2020."
     def __init__(self, cfg, classifier: nn.Module | None = None): # None: found or trained as the recipe says
         super().__init__(cfg)
+        if classifier is None: check_training(classifier_config(cfg))
         s = cfg.sweep
         for key in ('n_samples_each_class', 'callback_every'): check(s[key] >= 1, key, s[key], '1 or more')
         check(s.max_images is None or s.max_images >= 1, 'max_images', s.max_images, '1 or more, or null for all latents')
@@ -89,6 +91,7 @@ def black_box(self: CVAEExperiment) -> nn.Module:
     cfg, images = classifier_config(self.cfg), self.data()
     kept = self.folder()/'classifier' if self.run.checkpoint or self.reopened else None
     if kept and (kept/'model'/'config.json').exists(): return Pretrained.from_pretrained(kept/'model')
+    if cfg.smoke and cfg.model_name: print(f'a smoke run trains a classifier of its own: {cfg.model_name} is not looked for')
     found = None if cfg.smoke else find_classifier(cfg, classifier_store(cfg), images)
     if found is not None: return found
     check(not self.reopened, 'classifier', cfg.model_name or cfg.model.name, 'the classifier that this run explains', 'Put it back into save_dir, or give it: reopen(folder, classifier=net).')

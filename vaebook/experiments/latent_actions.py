@@ -24,9 +24,9 @@ from ..pictures import new_figure
 # %% ../../nbs/actions/latent_actions.ipynb #29407623
 class Loaders:
     "What a file of the user's own gives, under the names that `ActionData` has."
-    def __init__(self, path, batch_size: int):
-        self.example, self.train, self.val = from_module(path)(batch_size)
-        self.one_epoch = Normalised(self.train.loader, self.train.where)
+    def __init__(self, path, batch_size: int, seed: int = 0):
+        self.example, self.train, self.val = from_module(path, seed)(batch_size)
+        self.one_epoch = Normalised(self.train.loader, self.train.where, seed=seed)
         self.horizon, self.names = len(self.example), [f'action {i}' for i in range(self.example.shape[1])]
         self.new = ()
 
@@ -50,7 +50,7 @@ class LatentActions(Experiment, name='latent_actions'):
 
     def load(self):
         d = need('omegaconf').OmegaConf.to_container(self.cfg.dataset)
-        if d['module'] and not d['stand_in']: return Loaders(d['module'], self.batch_size)
+        if d['module'] and not d['stand_in']: return Loaders(d['module'], self.batch_size, self.cfg.seed)
         return load(**{k: v for k, v in d.items() if k not in ('num_workers', 'module')}) # which episodes validate is the same for every seed
 
     def build(self, data, fitted: bool = True):

@@ -29,6 +29,8 @@ class World(Experiment, name='world'):
         super().__init__(cfg)
         self.loss, dream = plain(cfg.loss), cfg.dream
         for key, least in dict(context=1, horizon=1, clips=1, doctor=0, pictures=0).items(): check(isinstance(dream[key], int) and dream[key] >= least, f'dream.{key}', dream[key], f'{least} or more')
+        weights = self.loss['weights'] | dict(beta=self.loss['beta']['end'])
+        check(any(weights.values()), 'loss.weights', weights, 'a weight above 0', 'There is nothing to train on.')
         check_choice('dream.mode', dream.mode, ['mode', 'mean', 'sample'])
         self.judge(self.make(1, cfg.dataset.image_size or 32), 1)
 

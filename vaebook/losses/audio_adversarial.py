@@ -11,16 +11,19 @@ __all__ = ['DISCRIMINATORS', 'WEIGHTS', 'TRAINING', 'planes', 'long_enough', 'co
 # %% ../../nbs/audio/audio_adversarial.ipynb #27412811
 from inspect import signature
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from ..core import LossTerms, check, check_choice
 from .adversarial import Rival, average, hinge
-from .spectral import AudioLoss, EvalLoss, check_same_stft
+from .spectral import AudioLoss, EvalLoss, check_same_stft, mapping, weight
 from .terms import Objective
+from ..options import Count, Counts, Flag, Number, Rate, Weight, arguments, checked
 
 # %% ../../nbs/audio/audio_adversarial.ipynb #ab78c3e2
 def planes(x: Tensor, # [B, C, N]
@@ -69,9 +72,11 @@ class MSSTFTDiscriminator(nn.Module):
     "EnCodec's: a `SpectralJudge` at each window, trained by the hinge loss."
     loss, fool = staticmethod(hinge), staticmethod(fool_hinge)
 
-    def __init__(self, channels: int = 1, # C
-                 filters: int = 32, # channels of each layer
-                 n_ffts=(1024, 2048, 512)): # windows in samples
+    @checked
+    def __init__(self,
+        channels: Count = 1,                    # C
+        filters: Count = 32,                    # channels of each layer
+        n_ffts: Counts = (1024, 2048, 512)):    # windows in samples
         super().__init__()
         self.least, self.judges = max(n_ffts), nn.ModuleList(SpectralJudge(channels, filters, n) for n in n_ffts)
 
@@ -121,11 +126,13 @@ class DACDiscriminator(nn.Module):
     "DAC's: judges of periods and of bands, trained by least squares."
     loss, fool = staticmethod(squares), staticmethod(fool_squares)
 
-    def __init__(self, channels: int = 1, # C
-                 filters: int = 32, # channels of each first layer
-                 periods=(2, 3, 5, 7, 11), # samples
-                 n_ffts=(2048, 1024, 512), # windows in samples
-                 bands=(0, 0.1, 0.25, 0.5, 0.75, 1)): # edges, parts of half the sampling rate
+    @checked
+    def __init__(self,
+        channels: Count = 1,                    # C
+        filters: Count = 32,                    # channels of each first layer
+        periods: Counts = (2, 3, 5, 7, 11),     # samples
+        n_ffts: Counts = (2048, 1024, 512),     # windows in samples
+        bands: list[Weight] = (0, 0.1, 0.25, 0.5, 0.75, 1)): # edges, parts of half the sampling rate
         super().__init__()
         judges = [*(PeriodJudge(channels, filters, p) for p in periods), *(BandJudge(channels, filters, n, bands) for n in n_ffts)]
         self.least, self.judges = max(n_ffts), nn.ModuleList(judges)
@@ -151,10 +158,12 @@ def feature_matching(real: list, fake: list, # (logits, activations) of each jud
 # %% ../../nbs/audio/audio_adversarial.ipynb #c06cf718
 class Balancer:
     "Gives each term that depends on x_hat the share of the gradient that its weight asks for (arXiv 2210.13438)."
-    def __init__(self, decay: float = 0.999, # of the running mean
-                 total: float = 1.): # R, norm of all gradients together
-        self.decay = check(0 <= decay < 1, 'balancer.decay', decay, 'a number from 0 to below 1')
-        self.total = check(total > 0, 'balancer.total', total, 'a positive number')
+    @checked
+    def __init__(self,
+        decay: Annotated[Weight, Field(lt=1)] = 0.999, # of the running mean
+        total: Rate = 1.):                      # R, norm of all gradients together
+        self.decay = decay
+        self.total = total
         self.sums = {} # term → (running sum of norms, of ones)
 
 # %% ../../nbs/audio/audio_adversarial.ipynb #badc7737
@@ -186,9 +195,18 @@ def due(step: int, every: float) -> bool: # steps from 0
     return step // every != (step - 1) // every
 
 # %% ../../nbs/audio/audio_adversarial.ipynb #14dcdda4
+def _training(
+    lr: Rate,
+    betas: Annotated[list[Annotated[Weight, Field(lt=1)]], Field(min_length=2, max_length=2)],
+    clip: Weight,
+    start: Weight,
+    every: Annotated[Number, Field(ge=1)],
+    normalize: Flag): "The types of `TRAINING`."
+
 def known(place: str, given, choices) -> dict: # `given`, if all its keys are among `choices`
-    for key in given or {}: check_choice(place, key, choices)
-    return dict(given or {})
+    given = mapping(place, given)
+    for key in given: check_choice(place, key, choices)
+    return given
 
 def read_discriminator(config: dict | None, place: str = 'loss.discriminator'):
     "(class, its options, training, weights) of the family `discriminator`; None without one."
@@ -197,9 +215,9 @@ def read_discriminator(config: dict | None, place: str = 'loss.discriminator'):
     weights = WEIGHTS | known(f'{place}.weights', config.get('weights'), WEIGHTS)
     options = known(f'{place}.config', config.get('config'), [*list(signature(net).parameters)[1:], *TRAINING])
     training = {k: options.pop(k, v) for k, v in TRAINING.items()}
-    for key, v in (weights | {k: training[k] for k in ('clip', 'start', 'every')}).items():
-        least = int(key == 'every')
-        check(isinstance(v, int | float) and v >= least, f'{place} {key}', v, f'{least} or more')
+    for key, w in weights.items(): weight(f'{place}.weights.{key}', w)
+    arguments(_training, f'{place}.config', (), training)
+    arguments(net.__init__, f'{place}.config', (None,), options)
     return (net, options, training, weights) if any(weights.values()) else None
 
 # %% ../../nbs/audio/audio_adversarial.ipynb #e57a83bb
@@ -212,7 +230,7 @@ class AudioObjective(Objective):
         super().__init__(model)
         self.loss, self.metrics = AudioLoss(loss_config, model.sample_rate), EvalLoss(eval_loss_config, model.sample_rate) if eval_loss_config else None
         if eval_loss_config: check_same_stft(loss_config, eval_loss_config)
-        self.balancer = Balancer(**({} if balancer is True else balancer)) if balancer else None
+        self.balancer = Balancer(**({} if balancer is True else mapping('balancer', balancer))) if balancer else None
         self.rival, self.told = None, LossTerms() # told: how the discriminator fared when it last learnt
         self.seen = None # (x, x_hat) of the last training batch, until the discriminator has learnt from it
         if found := read_discriminator(loss_config.get('discriminator')): self.add_rival(*found)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_accelerator', 'from_main', 'Loss', 'AccelerateDriver', 'check_shards', 'ShardedDriver', 'Loop', 'train']
 
-# %% ../../nbs/core/accelerate.ipynb #620f81ab
+# %% ../../nbs/core/accelerate.ipynb #62b8ee92
 import copy, os
 from contextlib import contextmanager, nullcontext
 from itertools import islice
@@ -23,7 +23,7 @@ from .plan import PRECISIONS
 from .step import Driver, Step
 from .validation import Validation, by_name, samples
 
-# %% ../../nbs/core/accelerate.ipynb #e07a0d25
+# %% ../../nbs/core/accelerate.ipynb #bd2c74d0
 def make_accelerator(t): # `trainer` block: accelerator, precision
     "Hugging Face's `Accelerator` for these settings."
     hf, state = need('accelerate', extra='actions'), need('accelerate.state', extra='actions')
@@ -43,7 +43,7 @@ def from_main(make, t): # function of nothing, `trainer` block
     return need('accelerate.utils').broadcast_object_list(box)[0]
 
 class Loss(nn.Module):
-    "One batch to its terms: the module that is wrapped for several processes."
+    "One batch to the loss of each task, which is what processes share; the terms stay in `terms`."
 
     def __init__(self, objective: Objective):
         super().__init__()
@@ -51,7 +51,7 @@ class Loss(nn.Module):
 
     def forward(self, batch, step):
         self.terms = self.objective.compute_loss(batch, step)
-        return self.terms.tasks # plain tensors, in which DDP finds what takes part
+        return self.terms.tasks
 
 class AccelerateDriver(Driver):
     "Each process has all parameters; gradients are averaged (DDP)."
@@ -66,10 +66,10 @@ class AccelerateDriver(Driver):
     def autocast(self): return self.accelerator.autocast()
 
     def loss(self, objective: Objective, batch: dict, step: int):
-        self.module(batch, step)
+        tasks = self.module(batch, step)
         inner = self.accelerator.unwrap_model(self.module)
         terms, inner.terms = inner.terms, None
-        return terms
+        return terms, tasks
 
     def backward(self, loss): self.accelerator.backward(loss)
 
@@ -90,7 +90,7 @@ class AccelerateDriver(Driver):
 
     def exported(self, step: Step) -> nn.Module: return step.judged.model
 
-# %% ../../nbs/core/accelerate.ipynb #410ff645
+# %% ../../nbs/core/accelerate.ipynb #96117574
 def check_shards(objective: Objective):
     "Raise `BadInput` for what `strategy=fsdp` does not train."
     def need_(ok, wanted): check(ok, 'trainer.strategy', 'fsdp', wanted, 'trainer.strategy=ddp trains it.')
@@ -147,7 +147,7 @@ class ShardedDriver(AccelerateDriver):
 def _renamed(state: dict, before: str, after: str) -> dict: # the prefix of each name
     return {after + k.removeprefix(before): v for k, v in state.items()}
 
-# %% ../../nbs/core/accelerate.ipynb #bf27ee82
+# %% ../../nbs/core/accelerate.ipynb #8259a2eb
 class Loop(RunView):
     "One sitting of a run, batch by batch."
 
@@ -201,9 +201,8 @@ class Loop(RunView):
     def _batch(self, batch: dict):
         number = self.batches
         self.call('on_train_batch_start', batch, number)
-        rate = self.train_step.scheduler.get_last_lr()[0] # of this batch
         self.terms = self.train_step(self._to_device(self._mine(batch)))
-        self._log_train(rate)
+        self._log_train()
         self.call('on_train_batch_end', None, batch, number)
         if ends_step(self) and self.plan.validates(self.step): self.validate()
 
@@ -214,15 +213,14 @@ class Loop(RunView):
     def _to_device(self, batch: dict) -> dict:
         return need('accelerate.utils').send_to_device(batch, self.driver.accelerator.device)
 
-    def _log_train(self, rate: float):
+    def _log_train(self):
         "Every `log_every_n_steps`, and at the end, the values averaged over processes; rows are numbered as Lightning's."
         often, step = self.cfg['log_every_n_steps'], -(-self.batches // self.cfg['accumulate_grad_batches'])
         row, last = (step + 1) % often == 0, self.batches == self.plan.total_batches
         if not row and not last: return
         values = torch.stack([t.value.float() for t in self.terms.values()])
         means = self.driver.accelerator.reduce(values, 'mean').tolist()
-        if row: self._log({f'lr-{type(self.train_step.scheduler.optimizer).__name__}': rate}, step)
-        self._log({f'train/{k}': v for k, v in zip(self.terms, means)} | self.train_step.guard.values(), step)
+        self._log({f'train/{k}': v for k, v in zip(self.terms, means)} | self.train_step.log_values(), step)
 
     def _log(self, values: dict, step: int):
         for logger in self.loggers:
@@ -253,7 +251,7 @@ class Loop(RunView):
     def _close(self, status: str):
         for logger in self.loggers: logger.finalize(status)
 
-# %% ../../nbs/core/accelerate.ipynb #8bc22829
+# %% ../../nbs/core/accelerate.ipynb #b5db08ca
 def train(session: Session) -> tuple[Step, Fitted]:
     "Train to the end of the plan."
     loop = Loop(session)

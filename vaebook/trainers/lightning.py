@@ -6,12 +6,12 @@
 __all__ = ['PASSED', 'INSTEAD', 'OURS', 'QUIET', 'LightningDriver', 'TrainingModule', 'Hooks', 'StepBar', 'lightning_options',
            'silence_lightning', 'where', 'make_pl_trainer', 'Remaining', 'train']
 
-# %% ../../nbs/core/lightning.ipynb #79901363
+# %% ../../nbs/core/lightning.ipynb #7faf2a7c
 import inspect, logging, os, warnings
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar
+from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
@@ -21,13 +21,14 @@ from ..losses.terms import Objective
 from .callbacks import HOOKS, RunView
 from .fit import Fitted, Session
 from .loggers import csv_logger, load_callbacks_and_logger
+from .pass_through import check_fraction, checked_arguments
 from .plan import epoch_part
 from .run_options import restore_dist_env
 from .signals import StopSignals
 from .step import Driver, Step
 from .validation import Validation, by_name, samples
 
-# %% ../../nbs/core/lightning.ipynb #593439e8
+# %% ../../nbs/core/lightning.ipynb #b44fdd60
 class LightningDriver(Driver):
     "Lightning's strategy and precision behind the step."
 
@@ -88,12 +89,14 @@ class TrainingModule(RunView, pl.LightningModule):
         if self.step >= self.plan.total_steps: self.trainer.should_stop = True
 
     def _log_train(self):
-        "The values of this batch; averaged over processes, when they are written."
-        values = self.train_values()
-        if self.trainer.world_size > 1 and self.trainer._logger_connector.should_update_logs:
+        "The values of this batch, averaged over processes when a row is due. Written here: Lightning would do so after a checkpoint of this step, and a kill between them would lose the row."
+        values, due = self.train_values(), self.trainer._logger_connector.should_update_logs or self.step >= self.plan.total_steps
+        if self.trainer.world_size > 1 and due:
             mean = self.trainer.strategy.reduce(torch.stack([v.float() for v in map(torch.as_tensor, values.values())]), reduce_op='mean')
             values = dict(zip(values, mean))
-        self.log_dict(values)
+        self.log_dict(values, logger=False)
+        if not due: return
+        for logger in self.loggers: logger.log_metrics({k: float(v) for k, v in values.items()}, self.trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_validation_epoch_start(self):
         self.names = list(by_name(self.session.val_loader))
@@ -119,7 +122,7 @@ class TrainingModule(RunView, pl.LightningModule):
         bar = self.trainer.progress_bar_callback
         if self.trainer.is_global_zero: (bar.print if bar and bar.is_enabled else print)(text)
 
-# %% ../../nbs/core/lightning.ipynb #f1a1334c
+# %% ../../nbs/core/lightning.ipynb #3c6b798f
 class Hooks(pl.Callback):
     "The hooks of our callbacks, in their order."
 
@@ -156,7 +159,7 @@ class StepBar(TQDMProgressBar):
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description('train')
 
-# %% ../../nbs/core/lightning.ipynb #49e543ad
+# %% ../../nbs/core/lightning.ipynb #641a4351
 PASSED = [
     'num_sanity_val_steps', 'limit_train_batches', 'limit_val_batches', 'benchmark', 'detect_anomaly', 'inference_mode', 'sync_batchnorm',
     'enable_model_summary', 'max_time']
@@ -180,11 +183,11 @@ def lightning_options(t) -> dict: # `trainer` block: lightning, engine
         check_choice('trainer.lightning', key, PASSED if key in theirs else PASSED + OURS, f'Say {mine}.' if mine else '')
         check(t.get('engine') != 'accelerate' or key == 'limit_train_batches', 'trainer.lightning', key, 'trainer.engine=lightning beside it')
     epoch_part(given.pop('limit_train_batches', None), 1)
-    return given
+    return checked_arguments(given)
 
-# %% ../../nbs/core/lightning.ipynb #f865a715
+# %% ../../nbs/core/lightning.ipynb #70101fd5
 QUIET = [
-    '.*does not have many workers.*', '.*`isinstance.treespec, LeafSpec.` is deprecated.*', '.*The `srun` command is available.*',
+    '.*Experiment logs directory.*', '.*does not have many workers.*', '.*`isinstance.treespec, LeafSpec.` is deprecated.*', '.*The `srun` command is available.*',
     '.*Trying to infer the `batch_size`.*', '.*your dataloader is not resumable.*', '.*is smaller than the logging interval.*',
     '.*Detected call of `lr_scheduler.step.*', '.*It is recommended to use `self.log.*sync_dist.*']
 
@@ -213,7 +216,6 @@ def _trainer(session: Session, module: TrainingModule) -> pl.Trainer:
     t, plan = session.trainer, session.plan
     ours = [c for c in session.callbacks if not isinstance(c, pl.Callback)]
     callbacks = [c for c in session.callbacks if isinstance(c, pl.Callback)]
-    if is_main(): callbacks.append(LearningRateMonitor('step'))
     if t['progress_bar']: callbacks.append(StepBar(plan.total_batches))
     callbacks.append(Hooks(ours, session.stop))
     usual = dict(
@@ -236,7 +238,7 @@ def _loggers(session: Session) -> list:
     _, tracker = load_callbacks_and_logger(dict(trainer=session.trainer, logger=session.cfg['logger'], run_dir=session.folder))
     return [l for l in (tracker, csv_logger(session.folder, resumed)) if l]
 
-# %% ../../nbs/core/lightning.ipynb #89a05ef2
+# %% ../../nbs/core/lightning.ipynb #8ba8367f
 class Remaining:
     "The batches of a run that are left, with the length of all: how Lightning counts when it resumes."
 
@@ -266,5 +268,6 @@ def train(session: Session) -> tuple[Step, Fitted]:
         trainer = _trainer(session, module)
         if session.start: _put_after(trainer, session.start, -(-session.start // session.plan.accumulate))
         loader = Remaining(session.train_loader(session.start, session.plan.total_batches), session.plan.total_batches)
+        for held_out in by_name(session.val_loader).values(): check_fraction(trainer.limit_val_batches, held_out)
         trainer.fit(module, loader, session.val_loader)
     return module.train_step, Fitted(trainer.strategy.root_device, module.val_values)
