@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from ..trainers.callbacks import Callback
-from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from ..bottlenecks.gaussian import gaussian_kl
@@ -73,8 +72,7 @@ class Films(Callback):
         model = module.judged.model
         frames = side_by_side(model, self.clips.to(model.last_layer.device)).cpu()
         film = save_mp4(self.folder/'figures'/f'reconstructions_step_{module.step}.mp4', rearrange(frames, 't c h w -> t h w c').expand(-1, -1, -1, 3) / 255, self.fps)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger): logger.log_video('reconstructions', [str(film)], step=module.step, format=['mp4'])
+        for logger in trainer.loggers: logger.log_video('reconstructions', film, module.step)
 
 def held_out(self: CausalVideo) -> Tensor: # [B, C, T, H, W] floats
     "The clips that are shown."

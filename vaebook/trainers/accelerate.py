@@ -18,7 +18,7 @@ from ..distributed import is_launched, is_main, world
 from ..losses.terms import Objective
 from .callbacks import RunView, check_hooks, ends_step
 from .fit import Fitted, Session
-from .loggers import csv_logger, load_callbacks_and_logger
+from .loggers import make_loggers
 from .plan import PRECISIONS
 from .step import Driver, Step
 from .validation import Validation, by_name, samples
@@ -161,14 +161,11 @@ class Loop(RunView):
         self.train_step = session.step(self.driver.objective, self.driver)
         self.objective = self.driver.objective
         self.is_global_zero = self.driver.rank == 0
-        self.loggers = self._loggers() if self.is_global_zero else []
+        resumed = self.step if session.saved else None
+        self.loggers = make_loggers(session.cfg, session.folder, resumed) if self.is_global_zero else []
         self.terms = None # of the last batch
         self.val_values = {} # of the last validation
 
-    def _loggers(self) -> list:
-        cfg, resumed = self.session.cfg, self.session.saved is not None
-        _, tracker = load_callbacks_and_logger(dict(trainer=self.cfg, logger=cfg['logger'], run_dir=self.session.folder))
-        return [l for l in (tracker, csv_logger(self.session.folder, self.step if resumed else None)) if l]
 
     def exported(self) -> nn.Module: return self.driver.exported(self.train_step)
 
@@ -223,9 +220,7 @@ class Loop(RunView):
         self._log({f'train/{k}': v for k, v in zip(self.terms, means)} | self.train_step.log_values(), step)
 
     def _log(self, values: dict, step: int):
-        for logger in self.loggers:
-            logger.log_metrics(values, step)
-            logger.save()
+        for logger in self.loggers: logger.log_metrics(values, step)
 
     def validate(self):
         "The means over each validation set, to the log and the callbacks."

@@ -70,8 +70,7 @@ class EveryEpochs(Callback):
 
 def log_figure(trainer, name: str, fig, step: int):
     "Hand a matplotlib figure to the trackers of the run that show pictures."
-    for logger in trainer.loggers:
-        if hasattr(logger, 'log_figure'): logger.log_figure(name, fig, step)
+    for logger in trainer.loggers: logger.log_figure(name, fig, step)
 
 # %% ../../nbs/core/callbacks.ipynb #6ac9b2fc
 def report_line(step: int, values: dict, stage: str) -> str:

@@ -20,7 +20,7 @@ from ..distributed import is_launched, is_main, local_world, world
 from ..losses.terms import Objective
 from .callbacks import HOOKS, RunView
 from .fit import Fitted, Session
-from .loggers import csv_logger, load_callbacks_and_logger
+from .loggers import make_loggers
 from .pass_through import check_fraction, checked_arguments
 from .plan import epoch_part
 from .run_options import restore_dist_env
@@ -235,8 +235,7 @@ def _trainer(session: Session, module: TrainingModule) -> pl.Trainer:
 
 def _loggers(session: Session) -> list:
     resumed = session.start // session.plan.accumulate if session.saved else None
-    _, tracker = load_callbacks_and_logger(dict(trainer=session.trainer, logger=session.cfg['logger'], run_dir=session.folder))
-    return [l for l in (tracker, csv_logger(session.folder, resumed)) if l]
+    return make_loggers(session.cfg, session.folder, resumed)
 
 # %% ../../nbs/core/lightning.ipynb #8ba8367f
 class Remaining:

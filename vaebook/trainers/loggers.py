@@ -23,6 +23,8 @@ class Tracker:
     def log_hyperparams(self, params: dict, *args, **kwargs): "The configuration, flat."
     def log_metrics(self, metrics: dict, step: int | None = None): "Numbers by name, after update `step`."
     def log_figure(self, name: str, fig, step: int): "A matplotlib figure."
+    def log_sounds(self, name: str, sounds, step: int, sample_rate: int): "Sounds [B, C, N] in [-1, 1]."
+    def log_video(self, name: str, path, step: int): "A film, as the path of an mp4 file."
     def log_graph(self, model, input_array=None): "Lightning offers the model."
     def after_save_checkpoint(self, checkpoint_callback): "… and each checkpoint."
     def save(self): "Lightning asks for it after each row; each row is written at once."
@@ -144,6 +146,10 @@ class TensorBoardLogger(Careful):
         for key, value in metrics.items(): self.ask(lambda k=key, v=value: self.experiment.add_scalar(k, _number(v), step))
 
     def log_figure(self, name, fig, step): self.ask(lambda: self.experiment.add_figure(name, fig, step, close=False))
+
+    def log_sounds(self, name, sounds, step, sample_rate):
+        for i, x in enumerate(sounds): self.ask(lambda i=i, x=x: self.experiment.add_audio(f'{name}/{i}', x.mean(0), step, sample_rate))
+
     def finalize(self, status): self.ask(lambda: self.experiment.close())
 
 # %% ../../nbs/core/loggers.ipynb #411f992f
@@ -185,6 +191,11 @@ class WandbLogger(Careful):
     def log_hyperparams(self, params, *args, **kwargs): self.ask(lambda: self.experiment.config.update(dict(params), allow_val_change=True))
     def log_metrics(self, metrics, step=None): self.ask(lambda: self.experiment.log({k: _number(v) for k, v in metrics.items()} | {WANDB_STEP: step}))
     def log_figure(self, name, fig, step): self.ask(lambda: self.experiment.log({name: [need('wandb').Image(_pixels(fig))], WANDB_STEP: step}))
+    def log_video(self, name, path, step): self.ask(lambda: self.experiment.log({name: [need('wandb').Video(str(path), format='mp4')], WANDB_STEP: step}))
+
+    def log_sounds(self, name, sounds, step, sample_rate):
+        self.ask(lambda: self.experiment.log({name: [need('wandb').Audio(x.T.numpy(), sample_rate) for x in sounds], WANDB_STEP: step}))
+
     def finalize(self, status): self.ask(lambda: self.experiment.finish(0 if status == 'success' else 1))
 
 # %% ../../nbs/core/loggers.ipynb #4ea88c4e
@@ -306,6 +317,7 @@ class MLflowLogger(Careful):
         self.experiment.log_batch(self.version, metrics=[metric(k, float(_number(v)), now, step or 0) for k, v in metrics.items()])
 
     def log_figure(self, name, fig, step): self.ask(lambda: self.experiment.log_figure(self.version, fig, f'{name}/step_{step}.png'))
+    def log_video(self, name, path, step): self.ask(lambda: self.experiment.log_artifact(self.version, str(path), f'{name}/step_{step}'))
     def finalize(self, status): self.ask(lambda: self.experiment.set_terminated(self.version, 'FINISHED' if status == 'success' else 'FAILED'))
 
 # %% ../../nbs/core/loggers.ipynb #81e7cffd
@@ -347,6 +359,7 @@ class TrackioLogger(Careful):
     def log_metrics(self, metrics, step=None): self.ask(lambda: self.experiment.log({k: _number(v) for k, v in metrics.items()}, step=step))
 
     def log_figure(self, name, fig, step): self.ask(lambda: self.experiment.log({name: need('trackio').Image(_pixels(fig))}, step=step))
+    def log_video(self, name, path, step): self.ask(lambda: self.experiment.log({name: need('trackio').Video(str(path), format='mp4')}, step=step))
 
     def finalize(self, status):
         with contextlib.redirect_stdout(io.StringIO()): self.ask(lambda: need('trackio').finish())
