@@ -77,6 +77,13 @@ class Audio(Experiment, name='audio'):
         check(not cfg.init or Path(cfg.init).expanduser().is_dir(), 'init', cfg.init, 'the folder of a model')
         self.make(channels, rate, samples)
 
+    def obstacles(self) -> dict:
+        loss, kind = plain(self.cfg.loss), self.cfg.model.bottleneck.type
+        found = {'balancer': (self.cfg.balancer, 'null')} if self.cfg.balancer else {}
+        weights = (loss.get('discriminator') or {}).get('weights') or {}
+        if any(weights.values()): found['loss.discriminator.weights'] = weights, 'weights of 0'
+        return found | ({'model.bottleneck.type': (kind, 'one without a codebook')} if kind in ('vq', 'rvq', 'dac_rvq') else {})
+
     def load(self): return load(**{k: v for k, v in plain(self.cfg.dataset).items() if k != 'num_workers'}, seed=self.cfg.seed)
 
     def make(self, channels: int, sample_rate: int, samples: int) -> AutoEncoder:

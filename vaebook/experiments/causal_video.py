@@ -36,6 +36,11 @@ class CausalVideo(Experiment, name='causal_video'):
         need('av', extra='video') # films: to be missed now, and not at the first validation
         self.build(None)
 
+    def obstacles(self) -> dict:
+        weight, bottleneck = self.cfg.loss.disc_weight, self.cfg.model.bottleneck
+        found = {'loss.disc_weight': (weight, '0')} if weight else {}
+        return found | ({'model.bottleneck': (bottleneck, 'gaussian, fsq, rfsq or lfq')} if bottleneck in ('vq', 'rvq') else {})
+
     def load(self): return load(**{k: v for k, v in plain(self.cfg.dataset).items() if k != 'num_workers'}, seed=self.cfg.seed)
 
     def build(self, data):
