@@ -71,7 +71,7 @@ class Execution:
         elsewhere = any(word in text for text in said for word in ('run_dir', 'resume', 'output_dir'))
         if 'run_dir' in need('papermill').inspect_notebook(input_path) and not elsewhere:
             if not {'run_dir', 'resume'} & set(given): given['run_dir'] = free_folder()
-            self.folder = given.get('run_dir') or given['resume']
+            self.folder = given.get('run_dir') or given['resume'] if given.get('resume') != 'auto' else given.get('run_dir')
         former = {number: signal.signal(number, self.forward) for number in SIGNALS}
         try: return need('papermill').execute_notebook(input_path, output_path, parameters=given, **options)
         except need('papermill').PapermillExecutionError as e: self.failed(e, output_path)
@@ -80,10 +80,13 @@ class Execution:
             for number, handler in former.items(): signal.signal(number, handler)
 
     def forward(self, number, frame):
-        "Pass a signal on to the kernel."
-        self.signal = signal.Signals(number).name
-        for child in need('psutil').Process().children():
-            if 'ipykernel' in ' '.join(child.cmdline()): child.send_signal(number)
+        "Pass a signal on to the kernel; a second Ctrl-C, or one before there is a kernel, stops at once."
+        again, self.signal = self.signal == 'SIGINT', signal.Signals(number).name
+        kernels = [child for child in need('psutil').Process().children() if 'ipykernel' in ' '.join(child.cmdline())]
+        for kernel in kernels: kernel.send_signal(number)
+        if kernels and not again: return
+        if number == signal.SIGINT: raise KeyboardInterrupt
+        sys.exit(stopped(f'stopped by {self.signal} before the run began; the same command line starts it'))
 
     def failed(self, e, out):
         "A cell that raised, as two lines; a run that was stopped, with its own exit code."
