@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TEXTS', 'RATHER', 'TRAINERS', 'LINEAR', 'PAIRS', 'Sweep', 'parse', 'text', 'Said', 'understand', 'one_horizon',
-           'devices', 'cpu_only', 'group_lines', 'hydra_compose', 'of_experiment', 'lay_over', 'suit', 'check_values',
-           'saved_config', 'begun', 'go_on', 'compose', 'words', 'Changes', 'saved_choices', 'given_parameters',
-           'from_file', 'configure']
+           'devices', 'cpu_only', 'group_lines', 'hydra_compose', 'of_experiment', 'lay_over', 'render_environment',
+           'suit', 'check_values', 'saved_config', 'begun', 'go_on', 'compose', 'words', 'Changes', 'saved_choices',
+           'given_parameters', 'from_file', 'configure']
 
 # %% ../nbs/core/config.ipynb #999d641e
 import difflib, json, re, shlex
@@ -174,7 +174,17 @@ def lay_over(base, # composed, or the configuration of a run
     except omegaconf.errors.OmegaConfBaseException as e: raise BadInput('overrides', ' '.join(f'{k}={v}' for k, v in values.items()), 'values that can be found', str(e).split('\n')[0]) from e
     betas = plain['trainer']['optimizer']['betas']
     if betas is not None: plain['trainer']['optimizer']['betas'] = [float(b) for b in betas]
+    if plain['experiment'] == 'world': render_environment(plain['dataset'])
     return OmegaConf.create(plain)
+
+def render_environment(dataset: dict):
+    "`environment` without a folder to find it in is a task of the suite, to be rendered: walker_walk is walker-walk."
+    environment = dataset['environment']
+    if environment is None or dataset['root'] is not None: return
+    check(dataset['name'] == 'dmc', 'environment', environment, 'a folder of dataset.root, or a task of the suite for dataset=dmc', f"Not for dataset={dataset['name']}.")
+    domains = 'ball_in_cup', 'humanoid_CMU', 'point_mass' # with a line in their names
+    domain = next((d for d in domains if environment.startswith(f'{d}_')), environment.replace('-', '_').partition('_')[0])
+    dataset.update(task=f'{domain}-{environment[len(domain) + 1:]}', environment=None)
 
 def suit(cfg, said): # said: keys that the user gave
     "Null for what the recipe says of another optimiser or schedule than the one that was chosen."
