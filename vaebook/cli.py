@@ -55,6 +55,7 @@ def free_folder() -> str:
     tries = (Path('outputs')/f'{stamp}{suffix}' for suffix in ('', *(f'_{i}' for i in range(1, 1000))))
     return next(str(p) for p in tries if not p.exists())
 
+# %% ../nbs/core/cli.ipynb #182499f6
 STOPPED = 75 # exit code of a run that was asked to stop and can go on
 SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGINT') if hasattr(signal, name)]
 
@@ -109,6 +110,7 @@ def stopped(why: str) -> int:
     print(f'vaebook: {why}', file=sys.stderr)
     return STOPPED
 
+# %% ../nbs/core/cli.ipynb #5864be37
 def run(name: str, options: list[str]): # what follows the name
     "Run a notebook by papermill's own command."
     path = str(notebooks()[check_choice('notebook', name, notebooks())])
