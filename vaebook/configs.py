@@ -8,8 +8,10 @@ __all__ = ['SHIPPED', 'four_blocks', 'write_configs', 'read_yaml']
 # %% ../nbs/images/configs.ipynb #c2b11a35
 from pathlib import Path
 
-from .config import compose, read
-from .core import BadInput, atomic, check, need
+from .config import compose
+from .errors import BadInput, check, need
+from .facade import read
+from .files import atomic
 
 # %% ../nbs/images/configs.ipynb #cba7a739
 SHIPPED = 'mnist_3_8 mnist_1_4_9 mnist_all fmnist_0_3_4 fmnist_all cifar_all dummy'.split()
@@ -25,8 +27,11 @@ def four_blocks(recipe: str) -> dict:
         path = places.get(key, key.replace('betas.', 'betas[') + ']' * ('betas.' in key))
         found = OmegaConf.select(cfg, path)
         return values.get(name, OmegaConf.to_container(found) if OmegaConf.is_config(found) else found)
-    blocks = read('aliases')['blocks']
-    return {block: {name: value(name, to) for name, to in blocks[block].items()} for block in read('experiments')['cvae']['blocks']}
+    blocks = {block: {} for block in ('general', 'dataset', 'classifier', 'vae')}
+    for path, to in read('facade/cvae').items():
+        block, dot, name = path.partition('.')
+        if dot: blocks[block][name] = value(name, to)
+    return blocks
 
 # %% ../nbs/images/configs.ipynb #2c456c4a
 def write_configs(folder) -> list[Path]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from .core import BadInput, cache_dir, need
+from .errors import BadInput, need
+from .files import cache_dir
 from .data.download import SOURCES, find
 from .runs import git_commit
 

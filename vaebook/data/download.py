@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ..core import BadInput, atomic, atomic_folder, cache_dir, check, check_choice, check_growth, most_bytes, need, reading
+from ..errors import BadInput, check, check_choice, need
+from ..files import atomic, atomic_folder, cache_dir, check_growth, most_bytes, reading
 
 # %% ../../nbs/core/download.ipynb #8a29303a
 def opened(path): # Compressed with gzip, or not

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..core import BadInput, check, need, seed_step
-from ..config import finalize
+from ..config import of_experiment
 from ..data.images import FACTORS, SQUARES, examples as first_of_each, shapes, to_unit
 from .classifier import ClassifierExperiment, ImageExperiment, check_outputs, classifier_store, find_classifier
 from .experiment import Parts, once
@@ -34,7 +34,7 @@ from ..trainers.plan import check_training
 def classifier_config(cfg):
     "The classifier's own configuration, cut from that of the experiment which explains it."
     OmegaConf = need('omegaconf').OmegaConf
-    return finalize(OmegaConf.merge(cfg, dict(experiment='classifier', run_dir=None, resume=None)))
+    return of_experiment(OmegaConf.merge(cfg, dict(run_dir=None, resume=None)), 'classifier')
 
 # %% ../../nbs/images/cvae_experiment.ipynb #35bfa548
 class CVAEExperiment(ImageExperiment, name='cvae'):

@@ -9,7 +9,7 @@ __all__ = ['KEYS', 'VARIED', 'Point', 'Mean', 'estimate', 'level', 'difference',
            'common_overrides', 'complete', 'check_seeds', 'select_latents']
 
 # %% ../../nbs/images/select_latents.ipynb #fca06442
-import fcntl, functools, math, os, shlex, shutil, signal, subprocess, sys
+import fcntl, functools, math, os, shutil, signal, subprocess, sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config import CONF, as_list, canonical, compose, pair, text
+from ..config import compose, parse, text, understand, words
+from ..facade import CONF
+from ..parameters import as_list
 from ..core import BadInput, atomic, check, check_choice, need, table
 from ..runs import collect, disk_errors, write_csv
 from ..pictures import new_figure
@@ -328,8 +330,9 @@ VARIED = ('model.n_alpha', 'model.n_beta', 'loss.use_causal', 'loss.lam_ml', 'se
 
 def common_overrides(recipe: str, max_steps: int | None, overrides) -> tuple:
     "What all runs of a selection share, as overrides; raises `BadInput` for what it sets itself or cannot be composed."
-    said = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
-    for key in canonical(map(pair, said), 'cvae'): check(key not in VARIED, 'overrides', key, 'settings that the selection does not choose', f'It sets {key} itself.')
+    said = words(overrides)
+    chosen = understand(map(parse, said), 'cvae')
+    for key in [*chosen.groups, *chosen.values]: check(key not in VARIED, 'overrides', key, 'settings that the selection does not choose', f'It sets {key} itself.')
     lines = [f'recipe={recipe}', *([] if max_steps is None else [f'trainer.max_steps={max_steps}']), *said]
     cfg = compose('cvae', lines)
     return ('trainer.progress_bar=false', 'sweep.callback_every=1000000', *(l for l in lines if not l.startswith('size=')), f'size={cfg.size}')

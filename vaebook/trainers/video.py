@@ -16,7 +16,9 @@ import torch
 from torch import nn
 
 import vaebook.trainers.loggers
-from ..config import coerce, compose, read
+from ..config import compose
+from ..facade import read
+from ..parameters import coerce
 from ..core import BadInput, check, check_choice, flat, need
 from ..models.wan import from_wan
 from ..pretrained import Pretrained
@@ -64,8 +66,8 @@ class TrainingArguments:
     freeze_encoder: bool = arg(None, 'train the decoder alone')
     n_nodes: int = arg(1, 'machines; more than one need a launcher')
     devices: object = arg('auto', 'how many devices, or a list of their numbers; auto: every GPU, or one process on a CPU')
-    accelerator: str = arg('auto', 'auto, cpu, gpu or mps')
-    logger: str = arg('wandb', 'wandb (offline without an account), tensorboard, clearml, csv or none')
+    accelerator: str = arg(None, 'auto, cpu, gpu or mps (default: auto)')
+    logger: str = arg(None, 'wandb (offline without an account; the default of a new run), tensorboard, clearml, mlflow, trackio, csv or none')
     seed: int = arg(None, 'of the weights, the order of clips and all noise')
     resume_from_checkpoint: str = arg(None, 'run folder, or a .ckpt in one: go on exactly where it stopped')
     load_from_checkpoint: str = arg(None, 'weights to begin with: a folder of ours or of diffusers, or a .ckpt')
@@ -90,11 +92,15 @@ def given(self: TrainingArguments) -> dict: # field → value
 def to_config(self: TrainingArguments):
     "The configuration that `vaebook-train` would have composed."
     said = self.given()
-    keys = {k: v for k, v in said.items() if k in read('aliases')['blocks']['video'] or k in ('dataset', 'recipe', 'logger', 'seed', 'accelerator')} | ({'smoke': True} if self.smoke else {})
+    ours = *read('facade/causal_video'), 'dataset', 'recipe', 'logger', 'seed', 'accelerator'
+    keys = {name: value for name, value in said.items() if name in ours}
+    if self.smoke: keys['smoke'] = True
     if 'model_config' in said: keys |= model_settings(said['model_config'])
-    if 'resume_from_checkpoint' in said: keys = {k: v for k, v in keys.items() if k not in ('output_dir', 'dataset', 'recipe')}
-    elif 'video_path' in said: keys = dict(dataset='video_folder') | keys | {'dataset.stand_in': False}
-    if self.logger == 'wandb': keys['logger.run'] = self.exp_name
+    new = 'resume_from_checkpoint' not in said
+    if new: keys.setdefault('logger', 'wandb')
+    else: keys = {name: value for name, value in keys.items() if name not in ('output_dir', 'dataset', 'recipe')}
+    if new and 'video_path' in said: keys = dict(dataset='video_folder') | keys | {'dataset.stand_in': False}
+    if keys.get('logger') == 'wandb': keys['logger.run'] = self.exp_name
     if world()[1] > 1 or len(self.processes()) > 1: keys['trainer.engine'] = 'accelerate'
     return compose('causal_video', **keys)
 
@@ -116,8 +122,9 @@ def fill(self: TrainingArguments):
     for f in dataclasses.fields(self):
         value = getattr(self, f.name)
         if not (f.type is str and isinstance(value, str)): setattr(self, f.name, coerce(f.name, value, f.type))
-    recipe, keys = flat(need('omegaconf').OmegaConf.to_container(self.to_config())), read('aliases')['blocks']['video']
-    usual = {name: recipe.get(to['key'] if isinstance(to, dict) else to) for name, to in (keys | dict(seed='seed')).items()}
+    recipe = flat(need('omegaconf').OmegaConf.to_container(self.to_config()))
+    keys = read('facade/causal_video') | dict(seed='seed', logger='logger.name', accelerator='trainer.accelerator')
+    usual = {name: recipe.get(to['key'] if isinstance(to, dict) else to) for name, to in keys.items()}
     self.filled = {k: v for k, v in usual.items() if v is not None and getattr(self, k, ...) is None}
     for name, value in self.filled.items(): setattr(self, name, value)
 
