@@ -396,3 +396,8 @@ def test_the_page_of_the_audio_chapter_has_every_row():
     words = {word.split(':')[0].split('.')[-1].strip() for word, *_ in AUDIO if not word.startswith(('a name', 'any keyword', 'betas beside'))}
     missing = [word for word in words if word not in text and word not in ('….config', 'scheduler', 'config of torch')]
     assert not missing
+
+
+def test_the_page_of_the_video_chapter_has_every_field():
+    text = page('video/trainer.ipynb')
+    assert not [field for field, *_ in VIDEO if f'| `{field}` |' not in text and not field.startswith('a field')]
