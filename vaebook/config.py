@@ -174,6 +174,7 @@ def lay_over(base, # composed, or the configuration of a run
     if any(key.endswith(('optimizer.name', 'scheduler.name')) for key in values): plain = _suited(plain, values)
     betas = plain['trainer']['optimizer']['betas']
     if betas is not None: plain['trainer']['optimizer']['betas'] = [float(b) for b in betas]
+    need('vaebook.unused').tell_unused(plain, said.values)
     return OmegaConf.create(plain)
 
 def _suited(plain: dict, said=()) -> dict: # said: keys that the user gave
