@@ -66,7 +66,7 @@ def test_resume_is_exact(tmp_path):
 def test_bad_input_is_named(tmp_path, sounds):
     "What is wrong is said before training: keys, weights, losses, folders, channels."
     for changes, words in {'loss.spectral.weights.stft_mse=-1': 'weight', 'loss.spectral.weights.mrsftf=1': 'mrstft', 'model.encoder.algebar=real': 'algebra', 'model.bottleneck.type=vea': 'vae',
-                           'eval_loss.pesk.zero_mean=true': 'sisdr', 'model.dim=63': 'even', 'dataset.samples=100': 'window'}.items():
+                           'eval_loss.pesk.zero_mean=true': 'sisdr', 'model.dim=63': 'multiple of 2', 'dataset.samples=100': 'window'}.items():
         with pytest.raises(BadInput, match=words): experiment(smoke(tmp_path / 'x', changes)).first_loss()
     with pytest.raises(BadInput, match='root'): experiment(smoke(tmp_path / 'x', 'dataset.stand_in=false', dataset='jamendo_highres')).data()
     with pytest.raises(BadInput, match='folder'): experiment(smoke(tmp_path / 'x', 'dataset.stand_in=false', audio_dir=str(tmp_path / 'none'))).data()

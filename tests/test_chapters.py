@@ -1,6 +1,6 @@
-"""The five chapters through their front door, in two processes as in one.
+"""The five chapters through their front door, in two processes as in one, under both engines, with the devices that a machine has by itself.
 
-Both are `vaebook.train`, and both see the same batches. The noise that models draw for themselves is each process's own; here it is dealt out as the samples are
+All are `vaebook.train`, and all see the same batches. The noise that models draw for themselves is each process's own; here it is dealt out as the samples are
 (drawn for the batch of all processes, of which each takes its rows), so that weights can be compared. The optimiser is SGD without clipping, as Adam and clipping
 hide gradients that are too large by a factor. What depends on a batch as a whole and is no mean of its samples (`perplexity`, `psnr`) is another number in halves."""
 import csv, os, re, subprocess, sys
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-ALL = 'smoke=true logger=csv trainer.engine=accelerate trainer.accelerator=cpu trainer.progress_bar=false trainer.max_steps=4 trainer.val_every_n_steps=4 trainer.log_every_n_steps=1 ' \
+ALL = 'smoke=true logger=csv trainer.progress_bar=false trainer.max_steps=4 trainer.val_every_n_steps=4 trainer.log_every_n_steps=1 ' \
       'trainer.optimizer.name=SGD trainer.gradient_clip_val=null trainer.scheduler.warmup_steps=0 trainer.scheduler.name=constant'
 CHAPTERS = dict( # name → (batch of all processes, overrides)
     images=(24, 'recipe=dummy loss.causal_warmup_steps=0 classifier.trainer.max_steps=4 trainer.optimizer.lr=0.0001'),
@@ -18,47 +18,53 @@ CHAPTERS = dict( # name → (batch of all processes, overrides)
     audio=(6, 'recipe=audio trainer.optimizer.lr=0.0001'),
     world=(8, 'recipe=world_model model.quantizer=fsq dream.pictures=0 dream.doctor=0 trainer.optimizer.lr=0.00001')) # a codebook begins with vectors of process 0
 SHARDED = dict(fsdp=('actions', 'trainer.strategy=fsdp')) # name → (the chapter, what is added): in two processes alone
+ENGINES = ['lightning', 'accelerate']
 
 
-def line(name, home, processes):
-    if name in SHARDED: return [f'run_dir={home}/{name}', *line(SHARDED[name][0], home, processes)[1:], SHARDED[name][1]]
+def line(name, home, engine, processes):
+    if name in SHARDED: return [f'run_dir={home}/{name}', *line(SHARDED[name][0], home, engine, processes)[1:], SHARDED[name][1]]
     batch, own = CHAPTERS[name]
-    return f'run_dir={home}/{name} trainer.batch_size={batch // processes} {own} {ALL}'.split()
+    return f'run_dir={home}/{name} trainer.engine={engine} trainer.batch_size={batch // processes} {own} {ALL}'.split()
 
 
-def launch(home, processes):
+def launch(home, engine, processes):
     "Train every chapter in so many processes; each leaves its weights before and after in `home`."
     many = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}'] if processes > 1 else []
-    with (home / 'said').open('w') as said: return subprocess.Popen([sys.executable, *many, __file__, str(home)], stdout=said, stderr=said, stdin=subprocess.DEVNULL, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    with (home / 'said').open('w') as said: return subprocess.Popen([sys.executable, *many, __file__, str(home), engine], stdout=said, stderr=said, stdin=subprocess.DEVNULL, env=os.environ | dict(OMP_NUM_THREADS='1'))
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    "Folders of the runs in one process and in two."
-    homes = [tmp_path_factory.mktemp(f'processes_{n}') for n in (1, 2)]
-    started = [launch(home, n) for n, home in enumerate(homes, 1)]
-    assert [p.wait(timeout=600) for p in started] == [0, 0], '\n'.join((home / 'said').read_text()[-2000:] for home, p in zip(homes, started) if p.returncode)
+    "Folders of the runs: in one process, and in two under each engine."
+    homes = {}
+    for name, engine, processes in [('one', 'lightning', 1), *((e, e, 2) for e in ENGINES)]:
+        homes[name] = home = tmp_path_factory.mktemp(name)
+        assert launch(home, engine, processes).wait(timeout=600) == 0, (home / 'said').read_text()[-4000:]
     return homes
 
 
-def rows(run): return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader((run / 'metrics.csv').open())]
+def logged(run):
+    "(step, term) → value, of the means that do not depend on the batch as a whole."
+    rows = csv.DictReader((run / 'metrics.csv').open())
+    return {(row['step'], k): float(v) for row in rows for k, v in row.items() if v and k != 'step' and not re.search('perplexity|psnr', k)}
 
 
-@pytest.mark.timeout(700)
-@pytest.mark.parametrize('name', [*CHAPTERS, *SHARDED])
-def test_two_processes_are_one(name, runs):
-    "Weights to a thousandth of the way they went (measured: 2e-7 of it for images, 6e-5 video, 1e-5 actions, 7e-5 audio, 1e-5 world), every mean that is logged to 1e-4; one run folder, one voice."
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize('name, engine', [(n, e) for n in [*CHAPTERS, *SHARDED] for e in ENGINES])
+def test_two_processes_are_one(name, engine, runs):
+    "Weights to a thousandth of the way they went, every mean that is logged to 1e-4; one run folder, one voice."
     alone = SHARDED.get(name, [name])[0]
-    (before, one), (_, two), (_, second) = (torch.load(home / f'{n}_{rank}.pt') for n, home, rank in [(alone, runs[0], 0), (name, runs[1], 0), (name, runs[1], 1)])
+    (before, one), (_, two), (_, second) = (torch.load(home / f'{n}_{rank}.pt') for n, home, rank in [(alone, runs['one'], 0), (name, runs[engine], 0), (name, runs[engine], 1)])
     far, apart = ((a - b).abs().max() for a, b in [(one, before), (one, two)])
-    print(f'{name}: moved {far:.2g}, apart {apart:.2g}, {apart / far:.1e} of it')
+    print(f'{name} {engine}: moved {far:.2g}, apart {apart:.2g}, {apart / far:.1e} of it')
     assert torch.equal(two, second) and far > 1e-5 and apart < 1e-3 * far
-    a, b = (rows(home / n) for home, n in zip(runs, (alone, name)))
-    assert [r.keys() for r in a] == [r.keys() for r in b] and len(a) > 4
-    for x, y in zip(a, b): assert {k: v for k, v in x.items() if not re.search('perplexity|psnr', k)} == pytest.approx({k: v for k, v in y.items() if not re.search('perplexity|psnr', k)}, rel=1e-4, abs=1e-6)
-    names = [sorted(str(p.relative_to(home / n)) for p in (home / n).rglob('*')) for home, n in zip(runs, (alone, name))]
+    a, b = (logged(home / n) for home, n in [(runs['one'], alone), (runs[engine], name)])
+    assert a.keys() == b.keys() and len(a) > 4
+    for key in a: assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-6), key
+    names = [sorted(str(p.relative_to(home / n)) for p in (home / n).rglob('*')) for home, n in [(runs['one'], alone), (runs[engine], name)]]
     assert names[0] == names[1] and 'model/model.safetensors' in names[0]
-    assert (runs[1] / 'said').read_text().count(f'{name}: finished') == 1
+    assert (runs[engine] / 'said').read_text().count(f'{name}: finished') == 1
 
 
 # A process of `launch`
@@ -80,32 +86,34 @@ class Dealt(torch.overrides.TorchFunctionMode):
         return args[0].copy_(mine) if f is torch.Tensor.exponential_ else mine
 
 
-def process(home):
+def process(home, engine):
     "Train every chapter; evaluation and pictures have their own tests."
     import vaebook.train
     from vaebook.core import seed_step
-    from vaebook.experiments.experiment import Experiment
-    from vaebook.trainers import accelerate
-    rank, size = accelerate.world()
-    loss, fit = accelerate.Loss.forward, accelerate.fit
+    from vaebook.distributed import world
+    from vaebook.experiments import experiment
+    from vaebook.trainers import step
+    rank, size = world()
+    call, fit = step.Step.__call__, experiment.fit
     flat = lambda objective: torch.cat([p.detach().flatten().clone() for p in objective.parameters()])
 
-    def forward(self, batch, step):
-        with Dealt(len(next(iter(batch.values()))), rank, size): return loss(self, batch, step)
+    def dealt(self, batch):
+        with Dealt(len(next(iter(batch.values()))), rank, size): return call(self, batch)
 
-    def measured_fit(objective, cfg, *args):
+    def measured(objective, cfg, *args):
         before = flat(objective)
-        device = fit(objective, cfg, *args)
+        fitted = fit(objective, cfg, *args)
         if cfg.experiment != 'classifier': torch.save((before, flat(objective)), home / f'{name}_{rank}.pt')
-        return device
+        return fitted
 
-    accelerate.Loss.forward, accelerate.fit = forward, measured_fit
-    accelerate.seed_step = lambda seed, step, rank: seed_step(seed, step)
-    Experiment.evaluate = Experiment.figures = lambda self: {}
-    for name in [*CHAPTERS, *(SHARDED if size > 1 else [])]:
-        sys.argv = ['vaebook-train', *line(name, home, size)]
+    step.Step.__call__, experiment.fit = dealt, measured
+    step.seed_step = lambda seed, number, rank: seed_step(seed, number)
+    experiment.Experiment.evaluate = experiment.Experiment.figures = lambda self: {}
+    sharded = SHARDED if size > 1 else []
+    for name in [*CHAPTERS, *sharded]:
+        sys.argv = ['vaebook-train', *line(name, home, engine, size)]
         vaebook.train.main()
         if rank == 0: print(f'{name}: finished')
 
 
-if __name__ == '__main__': process(Path(sys.argv[1]))
+if __name__ == '__main__': process(Path(sys.argv[1]), sys.argv[2])

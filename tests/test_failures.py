@@ -32,7 +32,7 @@ def test_two_runs_in_one_folder(tmp_path):
     (tmp_path / 'run/checkpoints').mkdir(); (tmp_path / 'run/checkpoints/last.ckpt').write_bytes(b'')
     held, again = hold(tmp_path / 'run'), Run(compose('cvae', dataset='digits', smoke=True, resume=str(tmp_path / 'run')))
     with pytest.raises(BadInput, match='no other run is at work'): again.start()
-    os.close(held)
+    free(held)
     again.start(); again.release(); again.start()
 
 
@@ -41,7 +41,7 @@ def test_half_a_line(tmp_path):
     from vaebook.trainers.loggers import csv_logger
     (tmp_path / 'metrics.csv').write_text('step,train/recon,val/total\n10,2.5,\n20,2.25,3.5\n2')
     logger = csv_logger(tmp_path, 20)
-    assert logger.experiment.metrics == [{'step': '10', 'train/recon': '2.5'}, {'step': '20', 'train/recon': '2.25', 'val/total': '3.5'}]
+    assert logger.read() == [{'step': '10', 'train/recon': '2.5'}, {'step': '20', 'train/recon': '2.25', 'val/total': '3.5'}]
 
 
 SECRETS = {k: f'SECRETOF{k.replace("_", "")}' for k in ('WANDB_API_KEY', 'CLEARML_API_SECRET_KEY', 'HF_TOKEN', 'AWS_SECRET_ACCESS_KEY', 'AWS_ACCESS_KEY_ID')}

@@ -138,7 +138,7 @@ def unit(experiment: str, metric: str) -> str:
 def results(run) -> dict: # a run folder
     "Its final numbers: those of the whole test set, and finite."
     found = read_json(Path(run)/'metrics.json')
-    return {k: v for k, v in found.items() if '/' not in k and abs(v) < float('inf')}
+    return {k: v for k, v in found.items() if '/' not in k and v is not None and abs(v) < float('inf')}
 
 def numbers_table(run, experiment: str) -> str:
     "The numbers with intervals and units, as a Markdown table."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXTS', 'RATHER', 'TRAINERS', 'LINEAR', 'PAIRS', 'Sweep', 'parse', 'text', 'Said', 'understand', 'one_horizon',
-           'devices', 'cpu_only', 'group_lines', 'hydra_compose', 'of_experiment', 'lay_over', 'check_values',
+           'devices', 'cpu_only', 'group_lines', 'hydra_compose', 'of_experiment', 'lay_over', 'suit', 'check_values',
            'saved_config', 'begun', 'go_on', 'compose', 'words', 'Changes', 'saved_choices', 'given_parameters',
            'from_file', 'configure']
 
@@ -169,22 +169,23 @@ def lay_over(base, # composed, or the configuration of a run
     cfg = base.copy()
     for block in said.whole: OmegaConf.update(cfg, block, {}, merge=False, force_add=True)
     for key, value in values.items(): OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+    suit(cfg, values)
     try: plain = OmegaConf.to_container(cfg, resolve=True)
     except omegaconf.errors.OmegaConfBaseException as e: raise BadInput('overrides', ' '.join(f'{k}={v}' for k, v in values.items()), 'values that can be found', str(e).split('\n')[0]) from e
-    if any(key.endswith(('optimizer.name', 'scheduler.name')) for key in values): plain = _suited(plain, values)
     betas = plain['trainer']['optimizer']['betas']
     if betas is not None: plain['trainer']['optimizer']['betas'] = [float(b) for b in betas]
     need('vaebook.unused').tell_unused(plain, said.values)
     return OmegaConf.create(plain)
 
-def _suited(plain: dict, said=()) -> dict: # said: keys that the user gave
-    "A configuration with null for what its recipe says of another optimiser or schedule than the one it has."
-    suited = need('vaebook.trainers.schedules').suited
-    plain = dict(plain, trainer=suited(plain['trainer'], [key.removeprefix('trainer.') for key in said]))
-    if 'trainer' in plain.get('classifier', {}):
-        keys = [key.removeprefix('classifier.trainer.') for key in said]
-        plain['classifier'] = dict(plain['classifier'], trainer=suited(plain['classifier']['trainer'], keys))
-    return plain
+def suit(cfg, said): # said: keys that the user gave
+    "Null for what the recipe says of another optimiser or schedule than the one that was chosen."
+    OmegaConf = need('omegaconf').OmegaConf
+    for block in TRAINERS:
+        keys = [key.removeprefix(block) for key in said if key.startswith((f'{block}optimizer', f'{block}scheduler'))]
+        if not keys or not OmegaConf.select(cfg, block[:-1]): continue
+        parts = OmegaConf.to_container(OmegaConf.select(cfg, block[:-1]))
+        suited = need('vaebook.trainers.schedules').suited({part: parts[part] for part in ('optimizer', 'scheduler')}, keys)
+        for part, settings in suited.items(): OmegaConf.update(cfg, f'{block}{part}', settings, merge=False)
 
 PAIRS = 'dataset.resolution', # a number, or one for each axis
 
@@ -212,7 +213,10 @@ def saved_config(resume: str): # A run folder, or a checkpoint in one
     "The configuration a run was started with; None if there is none."
     folder = Path(str(resume)).expanduser()
     path = (folder.parent.parent if folder.suffix == '.ckpt' else folder)/'config.yaml'
-    return need('omegaconf').OmegaConf.create(_suited(read_settings(path))) if path.is_file() else None
+    if not path.is_file(): return None
+    cfg = need('omegaconf').OmegaConf.create(read_settings(path))
+    suit(cfg, [f'{block}optimizer.name' for block in TRAINERS]) # an older run may hold what its optimiser has not
+    return cfg
 
 def begun(values: dict):
     "The configuration of the run that is to be gone on with; None if that is a new one."

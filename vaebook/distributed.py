@@ -6,13 +6,13 @@
 __all__ = ['ERRORS', 'world', 'is_main', 'is_launched', 'local_world', 'from_main', 'device_numbers', 'check_machines', 'report',
            'launch']
 
-# %% ../nbs/core/distributed.ipynb #9a01f02f
+# %% ../nbs/core/distributed.ipynb #65c70f81
 import os, signal, sys, tempfile
 from pathlib import Path
 
 from .core import BadInput, check, need
 
-# %% ../nbs/core/distributed.ipynb #6cb0cca5
+# %% ../nbs/core/distributed.ipynb #04dc9521
 def _from_slurm():
     "Set what PyTorch's launchers would have set, from what `srun` says."
     slurm = need('pytorch_lightning.plugins.environments').SLURMEnvironment(auto_requeue=False)
@@ -43,7 +43,7 @@ def local_world() -> tuple[int, int]: # (processes of this machine, machines)
     here = int(os.environ.get('LOCAL_WORLD_SIZE', size))
     return here, size // here
 
-# %% ../nbs/core/distributed.ipynb #c5bfe93c
+# %% ../nbs/core/distributed.ipynb #c578edf3
 def _meet():
     "Open the process group of all processes, if it is not there yet."
     torch = need('torch')
@@ -65,7 +65,7 @@ def from_main(make): # function of nothing
     if isinstance(box[0], BadInput): raise box[0]
     return box[0]
 
-# %% ../nbs/core/distributed.ipynb #8c1361c1
+# %% ../nbs/core/distributed.ipynb #a99588a9
 def _gpus() -> int: # found on this machine
     return need('torch').accelerator.device_count()
 
@@ -86,7 +86,7 @@ def check_machines(t): # `trainer` block: num_nodes
     line = f'torchrun --nnodes={t["num_nodes"]} --nproc-per-node=<devices> --rdzv-backend=c10d --rdzv-endpoint=<first machine>:29500 -m vaebook.train …'
     check(t['num_nodes'] in (1, None) or is_launched(), 'num_nodes', t['num_nodes'], '1, or a launcher on each machine', f'Start there: {line}, or use srun.')
 
-# %% ../nbs/core/distributed.ipynb #ee046f65
+# %% ../nbs/core/distributed.ipynb #0e260b95
 ERRORS = 'VAEBOOK_ERRORS' # environment variable: the folder where a process leaves its error
 
 def report(error: BadInput):
@@ -115,10 +115,10 @@ def launch(module: str, # to run, once a device
     "Run `python -m <module> <arguments>` in one process a device; raises the `BadInput`, or the `SystemExit`, that ended them."
     api, errors = need('torch.distributed.launcher.api'), need('torch.distributed.elastic.multiprocessing')
     for name in ('torch.distributed.elastic', 'torch.distributed.run'): need('logging').getLogger(name).setLevel('CRITICAL')
-    config = api.LaunchConfig(1, 1, len(numbers), rdzv_backend='c10d', rdzv_endpoint='localhost:0', max_restarts=0, monitor_interval=0.2)
+    config = api.LaunchConfig(1, 1, len(numbers), rdzv_backend='c10d', rdzv_endpoint='localhost:0', max_restarts=0, monitor_interval=0.2, run_id=f'vaebook-{os.getpid()}')
     with tempfile.TemporaryDirectory() as folder:
         settings = _with_devices(numbers) | {ERRORS: folder, 'TORCHELASTIC_SIGNALS_TO_HANDLE': ','.join(s.name for s in _SIGNALS)}
-        settings.setdefault('OMP_NUM_THREADS', os.environ.get('OMP_NUM_THREADS', '1'))
+        settings |= {k: os.environ.get(k, usual) for k, usual in dict(OMP_NUM_THREADS='1', TORCH_CPP_LOG_LEVEL='ERROR').items()}
         handlers = {s: signal.getsignal(s) for s in _SIGNALS}
         before = {k: os.environ.get(k) for k in settings}
         os.environ.update(settings)

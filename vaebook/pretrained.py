@@ -15,17 +15,27 @@ from pathlib import Path
 from torch import nn
 
 from .core import BadInput, atomic, check, need
+from .options import arguments
 
 # %% ../nbs/core/pretrained.ipynb #5a696bcd
 def remembering(init):
-    "Wrap `__init__` so that the outermost call leaves its arguments in `self.config`."
+    "Wrap `__init__`: it checks its arguments, and the outermost call leaves them in `self.config`."
     @functools.wraps(init)
     def wrapped(self, *args, **kwargs):
-        if 'config' not in self.__dict__:
-            bound = inspect.signature(init).bind(self, *args, **kwargs); bound.apply_defaults()
-            self.__dict__['config'] = dict(list(bound.arguments.items())[1:])
-        init(self, *args, **kwargs)
+        bound = arguments(init, type(self).__name__, (self, *args), kwargs)
+        if 'config' not in self.__dict__: self.__dict__['config'] = _settings(bound)
+        init(*bound.args, **bound.kwargs)
     return wrapped
+
+def _settings(bound) -> dict: # of a call
+    "Every argument but self, defaults included."
+    bound.apply_defaults()
+    settings = {}
+    for name, value in list(bound.arguments.items())[1:]:
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD: settings |= value
+        elif kind is not inspect.Parameter.VAR_POSITIONAL: settings[name] = value
+    return settings
 
 # %% ../nbs/core/pretrained.ipynb #148ab43a
 class Pretrained(nn.Module):

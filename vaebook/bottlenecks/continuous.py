@@ -8,25 +8,28 @@ __all__ = ['PARAMETERISATIONS', 'FORMS', 'BOTTLENECKS', 'USUAL', 'Bottleneck', '
            'Discrete', 'prior', 'make_bottleneck', 'inner_options']
 
 # %% ../../nbs/audio/bottlenecks.ipynb #346628dd
-from inspect import signature
+from typing import Annotated, Literal
 
 import torch
 from einops import rearrange
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .gaussian import gaussian_kl
-from .quantize import QUANTIZERS, FactorisedRVQ, Quantizer, build, options_of
-from ..core import BadInput, Latent, check, check_choice
+from .quantize import QUANTIZERS, FactorisedRVQ, Quantizer, options_of
+from ..core import BadInput, Latent, check
+from ..options import Count, Flag, Rate, Weight, checked
 
 # %% ../../nbs/audio/bottlenecks.ipynb #065aa3b9
 class Bottleneck(nn.Module):
     "[B, in_channels, T] → `Latent` with z [B, out_channels, T]."
     kind, wide = 'continuous', 1 # wide: channels of the encoder for one channel of z
 
-    def __init__(self, dim: int): # D
+    @checked
+    def __init__(self, dim: Count): # D
         super().__init__()
-        self.out_channels = check(isinstance(dim, int) and dim >= 1, 'dim', dim, 'an integer from 1')
+        self.out_channels = dim
         self.in_channels = self.wide * dim
 
     def latent(self, h: Tensor, sample: bool): raise NotImplementedError # float32 → z, info
@@ -57,9 +60,12 @@ class NoBottleneck(Bottleneck):
 
 class Tanh(Bottleneck):
     "scale · tanh(h / scale)."
-    def __init__(self, dim: int, scale: float = 1.): # The bound of |z|
+    @checked
+    def __init__(self,
+        dim: Count,             # D
+        scale: Rate = 1.):      # the bound of |z|
         super().__init__(dim)
-        self.scale = check(scale > 0, 'scale', scale, 'a number above 0')
+        self.scale = scale
 
     def latent(self, h, sample): return self.scale * (h / self.scale).tanh(), {}
 
@@ -74,9 +80,11 @@ class L2(Bottleneck):
 # %% ../../nbs/audio/bottlenecks.ipynb #0aa9bfec
 class SoftNorm(Bottleneck):
     "A learned scale and shift of each channel; info norm: nats that the batch's moments are away from 0 and 1."
-    def __init__(self, dim: int):
+    @checked
+    def __init__(self, dim: Count): # D
         super().__init__(dim)
-        self.scale, self.shift = nn.Parameter(torch.ones(dim, 1)), nn.Parameter(torch.zeros(dim, 1))
+        self.scale = nn.Parameter(torch.ones(dim, 1))
+        self.shift = nn.Parameter(torch.zeros(dim, 1))
 
     def latent(self, h, sample):
         z = h * self.scale + self.shift
@@ -90,10 +98,14 @@ class VAEBottleneck(Bottleneck):
     "Mean and s, stacked along the channels; info kl: nats a frame, and mu, logvar [B, D, T]."
     wide = 2
 
-    def __init__(self, dim: int, parameterisation: str = 'softplus', # 'softplus' or 'logvar': what s means
-                 half: bool = True): # False: the doubled divergence of many audio recipes
+    @checked
+    def __init__(self,
+        dim: Count,                                                     # D
+        parameterisation: Literal[*PARAMETERISATIONS] = 'softplus',     # what s means
+        half: Flag = True):                                             # False: the doubled divergence of many audio recipes
         super().__init__(dim)
-        self.parameterisation, self.factor = check_choice('parameterisation', parameterisation, PARAMETERISATIONS), 1 if half else 2
+        self.parameterisation = parameterisation
+        self.factor = 1 if half else 2
 
     def latent(self, h, sample):
         mu, s = h.chunk(2, 1)
@@ -119,12 +131,16 @@ def mmd(x: Tensor, # [M, D]
 # %% ../../nbs/audio/bottlenecks.ipynb #53c7f1a6
 class Wasserstein(Bottleneck):
     "All latents together look like N(0, 1); info mmd, 0 on average for a perfect match."
-    def __init__(self, dim: int, tanh: bool = False, # Bound latents to [-1, 1]?
-                 noise: float = 0., # Standard deviation of what is added in training
-                 frames: int = 512): # Compared at most, a batch
+    @checked
+    def __init__(self,
+        dim: Count,                                     # D
+        tanh: Flag = False,                             # bound latents to [-1, 1]?
+        noise: Weight = 0.,                             # standard deviation of what is added in training
+        frames: Annotated[Count, Field(ge=2)] = 512):   # compared at most, a batch
         super().__init__(dim)
-        check(noise >= 0, 'noise', noise, 'a standard deviation of 0 or more')
-        self.tanh, self.noise, self.frames = tanh, noise, check(frames >= 2, 'frames', frames, 'two or more')
+        self.tanh = tanh
+        self.noise = noise
+        self.frames = frames
 
     def latent(self, h, sample):
         z = h.tanh() if self.tanh else h
@@ -147,10 +163,11 @@ FORMS = dict(proper=2, spectral=3) # complex channels of the encoder for one of 
 
 class ComplexVAE(Bottleneck):
     "Planar μ, s (and u) → planar z [B, 2m, T]; info kl: nats a frame, mu [B, 2m, T], and gamma or first, second, angle [B, m, T]."
-    def __init__(self, dim: int, # 2 m
-                 kind: str = 'proper'): # 'proper' (circular) or 'spectral' (improper)
-        check(isinstance(dim, int) and dim % 2 == 0, 'dim', dim, 'an even number of channels: real parts, then imaginary parts')
-        self.wide = FORMS[check_choice('kind', kind, FORMS)]
+    @checked
+    def __init__(self,
+        dim: Annotated[Count, Field(multiple_of=2)],    # 2 m: real parts, then imaginary parts
+        kind: Literal[*FORMS] = 'proper'):              # proper: circular; spectral: improper
+        self.wide = FORMS[kind]
         super().__init__(dim)
 
     def prior(self, shape, device=None): return torch.randn(shape, device=device) / 2**0.5
@@ -181,10 +198,15 @@ class Discrete(Bottleneck):
     "A quantiser between two projections; info indices [B, T] or [B, T, Q], commitment, perplexity."
     kind = 'discrete'
 
-    def __init__(self, dim: int, quantizer: Quantizer):
+    @checked
+    def __init__(self,
+        dim: Count,                 # D
+        quantizer: Quantizer):      # of d channels
         super().__init__(dim)
-        d, self.quantizer = quantizer.dim, quantizer
-        self.down, self.up = (nn.Identity(), nn.Identity()) if d == dim else (nn.Conv1d(dim, d, 1), nn.Conv1d(d, dim, 1))
+        d = quantizer.dim
+        self.quantizer = quantizer
+        self.down = nn.Identity() if d == dim else nn.Conv1d(dim, d, 1)
+        self.up = nn.Identity() if d == dim else nn.Conv1d(d, dim, 1)
 
     @property
     def bits(self): return self.quantizer.bits # a frame, all stages
@@ -212,13 +234,13 @@ Discrete.forward, Discrete.prior = forward, prior
 BOTTLENECKS = dict(none=NoBottleneck, tanh=Tanh, softnorm=SoftNorm, l2=L2, wasserstein=Wasserstein, vae=VAEBottleneck,
                    complex_vae=ComplexVAE, dac_rvq=FactorisedRVQ, **QUANTIZERS)
 
-def make_bottleneck(type: str, # A key of `BOTTLENECKS`
-                    dim: int, # D, channels of z
-                    **options) -> Bottleneck: # Of its class
+@checked
+def make_bottleneck(type: Literal[*BOTTLENECKS],
+                    dim: Count, # D, channels of z
+                    **options) -> Bottleneck: # of its class
     "The bottleneck called `type`."
-    kind = BOTTLENECKS[check_choice('bottleneck', type, BOTTLENECKS)]
-    if issubclass(kind, Quantizer): return Discrete(dim, build(kind, type, inner_options(kind, dim, options)))
-    for key in options: check_choice(f'option of {type}', key, [*signature(kind).parameters][1:])
+    kind = BOTTLENECKS[type]
+    if issubclass(kind, Quantizer): return Discrete(dim, kind(**inner_options(kind, dim, options)))
     return kind(dim, **options)
 
 USUAL = dict(levels=[8, 5, 5, 5], num_codes=1024, stages=8) # of quantisers that are named alone

@@ -8,23 +8,23 @@ __all__ = ['BOUNDS', 'RECOMMENDED', 'QUANTIZERS', 'straight_through', 'histogram
            'match', 'join', 'split', 'decode_indices', 'compute', 'codes', 'codebook', 'disturb', 'levels_for',
            'ResidualFSQ', 'nearest', 'k_means', 'sums', 'together', 'average', 'from_first', 'VQ', 'find', 'learn',
            'restart', 'gather', 'save', 'load', 'ResidualVQ', 'ready', 'used', 'LFQ', 'entropy_terms', 'options_of',
-           'make_quantizer', 'build', 'DirectionVQ', 'Factorised', 'FactorisedRVQ', 'stagewise', 'whole', 'CodeUse',
-           'report']
+           'make_quantizer', 'DirectionVQ', 'Factorised', 'FactorisedRVQ', 'stagewise', 'whole', 'CodeUse', 'report']
 
 # %% ../../nbs/core/quantize.ipynb #62ce8453
-from collections.abc import Iterable
-from inspect import signature
 from itertools import accumulate
 from math import log, log2, prod
 from operator import mul
+from typing import Annotated, Literal
 
 import torch
 import torch.distributed as dist
 from einops import rearrange
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import BadInput, Latent, check, check_choice
+from ..core import BadInput, Latent, check
+from ..options import Count, Flag, Level, Levels, Natural, Number, Rate, Share, Weight, checked, describe
 
 # %% ../../nbs/core/quantize.ipynb #b008974e
 def straight_through(hard: Tensor, # What the decoder gets
@@ -99,13 +99,10 @@ def chosen(self, stages: int = None, bits: float = None) -> int: # Stages to use
 Quantizer.forward, Quantizer.perplexity, Quantizer.chosen = forward, perplexity, chosen
 
 # %% ../../nbs/core/quantize.ipynb #a762c39b
-def check_levels(levels) -> tuple: # Levels of each channel
+@checked
+def check_levels(levels: Level | Levels) -> tuple: # of each channel
     "The levels as a tuple, or `BadInput`."
-    plain = lambda l: l.tolist() if hasattr(l, 'tolist') else l # of numpy and torch
-    levels = plain(levels)
-    levels = tuple(map(plain, levels)) if isinstance(levels, Iterable) else (levels,)
-    fine = levels and all(isinstance(l, int) and not isinstance(l, bool) and 2 <= l < 2**23 for l in levels)
-    check(fine, 'levels', list(levels), 'a list of integers, each from 2 to 2**23-1')
+    levels = (levels,) if isinstance(levels, int) else tuple(levels)
     check(prod(levels) < 2**63, 'levels', list(levels), 'a product below 2**63, so that an id fits into 64 bits', 'Use a residual quantiser.')
     return levels
 
@@ -130,14 +127,20 @@ class FSQ(Quantizer):
     "Finite scalar quantisation: every channel rounded to its own grid, one mixed-radix id a position."
     constants = 'L', 'twice', 'basis'
 
-    def __init__(self, levels, # Levels of each channel, 2 or more
-                 bound: str = 'cdf', # 'cdf', 'symmetric' or 'tanh'
-                 noise: float = 0.): # Share of elements moved by up to half a bin on their way to the decoder, in training
+    @checked
+    def __init__(self,
+        levels: Level | Levels,             # of each channel
+        bound: Literal[*BOUNDS] = 'cdf',    # what squashes a channel into [-1, 1]
+        noise: Share = 0.):                 # of elements moved by up to half a bin on their way to the decoder, in training
         super().__init__()
-        self.levels, self.noise = check_levels(levels), check(0 <= noise <= 1, 'noise', noise, 'a share from 0 to 1')
-        self.squash, grid = BOUNDS[check_choice('bound', bound, BOUNDS)]
+        self.levels = check_levels(levels)
         check(bound != 'tanh' or min(self.levels) > 2, 'levels', list(self.levels), "3 or more with bound='tanh'", "Use bound='symmetric'.")
-        self.bound_name, self.dim, self.vocab_size, self.kept = bound, len(self.levels), prod(self.levels), (None, None)
+        self.noise = noise
+        self.squash, grid = BOUNDS[bound]
+        self.bound_name = bound
+        self.dim = len(self.levels)
+        self.vocab_size = prod(self.levels)
+        self.kept = None, None
         self.L = L = torch.tensor(self.levels)
         half, zero = grid(L)
         self.twice = torch.stack([half, zero, zero + 1, 2 * (L - 1)])
@@ -237,11 +240,16 @@ class ResidualFSQ(Quantizer):
     "Stage k rounds what stage k-1 left, on a grid L times as fine: the base-L digits of the bounded value."
     residual = True
 
-    def __init__(self, levels, # Levels of each channel, 2 or more
-                 stages: int = 2): # Q
+    @checked
+    def __init__(self,
+        levels: Level | Levels,     # of each channel
+        stages: Count = 2):         # Q
         super().__init__()
-        self.fsq, self.stages = FSQ(levels), check(isinstance(stages, int) and stages >= 1, 'stages', stages, 'an integer from 1')
-        self.levels, self.dim, self.vocab_size = self.fsq.levels, self.fsq.dim, self.fsq.vocab_size
+        self.fsq = FSQ(levels)
+        self.stages = stages
+        self.levels = self.fsq.levels
+        self.dim = self.fsq.dim
+        self.vocab_size = self.fsq.vocab_size
         check(max(self.levels) ** stages <= 2**22, 'stages', stages, 'levels**stages of at most 2**22, the steps that float32 resolves')
 
 def decode_indices(self, ids: Tensor) -> Tensor: # [B, ..., Q] or fewer stages → [B, d, ...]
@@ -309,17 +317,22 @@ def from_first(x: Tensor) -> Tensor:
 # %% ../../nbs/core/quantize.ipynb #c36702b2
 class VQ(Quantizer):
     "Vector quantisation (van den Oord et al. 2017) with a codebook that follows its vectors by moving averages."
-    def __init__(self, num_codes: int, # V
-                 dim: int, # d
-                 decay: float = 0.99, # Of the moving averages, a step
-                 cosine: bool = False, # Match directions: vectors and codes have length 1
-                 seed_samples: int = None, # Vectors gathered before k-means makes the codebook, by default 8 V; 0: keep the random codebook
-                 dead: float = 0.1, # A code is revived when its use falls below this share of M/V; 0: never
-                 revive: int = 64): # Codes revived a step at most
+    @checked
+    def __init__(self,
+        num_codes: Count,                                           # V
+        dim: Count,                                                 # d
+        decay: Annotated[Number, Field(ge=0, lt=1)] = 0.99,         # of the moving averages, a step
+        cosine: Flag = False,                                       # match directions: vectors and codes have length 1
+        seed_samples: Natural | None = None,                        # vectors from which k-means makes the codebook, by default 8 V; 0: keep the random one
+        dead: Weight = 0.1,                                         # a code is revived when its use falls below this share of M/V; 0: never
+        revive: Natural = 64):                                      # codes revived a step at most
         super().__init__()
-        for name, n in dict(num_codes=num_codes, dim=dim).items(): check(isinstance(n, int) and n >= 1, name, n, 'an integer from 1')
-        check(0 <= decay < 1, 'decay', decay, 'a number from 0 to below 1')
-        self.vocab_size, self.dim, self.decay, self.cosine, self.dead, self.revive = num_codes, dim, decay, cosine, dead, revive
+        self.vocab_size = num_codes
+        self.dim = dim
+        self.decay = decay
+        self.cosine = cosine
+        self.dead = dead
+        self.revive = revive
         self.seed_samples = 8 * num_codes if seed_samples is None else seed_samples
         check(self.seed_samples == 0 or self.seed_samples >= num_codes, 'seed_samples', seed_samples, f'0, or at least num_codes={num_codes}')
         self.register_buffer('codebook', self.scaled(torch.randn(num_codes, dim)))
@@ -403,17 +416,20 @@ class ResidualVQ(Quantizer):
     "Stage k quantises what the stages before it left over (SoundStream, Zeghidour et al. 2021)."
     residual = True
 
-    def __init__(self, num_codes: int, # V
-                 dim: int, # d
-                 stages: int = 2, # Q
-                 dropout: float = 0., # Share of a batch's items that use a random number of stages, 1 … Q, in training
-                 **options): # Of `VQ`
+    @checked(of=VQ)
+    def __init__(self,
+        num_codes: Count,       # V
+        dim: Count,             # d
+        stages: Count = 2,      # Q
+        dropout: Share = 0.,    # of a batch's items, which use a random number of stages, 1 … Q, in training
+        **options):             # of `VQ`
         super().__init__()
-        self.stages = check(isinstance(stages, int) and stages >= 1, 'stages', stages, 'an integer from 1')
         check(not options.get('cosine'), 'cosine', True, 'False: what a stage leaves over has a length')
-        self.dropout = check(0 <= dropout <= 1, 'dropout', dropout, 'a share from 0 to 1')
+        self.stages = stages
+        self.dropout = dropout
         self.layers = nn.ModuleList(VQ(num_codes, dim, **options) for _ in range(stages))
-        self.vocab_size, self.dim = num_codes, dim
+        self.vocab_size = num_codes
+        self.dim = dim
 
 def decode_indices(self, ids: Tensor) -> Tensor: # [B, ..., Q] or fewer stages → [B, d, ...]
     "The sum of the stages' codes; the first stages alone give a coarser value."
@@ -454,11 +470,14 @@ class LFQ(FSQ):
     "Lookup-free quantisation (Yu et al. 2023, arXiv 2310.05737): the sign of each channel, and an entropy term."
     constants = *FSQ.constants, 'ones'
 
-    def __init__(self, dim: int, # d, bits of one id
-                 sharpness: float = 1., # Inverse temperature of the soft assignment
-                 group: int = 8): # Bits whose joint entropy is exact
-        super().__init__([2] * check(isinstance(dim, int) and 1 <= dim <= 62, 'dim', dim, 'an integer from 1 to 62'), 'symmetric')
-        self.sharpness, self.group = sharpness, min(group, dim)
+    @checked
+    def __init__(self,
+        dim: Annotated[Count, Field(le=62)],            # d, bits of one id
+        sharpness: Rate = 1.,                           # inverse temperature of the soft assignment
+        group: Annotated[Count, Field(le=24)] = 8):     # bits whose joint entropy is exact
+        super().__init__([2] * dim, 'symmetric')
+        self.sharpness = sharpness
+        self.group = min(group, dim)
         self.ones = FSQ([2] * self.group, 'symmetric').codebook() > 0
 
 # %% ../../nbs/core/quantize.ipynb #53bdf591
@@ -484,21 +503,14 @@ LFQ.entropy_terms, LFQ.forward = entropy_terms, forward
 # %% ../../nbs/core/quantize.ipynb #7d81b8b3
 QUANTIZERS = dict(fsq=FSQ, rfsq=ResidualFSQ, vq=VQ, rvq=ResidualVQ, lfq=LFQ)
 
-def options_of(kind) -> dict: # The parameters of a kind by name
-    own = dict(signature(kind).parameters)
-    return own if own.pop('options', None) is None else dict(signature(VQ).parameters) | own
+def options_of(kind) -> list: # The names of what a kind takes
+    return [option.name for option in describe(kind)]
 
-def make_quantizer(name: str, # A key of `QUANTIZERS`
-                   **options) -> Quantizer: # Of its class
+@checked
+def make_quantizer(name: Literal[*QUANTIZERS],
+                   **options) -> Quantizer: # of its class
     "The quantiser called `name`."
-    return build(QUANTIZERS[check_choice('quantizer', name, QUANTIZERS)], name, options)
-
-def build(kind, name: str, options: dict) -> Quantizer:
-    "A quantiser of the class `kind`, its options checked by name."
-    known = options_of(kind)
-    for key in options: check_choice(f'option of {name}', key, known)
-    for key, p in known.items(): check(p.default is not p.empty or key in options, key, None, f'a value: {name} needs it', str(p))
-    return kind(**options)
+    return QUANTIZERS[name](**options)
 
 # %% ../../nbs/core/quantize.ipynb #3a69c1dd
 class DirectionVQ(VQ):
@@ -507,9 +519,15 @@ class DirectionVQ(VQ):
 
 class Factorised(nn.Module):
     "One stage: d channels to c, a code, and back."
-    def __init__(self, dim: int, code_dim: int, book: VQ): # d, c
+    @checked
+    def __init__(self,
+        dim: Count,         # d
+        code_dim: Count,    # c
+        book: VQ):
         super().__init__()
-        self.down, self.book, self.up = nn.Linear(dim, code_dim), book, nn.Linear(code_dim, dim)
+        self.down = nn.Linear(dim, code_dim)
+        self.book = book
+        self.up = nn.Linear(code_dim, dim)
         nn.init.orthogonal_(self.down.weight)
         self.up.weight.data.copy_(self.down.weight.data.T)
         for layer in (self.down, self.up): nn.init.zeros_(layer.bias)
@@ -521,17 +539,20 @@ class FactorisedRVQ(Quantizer):
     "Residual quantisation with codes of `code_dim` channels, searched by direction (Kumar et al. 2023, arXiv 2306.06546)."
     residual, used, ready, decode_indices = True, ResidualVQ.used, ResidualVQ.ready, ResidualVQ.decode_indices
 
-    def __init__(self, num_codes: int, # V
-                 dim: int, # d
-                 stages: int = 2, # Q
-                 code_dim: int = 8, # c, channels of a code
-                 dropout: float = 0., # As of `ResidualVQ`
-                 **options): # Of `VQ`
+    @checked(of=VQ)
+    def __init__(self,
+        num_codes: Count,       # V
+        dim: Count,             # d
+        stages: Count = 2,      # Q
+        code_dim: Count = 8,    # c, channels of a code
+        dropout: Share = 0.,    # as of `ResidualVQ`
+        **options):             # of `VQ`
         super().__init__()
-        for name, n in dict(dim=dim, stages=stages, code_dim=code_dim).items(): check(isinstance(n, int) and n >= 1, name, n, 'an integer from 1')
         check(not options.get('cosine'), 'cosine', True, 'False: directions are compared anyway, and codes have lengths')
-        self.dropout = check(0 <= dropout <= 1, 'dropout', dropout, 'a share from 0 to 1')
-        self.vocab_size, self.dim, self.stages = num_codes, dim, stages
+        self.dropout = dropout
+        self.vocab_size = num_codes
+        self.dim = dim
+        self.stages = stages
         self.layers = nn.ModuleList(Factorised(dim, code_dim, DirectionVQ(num_codes, code_dim, **options)) for _ in range(stages))
 
 # %% ../../nbs/core/quantize.ipynb #23fe998b
@@ -571,8 +592,10 @@ class CodeUse:
     "Counts ids, batch by batch, of each position: the same result for one batch as for ten."
     dead_below = 0.1 # bits: a position whose entropy is below carries nothing
 
-    def __init__(self, vocab_size: int): # V
-        self.vocab_size, self.counts = vocab_size, None
+    @checked
+    def __init__(self, vocab_size: Count): # V
+        self.vocab_size = vocab_size
+        self.counts = None
 
     def update(self, ids: Tensor): # [M, ...] of one batch, whole numbers; all axes but the first are positions
         "Count a batch; returns itself."

@@ -6,20 +6,34 @@
 __all__ = ['FrameTokenizer', 'TokenHead']
 
 # %% ../../nbs/world/tokens.ipynb #cc568011
+from typing import Annotated, Literal
+
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .quantize import levels_for, make_quantizer
-from ..core import check_choice
+from ..options import Count, checked
 
 # %% ../../nbs/world/tokens.ipynb #1db9b885
 class FrameTokenizer(nn.Module):
     "Features [M, N, F] → codes [M, N, d] and their ids [M, N]; codes → frames."
-    def __init__(self, features: int, grid: int, image_size: int, quantizer: str = 'vq', codes: int = 128, code_dim: int = 16, width: int = 32):
+    @checked
+    def __init__(self,
+        features: Count,                            # F
+        grid: Count,                                # cells a side, N = grid²
+        image_size: Count,                          # S, pixels
+        quantizer: Literal['vq', 'fsq'] = 'vq',
+        codes: Annotated[Count, Field(ge=2)] = 128, # V; of fsq, about
+        code_dim: Count = 16,                       # d, of vq
+        width: Count = 32):                         # channels of the painter
         super().__init__()
         kinds = dict(vq=dict(num_codes=codes, dim=code_dim, cosine=True), fsq=dict(levels=levels_for(codes.bit_length() - 1)))
-        self.quantizer = make_quantizer(quantizer, **kinds[check_choice('quantizer', quantizer, kinds)])
-        self.dim, self.size, self.grid, up = self.quantizer.dim, self.quantizer.vocab_size, grid, image_size // grid
+        self.quantizer = make_quantizer(quantizer, **kinds[quantizer])
+        self.dim = self.quantizer.dim
+        self.size = self.quantizer.vocab_size
+        self.grid = grid
+        up = image_size // grid
         self.inner = nn.Linear(features, self.dim)
         self.outer = nn.Sequential(nn.Conv2d(self.dim, width, 3, 1, 1), nn.SiLU(), nn.Conv2d(width, 3 * up**2, 1), nn.PixelShuffle(up))
 
@@ -34,10 +48,16 @@ class FrameTokenizer(nn.Module):
 # %% ../../nbs/world/tokens.ipynb #22996780
 class TokenHead(nn.Module):
     "Codes of a frame [M, N, d] and a state [M, ·] → logits [M, N, V] of the codes of the next frame."
-    def __init__(self, tokenizer: FrameTokenizer, state_dim: int, hidden: int = 32):
+    @checked
+    def __init__(self,
+        tokenizer: FrameTokenizer,
+        state_dim: Count,           # numbers of a state
+        hidden: Count = 32):        # channels
         super().__init__()
-        self.grid, self.state = tokenizer.grid, nn.Linear(state_dim, hidden)
-        self.near, self.out = nn.Conv2d(tokenizer.dim, hidden, 3, 1, 1), nn.Conv2d(hidden, tokenizer.size, 1)
+        self.grid = tokenizer.grid
+        self.state = nn.Linear(state_dim, hidden)
+        self.near = nn.Conv2d(tokenizer.dim, hidden, 3, 1, 1)
+        self.out = nn.Conv2d(hidden, tokenizer.size, 1)
 
     def forward(self, codes: Tensor, state: Tensor) -> Tensor:
         cells = self.near(codes.transpose(1, 2).unflatten(2, (self.grid, self.grid)))

@@ -95,7 +95,7 @@ def black_box(self: CVAEExperiment) -> nn.Module:
     found = None if cfg.smoke else find_classifier(cfg, classifier_store(cfg), images)
     if found is not None: return found
     check(not self.reopened, 'classifier', cfg.model_name or cfg.model.name, 'the classifier that this run explains', 'Put it back into save_dir, or give it: reopen(folder, classifier=net).')
-    cfg.run_dir = str(self.folder()/'classifier')
+    cfg.run_dir, cfg.resume = str(self.folder()/'classifier'), 'auto' # it may have been stopped in there
     experiment = ClassifierExperiment(cfg)
     experiment.done['data'] = images
     experiment.evaluate(), experiment.figures()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import check
+from ..options import Count, Flag, Natural, checked
 
 # %% ../../nbs/world/attention.ipynb #79dcdeb1
 def rotate(x: Tensor) -> Tensor: # [..., T, d], d even
@@ -28,11 +29,19 @@ def rotate(x: Tensor) -> Tensor: # [..., T, d], d even
 # %% ../../nbs/world/attention.ipynb #505bb843
 class Attention(nn.Module):
     "Multi-head attention: of a sequence over its own past if `causal`, else of queries over a source."
-    def __init__(self, dim: int, heads: int, causal: bool = False, source_dim: int | None = None): # None: dim
+    @checked
+    def __init__(self,
+        dim: Count,                         # of a query and of what it gets
+        heads: Count,
+        causal: Flag = False,               # no look ahead?
+        source_dim: Count | None = None):   # of what is looked at; None: dim
         super().__init__()
         check(dim % (2 * heads) == 0, 'dim', dim, f'a multiple of {2 * heads}, an even width for each of {heads} heads')
-        self.heads, self.causal = heads, causal
-        self.q, self.kv, self.out = nn.Linear(dim, dim), nn.Linear(source_dim or dim, 2 * dim), nn.Linear(dim, dim)
+        self.heads = heads
+        self.causal = causal
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(source_dim or dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor: # [B, L, C], [B, N, C], [B, 1, L, N] who may see whom → [B, L, C]
         q, k, v = (rearrange(a, 'b n (h d) -> b h n d', h=self.heads) for a in (self.q(x), *self.kv(source).chunk(2, -1)))
@@ -75,13 +84,20 @@ class CausalTransformer(nn.Module):
 # %% ../../nbs/world/attention.ipynb #1a21cba3
 class PerceiverContext(nn.Module):
     "Tokens of each frame [B, T, N, token_dim] → context c [B, T, dim]; c_t knows frames up to t. Jaegle et al. 2021."
-    def __init__(self, token_dim: int, cells: int, dim: int, # channels of a token, N, C
-                 latents: int = 8, # queries a frame
-                 depth: int = 2, heads: int = 4): # of the transformer over time
+    @checked
+    def __init__(self,
+        token_dim: Count,       # channels of a token
+        cells: Count,           # N
+        dim: Count,             # C
+        latents: Count = 8,     # queries a frame
+        depth: Natural = 2,     # layers of the transformer over time
+        heads: Count = 4):      # of it
         super().__init__()
-        self.shape, self.place = (cells, token_dim), nn.Parameter(torch.randn(cells, token_dim) / 2)
+        self.shape = cells, token_dim
+        self.place = nn.Parameter(torch.randn(cells, token_dim) / 2)
         self.latents = nn.Parameter(torch.randn(latents, dim))
-        self.read, self.pool = Block(dim, heads, source_dim=token_dim), nn.Linear(latents * dim, dim)
+        self.read = Block(dim, heads, source_dim=token_dim)
+        self.pool = nn.Linear(latents * dim, dim)
         self.time = CausalTransformer(dim, depth, heads)
 
     def forward(self, tokens: Tensor, dones: Tensor | None = None) -> Tensor: # [B, T] is it the last frame of its episode?
@@ -104,7 +120,12 @@ def even(in_dim: int, out_dim: int) -> nn.Module:
 # %% ../../nbs/world/attention.ipynb #1c71574f
 class SlotAttention(nn.Module):
     "Features [M, N, E] → (slots [M, S, dim], attention [M, S, N], which sums to 1 over slots). Locatello et al. 2020, algorithm 1."
-    def __init__(self, in_dim: int, slots: int, dim: int = 64, iterations: int = 3):
+    @checked
+    def __init__(self,
+        in_dim: Count,              # of a feature
+        slots: Count,               # S
+        dim: Count = 64,            # of a slot
+        iterations: Count = 3):
         super().__init__()
         self.start, self.iterations = nn.Parameter(torch.randn(slots, dim)), iterations
         self.read, self.ask = even(in_dim, 2 * dim), even(dim, dim) # keys and values, queries
@@ -189,11 +210,18 @@ class MapPrior(nn.Module):
 # %% ../../nbs/world/attention.ipynb #9bcbb137
 class AttentionSchema(nn.Module):
     "Features [B, T, N, E] → dict(maps [B, T, S, N], weights [B, T, S], map [B, T, N]); maps sum to 1 over the cells."
-    def __init__(self, in_dim: int, grid: int, slots: int, # E, cells a side, S
-                 state_dim: int, # size of [h_t, z_{t−1}]
-                 dim: int = 64, hidden: int = 64): # of a slot, of the prior
+    @checked
+    def __init__(self,
+        in_dim: Count,          # E
+        grid: Count,            # cells a side
+        slots: Count,           # S
+        state_dim: Count,       # size of [h_t, z_{t−1}]
+        dim: Count = 64,        # of a slot
+        hidden: Count = 64):    # of the prior
         super().__init__()
-        self.grid, self.slots, self.weigh = grid, SlotAttention(in_dim, slots, dim), nn.Linear(dim, 1)
+        self.grid = grid
+        self.slots = SlotAttention(in_dim, slots, dim)
+        self.weigh = nn.Linear(dim, 1)
         self.prior = MapPrior(grid, state_dim, hidden)
 
     def forward(self, features: Tensor) -> dict:

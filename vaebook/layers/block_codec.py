@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core import check
 from .causal import Repeat
+from ..options import Count, Natural, Triple, checked
 
 # %% ../../nbs/video/block_codec.ipynb #865742b3
 def cosines(n: int) -> Tensor: # [n, n] float64, a wave a column
@@ -37,15 +38,20 @@ def lowest(channels: int, block: tuple, # (f, p, q)
 # %% ../../nbs/video/block_codec.ipynb #669f7f60
 class BlockCodec(Repeat):
     "Clips [B, C, 1+f·n, H, W] in [-1, 1] to z [B, D, 1+n, H/p, W/q] of about unit deviation, and back."
-    def __init__(self, channels: int, block: tuple, # (f, p, q)
-                 count: int): # D
+    @checked
+    def __init__(self,
+        channels: Count,        # C
+        block: Triple,          # (f, p, q)
+        count: Natural):        # D
         super().__init__(*block[:2])
         most = channels * math.prod(block)
         check(0 < count <= most, 'z_channels', count, f'1 to {most}, the numbers of a block')
         waves, frequency = lowest(channels, block, count)
         scale = math.sqrt(most) / 4 / (1 + frequency).square()
-        self.channels, self.block = channels, tuple(block)
-        self.analysis, self.synthesis = nn.Parameter((waves / scale).T.float()), nn.Parameter((waves * scale).float())
+        self.channels = channels
+        self.block = tuple(block)
+        self.analysis = nn.Parameter((waves / scale).T.float())
+        self.synthesis = nn.Parameter((waves * scale).float())
 
     def encode(self, x, state=None):
         f, p, q = self.block

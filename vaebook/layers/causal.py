@@ -9,6 +9,7 @@ __all__ = ['AT_ONCE', 'PADS', 'NORMS', 'KERNELS', 'change_by_frame', 'leak', 'Ca
 
 # %% ../../nbs/video/causal.ipynb #6078339f
 import math
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..core import check, check_choice
+from ..core import check
+from ..options import Count, Triple, checked
 
 # %% ../../nbs/video/causal.ipynb #7a70aea7
 @torch.no_grad()
@@ -79,10 +81,16 @@ PADS = dict(replicate=lambda x: x[:, :, :1], zero=lambda x: torch.zeros_like(x[:
 
 class CausalConv3d(Causal):
     "[B, C, T, H, W] → [B, C', (T+s-1)/s, H/sh, W/sw]. T is 1 + s·n at the beginning of a clip, s·n later."
-    def __init__(self, channels: int, out_channels: int, kernel=(3, 3, 3), stride=(1, 1, 1),
-                 pad: str = 'replicate'): # What was before the first frame: 'replicate' it, or 'zero'
+    @checked
+    def __init__(self,
+        channels: Count,                        # C
+        out_channels: Count,                    # C'
+        kernel: Triple = (3, 3, 3),             # frames, height, width
+        stride: Triple = (1, 1, 1),             # s, sh, sw
+        pad: Literal[*PADS] = 'replicate'):     # what was before the first frame
         super().__init__()
-        self.stride, self.pad = stride, PADS[check_choice('pad', pad, PADS)]
+        self.stride = stride
+        self.pad = PADS[pad]
         fresh = nn.Conv3d(channels, out_channels, kernel)
         self.weight, self.bias = fresh.weight, fresh.bias
 
@@ -163,9 +171,14 @@ NORMS = dict(rms=RMSNorm, group=FrameGroupNorm)
 # %% ../../nbs/video/causal.ipynb #6af3b592
 class FrameAttention(nn.Module):
     "Every place of a frame looks at all places of that frame; residual, one head."
-    def __init__(self, channels: int, norm: str = 'rms'):
+    @checked
+    def __init__(self,
+        channels: Count,
+        norm: Literal[*NORMS] = 'rms'):
         super().__init__()
-        self.norm, self.qkv, self.out = NORMS[check_choice('norm', norm, NORMS)](channels), nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+        self.norm = NORMS[norm](channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x):
         h = rearrange(self.norm(x), 'b c t h w -> (b t) c h w')
@@ -178,12 +191,21 @@ KERNELS = dict(full=((3, 3, 3), (3, 3, 3)), factorised=((1, 3, 3), (3, 1, 1)))
 
 class ResBlock(Causal):
     "norm, SiLU, convolution, twice, beside a shortcut: [B, C, T, H, W] → [B, C', T, H, W]."
-    def __init__(self, channels: int, out_channels: int, conv: str = 'factorised', norm: str = 'rms', pad: str = 'replicate', frames: int = 3): # kernel along time; 1: images
+    @checked
+    def __init__(self,
+        channels: Count,                            # C
+        out_channels: Count,                        # C'
+        conv: Literal[*KERNELS] = 'factorised',     # 1×3×3 and 3×1×1, or full: 3×3×3 twice
+        norm: Literal[*NORMS] = 'rms',
+        pad: Literal[*PADS] = 'replicate',
+        frames: Count = 3):                         # kernel along time; 1: images
         super().__init__()
-        (k1, *s1), (k2, *s2) = KERNELS[check_choice('conv', conv, KERNELS)]
-        make = NORMS[check_choice('norm', norm, NORMS)]
-        self.norm1, self.conv1 = make(channels), CausalConv3d(channels, out_channels, (min(k1, frames), *s1), pad=pad)
-        self.norm2, self.conv2 = make(out_channels), CausalConv3d(out_channels, out_channels, (min(k2, frames), *s2), pad=pad)
+        (k1, *s1), (k2, *s2) = KERNELS[conv]
+        make = NORMS[norm]
+        self.norm1 = make(channels)
+        self.conv1 = CausalConv3d(channels, out_channels, (min(k1, frames), *s1), pad=pad)
+        self.norm2 = make(out_channels)
+        self.conv2 = CausalConv3d(out_channels, out_channels, (min(k2, frames), *s2), pad=pad)
         self.skip = CausalConv3d(channels, out_channels, (1, 1, 1)) if channels != out_channels else nn.Identity()
 
     def forward(self, x, state=None):

@@ -9,6 +9,7 @@ __all__ = ['PLANES', 'PADS', 'GAUSS', 'ACTIVATIONS', 'planar', 'native', 'block'
 
 # %% ../../nbs/audio/complex.ipynb #91a1f109
 import math
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from ..core import check, check_choice
 from .causal import Causal
+from ..options import Count, Flag, Pair, Rate, checked
 
 # %% ../../nbs/audio/complex.ipynb #4ff27138
 def planar(z: Tensor) -> Tensor: # complex [B, C, ...] → real [B, 2C, ...]
@@ -58,19 +60,31 @@ GAUSS = 64 # complex channels on both sides, from which three products are faste
 # %% ../../nbs/audio/complex.ipynb #06c8438b
 class Conv(Causal):
     "[B, C, F, T] → [B, C', F/s, T/s], or F·s and T·s if transposed; C counts complex channels unless the algebra is real."
-    def __init__(self, channels: int, out_channels: int, kernel=(3, 3), stride=(1, 1), # (frequency, time)
-                 dilation: int = 1, # along time
-                 algebra: str = 'complex', # complex, wide or real
-                 causal: bool = False, transposed: bool = False,
-                 gain: float = 1., # of the initial weights: output over input deviation
-                 pad: str = 'zero', # zero, replicate or reflect, along time
-                 bias: bool = True):
+    @checked
+    def __init__(self,
+        channels: Count,                            # C
+        out_channels: Count,                        # C'
+        kernel: Pair = (3, 3),                      # (frequency, time)
+        stride: Pair = (1, 1),                      # (frequency, time)
+        dilation: Count = 1,                        # along time
+        algebra: Literal[*PLANES] = 'complex',
+        causal: Flag = False,
+        transposed: Flag = False,
+        gain: Rate = 1.,                            # of the initial weights: output over input deviation
+        pad: Literal[*PADS] = 'zero',               # along time
+        bias: Flag = True):
         super().__init__()
-        n = PLANES[check_choice('algebra', algebra, PLANES)]
+        n = PLANES[algebra]
         reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, (1, dilation)))
         for axis, r, s in zip(('frequency', 'time'), reach, stride): check(r >= s >= 1, f'stride of {axis}', s, f'1 to {r}, what the kernel covers')
-        self.kernel, self.stride, self.dilation, self.algebra, self.transposed = tuple(kernel), tuple(stride), dilation, algebra, transposed
-        (f, t), self.causal, self.pad = (r - s for r, s in zip(reach, stride)), causal, PADS[check_choice('pad', pad, PADS)]
+        self.kernel = tuple(kernel)
+        self.stride = tuple(stride)
+        self.dilation = dilation
+        self.algebra = algebra
+        self.transposed = transposed
+        self.causal = causal
+        self.pad = PADS[pad]
+        f, t = (r - s for r, s in zip(reach, stride))
         self.around = (f - f // 2, f // 2), ((0, t) if transposed else (t, 0)) if causal else (t - t // 2, t // 2)
         shape, fan = (channels, out_channels) if transposed else (out_channels, channels), channels * math.prod(kernel) / (math.prod(stride) if transposed else 1)
         shape = (2, *shape) if algebra == 'complex' else tuple(n * c for c in shape)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import check
+from ..options import Count, checked
 
 # %% ../../nbs/world/frames.ipynb #48afab20
 def mlp(inputs: int, outputs: int, hidden: int = 256) -> nn.Sequential:
@@ -21,20 +22,26 @@ def double(i: int, o: int) -> nn.Sequential: return nn.Sequential(nn.ConvTranspo
 
 def levels(image_size: int) -> int: # how often 4 must be doubled
     "Levels between an image and 4×4; raises `BadInput` for other sizes than 16, 32, 64 …"
-    fine = isinstance(image_size, int) and image_size >= 16 and image_size & (image_size - 1) == 0
+    fine = image_size >= 16 and image_size & (image_size - 1) == 0
     return check(fine, 'image_size', image_size, 'a power of two from 16', 'dataset.image_size resizes frames.') and image_size.bit_length() - 3
 
 # %% ../../nbs/world/frames.ipynb #967b94fd
 class FrameEncoder(nn.Module):
     "[M, 3, S, S] in [0, 1] → embedding [M, E], features [M, N, F] of the grid."
-    def __init__(self, image_size: int, width: int = 32, embedding: int = 256, grid: int = 8): # S, W, E, g
+    @checked
+    def __init__(self,
+        image_size: Count,          # S, pixels
+        width: Count = 32,          # W, channels of the finest level
+        embedding: Count = 256,     # E
+        grid: Count = 8):           # g, cells a side
         super().__init__()
         count = levels(image_size)
         sides = [image_size >> i + 1 for i in range(count)]
         self.at = sides.index(check(grid in sides, 'grid', grid, f'one of {sides}, the sides of the levels') and grid)
         widths = [3] + [width << i for i in range(count)]
         self.levels = nn.ModuleList(halve(i, o) for i, o in zip(widths, widths[1:]))
-        self.out, self.features = nn.Linear(16 * widths[-1], embedding), widths[self.at + 1]
+        self.out = nn.Linear(16 * widths[-1], embedding)
+        self.features = widths[self.at + 1]
 
     def forward(self, x: Tensor):
         x = (2 * x - 1).contiguous(memory_format=torch.channels_last)
@@ -46,7 +53,12 @@ class FrameEncoder(nn.Module):
 # %% ../../nbs/world/frames.ipynb #2cf32142
 class FrameDecoder(nn.Module):
     "[..., D] → [..., C, S, S]: a change of the background."
-    def __init__(self, inputs: int, image_size: int, width: int = 32, channels: int = 3): # D, S, W, C
+    @checked
+    def __init__(self,
+        inputs: Count,              # D
+        image_size: Count,          # S, pixels
+        width: Count = 32,          # W, channels of the finest level
+        channels: Count = 3):       # C
         super().__init__()
         count = levels(image_size)
         widths = [width << i for i in reversed(range(count))]

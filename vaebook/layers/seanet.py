@@ -7,15 +7,17 @@ __all__ = ['ResBlock', 'Fold', 'Unfold', 'Recurrent', 'plan', 'kernel_of', 'Trun
            'spreads', 'needs']
 
 # %% ../../nbs/audio/seanet.ipynb #67551103
-import inspect, math
+import math
+from typing import Literal
 
 from einops import rearrange
 from torch import nn
 
 from ..core import check, check_choice
 from .causal import Causal, Stack, keyed
-from .complex import PLANES, Conv, make_activation
+from .complex import ACTIVATIONS, PADS, PLANES, Conv, make_activation
 from .stft import ISTFT, STFT
+from ..options import Count, Flag, Natural, Pair, Pairs, Rate, checked
 
 # %% ../../nbs/audio/seanet.ipynb #050bf0ee
 class ResBlock(Causal):
@@ -75,22 +77,34 @@ class Trunk(Stack):
                  seanet_2d=dict(algebra='complex', activation='modrelu', kernel=(3, 3), first_kernel=(8, 4), first_stride=(4, 2), strides=[(4, 1), (4, 1)], last_kernel=3, compress=1),
                  oobleck=dict(algebra='real', activation='snake', kernel=(1, 7), first_kernel=(1, 7), first_stride=(1, 1), strides=[(1, 2), (1, 4), (1, 4), (1, 8)], last_kernel=7, compress=1, residual=3, dilation_base=3))
 
-    def __init__(self, channels: int, # of the spectrogram or waveform; complex ones, unless the algebra is real
-                 dim: int, # D, of the latent
-                 bins: int = 1, width: int = 24, # channels of the finest level …
-                 algebra: str = 'real', activation: str = 'elu',
-                 kernel=(1, 3), # of residual blocks
-                 first_kernel=(1, 7), first_stride=(1, 1), # of the convolution next to the sound
-                 strides=(), # (frequency, time) of the further levels, from the sound on
-                 growth=None, # … and of all, in multiples of it; None: 1, 2, 4 …
-                 last_kernel: int = 7, # of the convolution next to the latent, along time
-                 residual: int = 1, dilation_base: int = 2, compress: int = 2, identity: bool = True, # of residual blocks
-                 freq_overlap: int = 1, lstm: int = 0, # layers
-                 causal: bool = False, pad: str = 'zero'):
+    @checked
+    def __init__(self,
+        channels: Count,                            # of the spectrogram or waveform; complex ones, unless the algebra is real
+        dim: Count,                                 # D, of the latent
+        bins: Count = 1,                            # of the spectrogram
+        width: Count = 24,                          # channels of the finest level …
+        algebra: Literal[*PLANES] = 'real',
+        activation: Literal[*ACTIVATIONS] = 'elu',
+        kernel: Pair = (1, 3),                      # of residual blocks
+        first_kernel: Pair = (1, 7),                # of the convolution next to the sound
+        first_stride: Pair = (1, 1),                # of it
+        strides: Pairs = (),                        # (frequency, time) of the further levels, from the sound on
+        growth: list[Rate] | None = None,           # … and of all, in multiples of it; None: 1, 2, 4 …
+        last_kernel: Count = 7,                     # of the convolution next to the latent, along time
+        residual: Natural = 1,                      # blocks a level
+        dilation_base: Count = 2,                   # of the blocks of a level: 1, b, b² …
+        compress: Count = 2,                        # channels of a block over those inside
+        identity: Flag = True,                      # shortcut of a block: x itself, or a 1×1 convolution of it
+        freq_overlap: Count = 1,                    # kernel over stride, along frequency
+        lstm: Natural = 0,                          # layers
+        causal: Flag = False,
+        pad: Literal[*PADS] = 'zero'):              # along time
         super().__init__()
         check(lstm == 0 or algebra == 'real', 'lstm', lstm, '0 where numbers are complex', "Or set algebra='real'.")
         check(growth is None or len(growth) == len(strides) + 1, 'growth', growth, f'{len(strides) + 1} numbers, one a level')
-        self.conv, self.planes, self.ratio = dict(algebra=algebra, causal=causal, pad=pad), PLANES[check_choice('algebra', algebra, PLANES)], first_stride[1] * math.prod(t for _, t in strides)
+        self.conv = dict(algebra=algebra, causal=causal, pad=pad)
+        self.planes = PLANES[algebra]
+        self.ratio = first_stride[1] * math.prod(t for _, t in strides)
         self.levels = plan(bins, width, first_stride, strides, growth)
         self.act = lambda c: make_activation(activation, c, algebra)
         self.blocks = lambda c: [ResBlock(c, kernel, dilation_base**j, compress, activation, identity, **self.conv) for j in range(residual)]
@@ -127,9 +141,8 @@ class Decoder(Trunk):
 # %% ../../nbs/audio/seanet.ipynb #1812b90d
 def make_coder(cls, # Encoder or Decoder
                type: str, # A key of `Trunk.kinds`
-               *size, **options): # of `Trunk`
+               /, *size, **options): # of `Trunk`
     "An encoder or decoder by name; options win over the defaults of its kind."
-    for key in options: check_choice(f'option of {type}', key, list(inspect.signature(Trunk.__init__).parameters)[3:])
     return keyed(cls(*size, **(Trunk.kinds[check_choice('type', type, Trunk.kinds)] | options)))
 
 # %% ../../nbs/audio/seanet.ipynb #5017f548

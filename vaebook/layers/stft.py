@@ -6,12 +6,16 @@
 __all__ = ['overlap_add', 'power', 'STFT', 'ISTFT']
 
 # %% ../../nbs/audio/stft.ipynb #1b335b9d
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import check
 from .causal import Causal
+from ..options import Count, Flag, Rate, Weight, checked
 
 # %% ../../nbs/audio/stft.ipynb #d6d858ca
 def overlap_add(frames: Tensor, # [..., T, n_fft]
@@ -33,15 +37,22 @@ def power(x: Tensor, # [B, 2C, ...] planar
 # %% ../../nbs/audio/stft.ipynb #c9d8feb5
 class STFT(Causal):
     "Sound [B, C, N] → planar spectrogram [B, 2C, n_fft/2, N/hop], compressed; N is a multiple of the hop."
-    def __init__(self, n_fft: int = 512, hop: int = 128, # samples
-                 power: float = 0.5, # of the modulus; 1: as it is
-                 floor: float = 3e-3, # modulus, after the gain, below which the power law is a line
-                 gain: float = 1 / 8, # of the spectrum
-                 causal: bool = False):
+    @checked
+    def __init__(self,
+        n_fft: Count = 512,                             # samples
+        hop: Count = 128,                               # samples
+        power: Annotated[Rate, Field(le=1)] = 0.5,      # of the modulus; 1: as it is
+        floor: Weight = 3e-3,                           # modulus, after the gain, below which the power law is a line
+        gain: Rate = 1 / 8,                             # of the spectrum
+        causal: Flag = False):
         super().__init__()
-        check(hop > 0 and n_fft % (2 * hop) == 0, 'n_fft', n_fft, f'an even multiple of the hop, {hop}', 'For example 4 · hop.')
-        check(0 < power <= 1, 'power', power, 'a number above 0, up to 1')
-        self.n_fft, self.hop, self.power, self.floor, self.gain, self.causal = n_fft, hop, power, floor, gain, causal
+        check(n_fft % (2 * hop) == 0, 'n_fft', n_fft, f'an even multiple of the hop, {hop}', 'For example 4 · hop.')
+        self.n_fft = n_fft
+        self.hop = hop
+        self.power = power
+        self.floor = floor
+        self.gain = gain
+        self.causal = causal
         over = n_fft - hop
         self.around = (over, 0) if causal else (over // 2, over // 2)
         self.register_buffer('window', torch.hann_window(n_fft), persistent=False)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..bottlenecks.quantize import CodeUse, whole
 from ..core import BadInput, atomic, check, check_choice, need, seed_step, set_seed, table
 from .fsq_vqvae import FSQVQVAE
+from ..options import checked
 from ..pretrained import push_to_hub
 
 # %% ../../nbs/actions/action_tokenizer.ipynb #3d75d4be
@@ -50,10 +51,14 @@ class ActionTokenizer:
     "Chunks [B, T, D] ⇄ ids [B, n], by a trained `FSQVQVAE`, which is put into evaluation mode."
     chunk_size = 512 # chunks that go through the network at once: what stays in a cache
 
+    @checked
     def __init__(self, model: FSQVQVAE):
-        self.model = check(isinstance(model, FSQVQVAE), 'model', type(model).__name__, 'an FSQVQVAE') and model.eval()
-        self.vocab_size, self.num_tokens = model.bottleneck.vocab_size, model.num_tokens * model.bottleneck.stages
-        self.bits_per_chunk, self.action_dim, self.horizon = model.bits_per_chunk, model.action_dim, model.horizon
+        self.model = model.eval()
+        self.vocab_size = model.bottleneck.vocab_size
+        self.num_tokens = model.num_tokens * model.bottleneck.stages
+        self.bits_per_chunk = model.bits_per_chunk
+        self.action_dim = model.action_dim
+        self.horizon = model.horizon
 
     def __repr__(self): return f'ActionTokenizer([T ≤ {self.horizon}, {self.action_dim}] ⇄ {self.num_tokens} ids of {self.vocab_size}, {self.bits_per_chunk:.4g} bits)'
     def __call__(self, actions, mask=None) -> list[list[int]]: return self.encode(as_chunks(actions), mask).tolist()

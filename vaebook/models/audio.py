@@ -9,7 +9,8 @@ __all__ = ['TRANSFORMS', 'Lift', 'Lower', 'AutoEncoder', 'coder', 'from_config',
            'encode_stream', 'decode_stream']
 
 # %% ../../nbs/audio/model.ipynb #0320830c
-import inspect, math
+import math
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -24,6 +25,7 @@ from ..layers.complex import PLANES, Conv
 from ..layers.seanet import Decoder, Encoder, Trunk, make_coder, needs
 from ..layers.stft import ISTFT, STFT
 from ..losses.spectral import AudioLoss
+from ..options import Count, Flag, Settings
 from ..pretrained import Pretrained
 
 # %% ../../nbs/audio/model.ipynb #2a161b55
@@ -43,43 +45,56 @@ class AutoEncoder(Pretrained):
     "Sound [B, C, N] in [-1, 1] → latents [B, D, T] → sound; T = N/ratio, rounded up."
     layout, value_range = 'c t', (-1., 1.)
 
-    def __init__(self, channels: int = 1, # C
-                 sample_rate: int = 16000, # Hz
-                 dim: int = 64, # D, real numbers of a frame
-                 stft: dict | None = None, # options of `STFT`; None: the network reads the waveform
-                 pre_transform: str = 'power', # of spectrograms: none, or power
-                 encoder: dict | None = None, # type and options of `Trunk`
-                 decoder: dict | None = None, # what differs from the encoder
-                 bottleneck: dict | None = None, # type and options of `make_bottleneck`
-                 tanh: bool = False, # at the end of a decoder of waveforms
-                 samples: int = 16384): # N of the sounds it is trained on
+    def __init__(self,
+        channels: Count = 1,                                # C
+        sample_rate: Count = 16000,                         # Hz
+        dim: Count = 64,                                    # D, real numbers of a frame
+        stft: Settings | None = None,                       # options of `STFT`; None: the network reads the waveform
+        pre_transform: Literal[*TRANSFORMS] = 'power',      # of spectrograms
+        encoder: Settings | None = None,                    # type and options of `Trunk`
+        decoder: Settings | None = None,                    # what differs from the encoder
+        bottleneck: Settings | None = None,                 # type and options of `make_bottleneck`
+        tanh: Flag = False,                                 # at the end of a decoder of waveforms
+        samples: Count = 16384):                            # N of the sounds it is trained on
         super().__init__()
-        for name, n in dict(channels=channels, sample_rate=sample_rate, dim=dim, samples=samples).items(): check(isinstance(n, int) and n > 0, name, n, 'a whole number from 1')
         own = dict(type='seanet_2d' if stft else 'seanet_1d') | (encoder or {})
-        check_choice('pre_transform', pre_transform, TRANSFORMS)
+        middle = dict(type='vae') | (bottleneck or {})
+        check('dim' not in middle, 'bottleneck.dim', middle.get('dim'), 'no such option: it is dim, beside it')
+        check('causal' not in (stft or {}), 'stft.causal', stft, 'no such option: it is that of the encoder')
         front = STFT(**(stft | TRANSFORMS[pre_transform]), causal=own.get('causal', False)) if stft else Lift()
-        self.channels, self.sample_rate, self.dim, self.samples, self.bins = channels, sample_rate, dim, samples, stft and front.n_fft // 2
-        self.bottleneck = make_bottleneck(**(dict(type='vae') | (bottleneck or {})), dim=dim)
-        inner, outer = self.coder(Encoder, self.bottleneck.in_channels, **own), self.coder(Decoder, dim, **(own | (decoder or {})))
+        self.channels = channels
+        self.sample_rate = sample_rate
+        self.dim = dim
+        self.samples = samples
+        self.bins = stft and front.n_fft // 2
+        self.bottleneck = make_bottleneck(**middle, dim=dim)
+        inner = self.coder(Encoder, self.bottleneck.in_channels, own)
+        outer = self.coder(Decoder, dim, own | (decoder or {}))
         check(inner.conv['causal'] == outer.conv['causal'], 'decoder.causal', outer.conv['causal'], 'what the encoder is')
         check(inner.ratio == outer.ratio, 'decoder', outer.ratio, f'strides along time whose product is that of the encoder, {inner.ratio}')
-        self.encoder, self.decoder = keyed(Stack(front, inner)), keyed(Stack(outer, ISTFT(front) if stft else Lower(tanh)))
-        self.ratio, self.delay = inner.ratio * getattr(front, 'hop', 1), getattr(self.decoder.layers[1], 'delay', 0)
-        self.frame_rate, self.planes, self.causal = sample_rate / self.ratio, inner.planes, inner.conv['causal']
+        self.encoder = keyed(Stack(front, inner))
+        self.decoder = keyed(Stack(outer, ISTFT(front) if stft else Lower(tanh)))
+        self.ratio = inner.ratio * getattr(front, 'hop', 1)
+        self.delay = getattr(self.decoder.layers[1], 'delay', 0)
+        self.frame_rate = sample_rate / self.ratio
+        self.planes = inner.planes
+        self.causal = inner.conv['causal']
 
 # %% ../../nbs/audio/model.ipynb #bb035e9a
-def coder(self: AutoEncoder, cls, dim: int, type: str, **options) -> nn.Module:
+def coder(self: AutoEncoder, cls, dim: int, options: dict) -> nn.Module:
     "An encoder or decoder whose channels and bins fit the front."
-    planes = PLANES[(Trunk.kinds[check_choice('type', type, Trunk.kinds)] | options)['algebra']]
-    check(self.bins or planes == 1, 'algebra', options.get('algebra'), 'real, for a waveform', 'Options of stft make it a spectrogram.')
+    type = check_choice('type', options['type'], Trunk.kinds)
+    algebra = (Trunk.kinds[type] | options)['algebra']
+    planes = PLANES[check_choice('algebra', algebra, PLANES)]
+    check(self.bins or planes == 1, 'algebra', algebra, 'real, for a waveform', 'Options of stft make it a spectrogram.')
     check(dim % planes == 0, 'dim', dim, 'an even number, for complex latents')
-    return make_coder(cls, type, self.channels * (2 // planes if self.bins else 1), dim // planes, self.bins or 1, **options)
+    further = {k: v for k, v in options.items() if k != 'type'}
+    return make_coder(cls, type, self.channels * (2 // planes if self.bins else 1), dim // planes, self.bins or 1, **further)
 
 @classmethod
 def from_config(cls, config: dict): # the arguments by name; those of a block `autoencoder` may lie in it
     "The model that a configuration describes."
     config = {k: v for k, v in config.items() if k not in ('name', 'autoencoder')} | dict(config.get('autoencoder') or {})
-    for key in config: check_choice('model', key, inspect.signature(cls.__init__).parameters)
     return cls(**config)
 
 AutoEncoder.coder, AutoEncoder.from_config = coder, from_config

@@ -6,12 +6,16 @@
 __all__ = ['CLASSIFIERS', 'Classifier', 'CNN', 'vgg_block', 'VGG11', 'Dummy', 'build_classifier']
 
 # %% ../../nbs/images/classifiers.ipynb #a5715104
+from typing import Annotated
+
 import torch.nn.functional as F
 from einops import reduce
+from pydantic import Field
 from torch import Tensor, nn
 
-from ..core import BadInput, LossTerms, check, check_choice
+from ..core import LossTerms, check, check_choice
 from ..data.images import as_input, to_unit
+from ..options import Count
 from ..pretrained import Pretrained
 
 # %% ../../nbs/images/classifiers.ipynb #f5d18714
@@ -30,10 +34,14 @@ class Classifier(Pretrained):
 # %% ../../nbs/images/classifiers.ipynb #f4438535
 class CNN(Classifier):
     "conv 3×3 (w) – conv 3×3 (2w) – pool – linear (4w) – linear (M): O'Shaughnessy et al. 2020, MNIST and Fashion-MNIST."
-    def __init__(self, num_classes: int, channels: int = 1, image_size: int = 28, width: int = 32):
+    def __init__(self,
+        num_classes: Count,                              # M
+        channels: Count = 1,                             # C
+        image_size: Annotated[Count, Field(ge=6)] = 28,  # S, pixels
+        width: Count = 32):                              # w, filters of the first layer
         super().__init__()
-        check(image_size >= 6, 'image_size', image_size, '6 or more')
-        side, self.shape = (image_size - 4) // 2, (channels, image_size, image_size)
+        side = (image_size - 4) // 2
+        self.shape = channels, image_size, image_size
         self.net = nn.Sequential(
             nn.Conv2d(channels, width, 3), nn.ReLU(), nn.Conv2d(width, 2 * width, 3), nn.ReLU(), nn.MaxPool2d(2),
             nn.Dropout2d(0.25), nn.Flatten(), nn.Linear(2 * width * side**2, 4 * width), nn.ReLU(),
@@ -49,10 +57,14 @@ def vgg_block(c_in: int, c_out: int, convs: int = 1):
 # %% ../../nbs/images/classifiers.ipynb #c1266cf8
 class VGG11(Classifier):
     "VGG-11 with batch norm (Simonyan & Zisserman 2015, configuration A) and a head of 64w."
-    def __init__(self, num_classes: int, channels: int = 3, image_size: int = 32, width: int = 64):
+    def __init__(self,
+        num_classes: Count,                               # M
+        channels: Count = 3,                              # C
+        image_size: Annotated[Count, Field(ge=32)] = 32,  # S, pixels: five pools halve it five times
+        width: Count = 64):                               # w, filters of the first layer
         super().__init__()
-        check(image_size >= 32, 'image_size', image_size, '32 or more: five pools halve it five times')
-        w, head, self.shape = width, 64 * width, (channels, image_size, image_size)
+        w, head = width, 64 * width
+        self.shape = channels, image_size, image_size
         self.net = nn.Sequential(
             vgg_block(channels, w), vgg_block(w, 2*w), vgg_block(2*w, 4*w, 2), vgg_block(4*w, 8*w, 2), vgg_block(8*w, 8*w, 2),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8*w, head), nn.ReLU(), nn.Dropout(0.5),
@@ -61,7 +73,11 @@ class VGG11(Classifier):
 # %% ../../nbs/images/classifiers.ipynb #ced4d193
 class Dummy(Classifier):
     "Mean over pixels and channels, then a linear layer: only brightness counts."
-    def __init__(self, num_classes: int = 2, channels: int = 1, image_size: int = 28, width: int = 1): # width: without meaning here
+    def __init__(self,
+        num_classes: Count = 2,   # M
+        channels: Count = 1,      # any, as image_size and width
+        image_size: Count = 28,
+        width: Count = 1):
         super().__init__()
         self.net = nn.Linear(1, num_classes)
 
@@ -75,5 +91,5 @@ def build_classifier(name: str, # mnist_cnn, fmnist_cnn, vgg_11 or dummy
                      **options) -> Classifier:
     "A new classifier by its published name; `options` are its arguments, such as `width`."
     check_choice('classifier', name, CLASSIFIERS, 'A network of your own goes to the experiment as an nn.Module.')
-    try: return CLASSIFIERS[name](num_classes, channels=shape[0], image_size=shape[-1], **options)
-    except TypeError as e: raise BadInput('classifier', name, f'arguments that {name} has', f'{e}.') from e
+    for key in ('channels', 'image_size'): check(key not in options, key, options.get(key), 'no such option: it is that of the data')
+    return CLASSIFIERS[name](num_classes, channels=shape[0], image_size=shape[-1], **options)

@@ -9,14 +9,16 @@ __all__ = ['NETS', 'CVAES', 'small_encoder', 'small_decoder', 'Heads', 'colour_e
 
 # %% ../../nbs/images/cvae.ipynb #ef17ea58
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..bottlenecks.gaussian import Gaussian
-from ..core import BadInput, Latent, LossTerms, check, check_choice
+from ..core import Latent, LossTerms, check, check_choice
 from ..data.images import as_input
 from ..losses.terms import RECONSTRUCTIONS
+from ..options import Count, Natural, Weight
 from ..pretrained import Pretrained
 
 # %% ../../nbs/images/cvae.ipynb #f3ea4aa5
@@ -70,21 +72,29 @@ class CVAE(Pretrained):
     "Autoencoder with latent z = (α, β): O'Shaughnessy et al. 2020. x [B, C, S, S] in [0, 1] or uint8, z [B, K+L]."
     layout, value_range = 'c h w', (0., 1.)
 
-    def __init__(self, n_alpha: int = 2, n_beta: int = 4, channels: int = 1, image_size: int = 28, width: int = 64,
-                 net: str = 'small', recon: str = 'sse', kl_weight: float = 1.0,
-                 tc_weight: float = 0.0): # β − 1 of a β-TCVAE
+    def __init__(self,
+        n_alpha: Natural = 2,                      # K, latents that are to explain
+        n_beta: Natural = 4,                       # L, latents for everything else
+        channels: Count = 1,                       # C
+        image_size: Count = 28,                    # S, pixels
+        width: Count = 64,                         # filters
+        net: Literal[*NETS] = 'small',             # of three convolutions, or colour: of five
+        recon: Literal[*RECONSTRUCTIONS] = 'sse',  # sum of squares, or cross-entropy; nats an image
+        kl_weight: Weight = 1.0,                   # β of a β-VAE
+        tc_weight: Weight = 0.0):                  # β − 1 of a β-TCVAE
         super().__init__()
-        check_choice('net', net, NETS); check_choice('recon', recon, RECONSTRUCTIONS)
         encoder, decoder, multiple = NETS[net]
-        for name, n in dict(n_alpha=n_alpha, n_beta=n_beta).items(): check(n >= 0, name, n, 'a count of latents, 0 or more')
-        check(n_alpha + n_beta > 0, 'n_alpha + n_beta', n_alpha + n_beta, 'at least one latent')
-        check(width > 0, 'width', width, 'a number of filters, 1 or more')
-        check(image_size > 0 and image_size % multiple == 0, 'image_size', image_size, f'a multiple of {multiple}')
-        check(tc_weight >= 0, 'tc_weight', tc_weight, 'a weight, 0 or more')
-        d, self.shape = n_alpha + n_beta, (channels, image_size, image_size)
-        self.n_alpha, self.n_beta, self.recon = n_alpha, n_beta, RECONSTRUCTIONS[recon]
-        self.kl_weight, self.tc_weight = kl_weight, tc_weight
-        self.encoder, self.decoder = encoder(channels, image_size, width, 2 * d), decoder(channels, image_size, width, d)
+        d = n_alpha + n_beta
+        check(d > 0, 'n_alpha + n_beta', d, 'at least one latent')
+        check(image_size % multiple == 0, 'image_size', image_size, f'a multiple of {multiple}')
+        self.shape = channels, image_size, image_size
+        self.n_alpha = n_alpha
+        self.n_beta = n_beta
+        self.recon = RECONSTRUCTIONS[recon]
+        self.kl_weight = kl_weight
+        self.tc_weight = tc_weight
+        self.encoder = encoder(channels, image_size, width, 2 * d)
+        self.decoder = decoder(channels, image_size, width, d)
         self.bottleneck = Gaussian()
 
     def encode(self, x: Tensor, sample: bool = False) -> Latent: return self.bottleneck(self.encoder(as_input(x, self.shape)), sample)
@@ -144,5 +154,5 @@ def build_cvae(name: str, shape: tuple, # [C, H, W] of an image
     "A new autoencoder by its published name; `options` are arguments of `CVAE`, None meaning the name's own default."
     check_choice('vae_model', name, CVAES)
     options = {k: v for k, v in options.items() if v is not None}
-    try: return CVAES[name](channels=shape[0], image_size=shape[-1], **options)
-    except TypeError as e: raise BadInput('model', options, f'arguments that {name} has', f'{e}.') from e
+    for key in ('channels', 'image_size'): check(key not in options, key, options.get(key), 'no such option: it is that of the data')
+    return CVAES[name](channels=shape[0], image_size=shape[-1], **options)

@@ -12,14 +12,17 @@ __all__ = ['SCALES', 'FRONTS', 'BACKBONES', 'NORMS', 'ERRORS', 'entries', 'fille
 # %% ../../nbs/actions/fsq_vqvae.ipynb #081dd44c
 import math
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 from einops import rearrange
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bottlenecks.quantize import BOUNDS, QUANTIZERS, check_levels, make_quantizer
 from ..core import Latent, LossTerms, atomic, check, check_choice, need
+from ..options import Count, Level, Levels, Natural, Share, Weight
 from ..pretrained import Pretrained
 
 # %% ../../nbs/actions/fsq_vqvae.ipynb #6aa66ff6
@@ -175,7 +178,6 @@ def choose_backbone(name: str, # auto, mlp, transformer or conv
     build, defaults = BACKBONES[check_choice('backbone', name, ['auto', *BACKBONES])]
     for key, value in given.items():
         check(key in defaults, key, value, f'a setting of the {name} backbone, which has {", ".join(defaults)}', f'Leave out backbone={name}: {key} alone selects the transformer.')
-        check(isinstance(value, int) and value > 0, key, value, 'a positive integer')
     return build, defaults | given
 
 # %% ../../nbs/actions/fsq_vqvae.ipynb #af3359df
@@ -218,7 +220,7 @@ def bottleneck_options(kind: str, levels, codes: int | None, code_dim: int, stag
     "The arguments of one kind of quantiser, from the keys that all share."
     levels = list(check_levels(levels))
     check(codes is None or kind in ('vq', 'rvq', 'lfq'), 'codes', codes, f'null where bottleneck={kind}', 'Its codebook is that of fsq_levels.')
-    codes = check(codes is None or isinstance(codes, int) and codes > 1, 'codes', codes, '2 or more') or math.prod(levels)
+    codes = codes or math.prod(levels)
     if kind == 'fsq': return dict(levels=levels, bound=bound, noise=noise)
     if kind == 'rfsq': return dict(levels=levels, stages=stages)
     if kind == 'lfq': return dict(dim=max(1, round(math.log2(codes))))
@@ -231,24 +233,50 @@ class FSQVQVAE(Pretrained):
     "Autoencoder of action chunks with `num_tokens` discrete tokens. actions [B, T ≤ horizon, D] in the robot's units."
     layout = 't d'
 
-    def __init__(self, action_dim: int, horizon: int = 32, num_tokens: int = 8, backbone: str = 'auto', bottleneck: str = 'fsq',
-                 fsq_levels=(8, 5, 5, 5), bound: str = 'cdf', noise: float = 0., codes: int = None, code_dim: int = 4, stages: int = 2,
-                 hidden_dim: int = None, latent_dim: int = None, num_heads: int = None, num_encoder_layers: int = None, num_decoder_layers: int = None,
-                 dropout: float = 0., commitment_cost: float = 0., entropy_cost: float = 0.1, front: str = 'pca', normalise: str = 'quantile', recon: str = 'mse',
-                 augment: float = 0., code_norm: str = 'batch', warmup_steps: int = 0): # steps with bounded codes that are not rounded
+    def __init__(self,
+        action_dim: Count,                                      # D
+        horizon: Count = 32,                                    # T, steps of a chunk at most
+        num_tokens: Count = 8,                                  # N
+        backbone: Literal['auto', *BACKBONES] = 'auto',         # auto: mlp, or the transformer if a setting of it is given
+        bottleneck: Literal[*QUANTIZERS] = 'fsq',
+        fsq_levels: Level | Levels = (8, 5, 5, 5),              # of fsq and rfsq; of others, their product is V
+        bound: Literal[*BOUNDS] = 'cdf',                        # of fsq
+        noise: Share = 0.,                                      # of fsq
+        codes: Annotated[Count, Field(ge=2)] | None = None,     # V of vq, rvq and lfq
+        code_dim: Count = 4,                                    # d of vq and rvq
+        stages: Count = 2,                                      # Q of rvq and rfsq
+        hidden_dim: Count | None = None,                        # None: that of the backbone, as the next four
+        latent_dim: Count | None = None,
+        num_heads: Count | None = None,
+        num_encoder_layers: Count | None = None,
+        num_decoder_layers: Count | None = None,
+        dropout: Share = 0.,                                    # in training
+        commitment_cost: Weight = 0.,
+        entropy_cost: Weight = 0.1,                             # of lfq
+        front: Literal[*FRONTS] = 'pca',                        # the linear codec beside the networks
+        normalise: Literal[*SCALES] = 'quantile',               # of each dimension
+        recon: Literal[*ERRORS] = 'mse',
+        augment: Share = 0.,                                    # of the samples that training changes
+        code_norm: Literal[*NORMS] = 'batch',                   # of the digits before they are bounded
+        warmup_steps: Natural = 0):                             # steps with bounded codes that are not rounded
         super().__init__()
-        for name, n in dict(action_dim=action_dim, horizon=horizon, num_tokens=num_tokens).items(): check(type(n) is int and n > 0, name, n, 'a positive integer')
-        for name, v in dict(dropout=dropout, augment=augment, noise=noise).items(): check(isinstance(v, int | float) and 0 <= v <= 1, name, v, 'a share, 0 to 1')
-        for name, v in dict(commitment_cost=commitment_cost, entropy_cost=entropy_cost, warmup_steps=warmup_steps).items(): check(isinstance(v, int | float) and v >= 0, name, v, '0 or more')
-        for name, v, choices in [('bottleneck', bottleneck, QUANTIZERS), ('front', front, FRONTS), ('normalise', normalise, SCALES), ('recon', recon, ERRORS), ('code_norm', code_norm, NORMS), ('bound', bound, BOUNDS)]: check_choice(name, v, choices)
-        build, settings = choose_backbone(backbone, dict(hidden_dim=hidden_dim, latent_dim=latent_dim, num_heads=num_heads, num_encoder_layers=num_encoder_layers, num_decoder_layers=num_decoder_layers))
-        self.action_dim, self.horizon, self.num_tokens = action_dim, horizon, num_tokens
-        self.normalise, self.recon, self.augment, self.warmup_steps = normalise, ERRORS[recon], augment, warmup_steps
-        self.commitment_cost, self.entropy_cost = commitment_cost, entropy_cost
+        given = dict(hidden_dim=hidden_dim, latent_dim=latent_dim, num_heads=num_heads, num_encoder_layers=num_encoder_layers, num_decoder_layers=num_decoder_layers)
+        build, settings = choose_backbone(backbone, given)
+        self.action_dim = action_dim
+        self.horizon = horizon
+        self.num_tokens = num_tokens
+        self.normalise = normalise
+        self.recon = ERRORS[recon]
+        self.augment = augment
+        self.warmup_steps = warmup_steps
+        self.commitment_cost = commitment_cost
+        self.entropy_cost = entropy_cost
         self.bottleneck = make_quantizer(bottleneck, **bottleneck_options(bottleneck, fsq_levels, codes, code_dim, stages, bound, noise))
         d = self.bottleneck.dim
         self.encoder, self.decoder = build(horizon, action_dim, num_tokens, d, dropout=dropout, **settings)
-        self.units, self.norm, self.basis = Normaliser(action_dim), NORMS[code_norm](d * num_tokens), FRONTS[front]
+        self.units = Normaliser(action_dim)
+        self.norm = NORMS[code_norm](d * num_tokens)
+        self.basis = FRONTS[front]
         self.front = self.basis and self.linear_front(fsq_levels if bottleneck == 'fsq' else [1] * d)
 
     def linear_front(self, levels):

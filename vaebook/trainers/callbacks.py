@@ -6,7 +6,7 @@
 __all__ = ['HOOKS', 'Callback', 'RunView', 'check_hooks', 'ends_step', 'EveryEpochs', 'log_figure', 'report_line', 'Report',
            'validation_curves', 'ValidationCurves', 'read_checkpoint', 'Checkpoints']
 
-# %% ../../nbs/core/callbacks.ipynb #a12df055
+# %% ../../nbs/core/callbacks.ipynb #1ba3daeb
 import csv, os, shutil
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ..core import BadInput, atomic, atomic_folder, check
 from ..pictures import new_figure
 from .signals import Stopped, StopSignals
 
-# %% ../../nbs/core/callbacks.ipynb #d8df625d
+# %% ../../nbs/core/callbacks.ipynb #891af717
 class Callback:
     "Called by both engines; override what you need."
     whole = True # does it look at parameters? A sharded run makes them whole before
@@ -40,7 +40,7 @@ class RunView:
     judged = property(lambda self: self.train_step.judged) # the objective that is validated
 
     def train_values(self) -> dict: # of the last batch
-        return {f'train/{k}': t.value for k, t in self.terms.items()} | self.train_step.guard.values()
+        return {f'train/{k}': t.value for k, t in self.terms.items()} | self.train_step.log_values()
 
 HOOKS = [name for name in vars(Callback) if name.startswith('on_')]
 
@@ -56,7 +56,7 @@ def ends_step(module) -> bool:
     "Was the batch just seen the last of an update?"
     return module.batches % module.cfg['accumulate_grad_batches'] == 0
 
-# %% ../../nbs/core/callbacks.ipynb #840048a3
+# %% ../../nbs/core/callbacks.ipynb #76d6f7c6
 class EveryEpochs(Callback):
     "Call `action(trainer, module)` every `epochs` epochs of updates."
 
@@ -70,10 +70,9 @@ class EveryEpochs(Callback):
 
 def log_figure(trainer, name: str, fig, step: int):
     "Hand a matplotlib figure to the trackers of the run that show pictures."
-    for logger in trainer.loggers:
-        if hasattr(logger, 'log_figure'): logger.log_figure(name, fig, step)
+    for logger in trainer.loggers: logger.log_figure(name, fig, step)
 
-# %% ../../nbs/core/callbacks.ipynb #cfe8cdbc
+# %% ../../nbs/core/callbacks.ipynb #6ac9b2fc
 def report_line(step: int, values: dict, stage: str) -> str:
     "`step 500  val/mse 0.1234`: the values of a stage, not those of single data sets."
     shown = [f'{k} {float(v):.4f}' for k, v in values.items() if k.startswith(stage) and k.count('/') == 1]
@@ -93,7 +92,7 @@ class Report(Callback):
 
     def on_train_end(self, trainer, module): module.say(f'loss terms of step {module.step}\n{module.terms}')
 
-# %% ../../nbs/core/callbacks.ipynb #70ecef9c
+# %% ../../nbs/core/callbacks.ipynb #382b8382
 def validation_curves(folder: Path):
     "One small axis a term, from `metrics.csv`: a thin line a data set, a thick one the mean."
     lines = {} # term → data set, or '' for the mean → [(step, value)]
@@ -125,7 +124,7 @@ class ValidationCurves(Callback):
         os.environ['LAST_VAL_FIG'] = str(path)
         log_figure(trainer, 'val_metrics', fig, module.step)
 
-# %% ../../nbs/core/callbacks.ipynb #976b971c
+# %% ../../nbs/core/callbacks.ipynb #385d26a2
 def read_checkpoint(path) -> dict:
     "A checkpoint, tensors and plain values only; raises `BadInput` when it is damaged."
     try: return torch.load(path, map_location='cpu', weights_only=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Session', 'Fitted', 'fit']
 
-# %% ../../nbs/core/fit.ipynb #06ea1ef9
+# %% ../../nbs/core/fit.ipynb #728b2ba6
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .run_options import run_context
 from .signals import StopSignals
 from .step import Step, as_objective
 
-# %% ../../nbs/core/fit.ipynb #7a8a71c1
+# %% ../../nbs/core/fit.ipynb #25332576
 @dataclass
 class Session:
     "One sitting of a run, as an engine gets it."
@@ -53,7 +53,7 @@ class Fitted:
     device: device
     val_values: dict # means of the last validation; empty for a run that was finished before
 
-# %% ../../nbs/core/fit.ipynb #a7a71217
+# %% ../../nbs/core/fit.ipynb #4695198d
 def _read(checkpoint, plan: TrainingPlan, t) -> dict:
     "The checkpoint, if this run can go on from it."
     saved, together = read_checkpoint(checkpoint), t['batch_size'] * world()[1]
@@ -65,7 +65,7 @@ def _read(checkpoint, plan: TrainingPlan, t) -> dict:
     if line and is_main(): print(line)
     return saved
 
-# %% ../../nbs/core/fit.ipynb #01abf34d
+# %% ../../nbs/core/fit.ipynb #b1f9c39b
 def fit(objective: nn.Module, # A model, or an `Objective`
         cfg, # The run's configuration
         folder: Path, # The run folder

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['gradient_norm', 'NonFiniteGuard', 'blame', 'Driver', 'Step', 'as_objective', 'check_frozen']
 
-# %% ../../nbs/core/step.ipynb #defac251
+# %% ../../nbs/core/step.ipynb #c0c0a273
 import math
 from contextlib import nullcontext
 
@@ -17,7 +17,7 @@ from ..core import BadInput, LossTerms, check, seed_step
 from ..losses.terms import Objective
 from .schedules import make_optimizer, make_scheduler
 
-# %% ../../nbs/core/step.ipynb #2d85f5dc
+# %% ../../nbs/core/step.ipynb #2fc3c359
 def gradient_norm(parameters) -> Tensor:
     "The norm of all gradients together."
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -59,7 +59,7 @@ class NonFiniteGuard:
         self.skipped = state['skipped']
         self.in_a_row = state['in_a_row']
 
-# %% ../../nbs/core/step.ipynb #ad593a3c
+# %% ../../nbs/core/step.ipynb #bd1b61df
 def _broken_sample(batch: dict) -> tuple | None: # (key, number of the sample)
     for key, value in batch.items():
         if not isinstance(value, Tensor) or not value.ndim or value.isfinite().all(): continue
@@ -90,7 +90,7 @@ def blame(objective: nn.Module,
     name = _broken_gradient(objective)
     raise BadInput('gradient', name or 'norm', where, 'The loss is finite and no weight has moved on it: lower the learning rate, or clip gradients.')
 
-# %% ../../nbs/core/step.ipynb #259df013
+# %% ../../nbs/core/step.ipynb #b267ca30
 class Driver:
     "How a step reaches the device: here one process, full precision."
 
@@ -102,8 +102,9 @@ class Driver:
 
     def autocast(self): return nullcontext()
 
-    def loss(self, objective: Objective, batch: dict, step: int) -> LossTerms:
-        return objective.compute_loss(batch, step)
+    def loss(self, objective: Objective, batch: dict, step: int) -> tuple[LossTerms, dict]: # and the loss of each task
+        terms = objective.compute_loss(batch, step)
+        return terms, terms.tasks
 
     def backward(self, loss: Tensor): loss.backward()
 
@@ -123,7 +124,7 @@ class Driver:
     def load_state_dict(self, step, state: dict):
         for name, part in step.parts().items(): part.load_state_dict(state[name])
 
-# %% ../../nbs/core/step.ipynb #180d21bb
+# %% ../../nbs/core/step.ipynb #f3918448
 class Step:
     "One batch of a run; with the last of `accumulate` batches also an update."
 
@@ -145,11 +146,15 @@ class Step:
         self.scheduler = make_scheduler(optimizer, total_steps, steps_per_epoch, **trainer['scheduler'])
         self.optimizer = self.driver.prepare(optimizer)
         self.average = _moving_average(self.objective, trainer['ema_decay'])
+        self.lr = self.scheduler.get_last_lr()[0] # of the last batch
         self._window = [] # (number, terms) of the batches of the coming update
 
     @property
     def step(self) -> int: # updates so far
         return self.batches // self.accumulate
+
+    def log_values(self) -> dict: # beside the terms
+        return {f'lr-{type(self.scheduler.optimizer).__name__}': self.lr} | self.guard.values()
 
     @property
     def judged(self) -> Objective: # what is validated and saved
@@ -158,10 +163,11 @@ class Step:
     def __call__(self, batch: dict) -> LossTerms: # detached
         step = self.step
         last = (self.batches + 1) % self.accumulate == 0
+        self.lr = self.scheduler.get_last_lr()[0]
         seed_step(self.seed, self.batches, self.driver.rank)
         with self.driver.averaging(last and not self.objective.balanced):
-            terms = self.driver.loss(self.objective, batch, step)
-            self.objective.backward(terms.tasks, self.accumulate, lambda total: self.driver.backward(total / self.accumulate))
+            terms, tasks = self.driver.loss(self.objective, batch, step)
+            self.objective.backward(tasks, self.accumulate, lambda total: self.driver.backward(total / self.accumulate))
         terms = terms.detach()
         self._window.append((self.batches, terms))
         if last: self._update(batch)
