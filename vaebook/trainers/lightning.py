@@ -17,7 +17,7 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
 from ..core import BadInput, check, check_choice
-from ..distributed import is_launched, is_main, local_world, world
+from ..distributed import device_numbers, is_launched, is_main, local_world, world
 from ..losses.terms import Objective
 from .callbacks import HOOKS, RunView
 from .fit import Fitted, Session
@@ -229,7 +229,9 @@ def silence_lightning():
 
 def where(t) -> dict: # `trainer` block: accelerator, devices, num_nodes, strategy, precision
     "The devices and the strategy as `pl.Trainer` wants them; under a launcher, its processes."
-    here, machines = local_world() if is_launched() else (t['devices'], t['num_nodes'])
+    numbers = device_numbers(t)
+    on_gpus = t['accelerator'] != 'cpu' and torch.accelerator.is_available()
+    here, machines = local_world() if is_launched() else (numbers if on_gpus else len(numbers), t['num_nodes'])
     strategy = t['strategy']
     if is_launched() and strategy in ('auto', 'ddp'): strategy = DDPStrategy(find_unused_parameters=True)
     if is_launched() and strategy == 'fsdp': strategy = ModelParallelStrategy(data_parallel_size=world()[1], tensor_parallel_size=1)
