@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from ..trainers.callbacks import Callback
-from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from ..bottlenecks.gaussian import gaussian_kl
@@ -36,6 +35,11 @@ class CausalVideo(Experiment, name='causal_video'):
         super().__init__(cfg)
         need('av', extra='video') # films: to be missed now, and not at the first validation
         self.build(None)
+
+    def obstacles(self) -> dict:
+        weight, bottleneck = self.cfg.loss.disc_weight, self.cfg.model.bottleneck
+        found = {'loss.disc_weight': (weight, '0')} if weight else {}
+        return found | ({'model.bottleneck': (bottleneck, 'gaussian, fsq, rfsq or lfq')} if bottleneck in ('vq', 'rvq') else {})
 
     def load(self): return load(**{k: v for k, v in plain(self.cfg.dataset).items() if k != 'num_workers'}, seed=self.cfg.seed)
 
@@ -73,8 +77,7 @@ class Films(Callback):
         model = module.judged.model
         frames = side_by_side(model, self.clips.to(model.last_layer.device)).cpu()
         film = save_mp4(self.folder/'figures'/f'reconstructions_step_{module.step}.mp4', rearrange(frames, 't c h w -> t h w c').expand(-1, -1, -1, 3) / 255, self.fps)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger): logger.log_video('reconstructions', [str(film)], step=module.step, format=['mp4'])
+        for logger in trainer.loggers: logger.log_video('reconstructions', film, module.step)
 
 def held_out(self: CausalVideo) -> Tensor: # [B, C, T, H, W] floats
     "The clips that are shown."

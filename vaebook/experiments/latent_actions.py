@@ -48,6 +48,10 @@ class LatentActions(Experiment, name='latent_actions'):
         super().__init__(cfg)
         self.build(SimpleNamespace(names=['x'] * 4), fitted=False)
 
+    def obstacles(self) -> dict:
+        bottleneck = self.cfg.model.bottleneck
+        return {'model.bottleneck': (bottleneck, 'fsq, rfsq or lfq')} if bottleneck in ('vq', 'rvq') else {}
+
     def load(self):
         d = need('omegaconf').OmegaConf.to_container(self.cfg.dataset)
         if d['module'] and not d['stand_in']: return Loaders(d['module'], self.batch_size, self.cfg.seed)

@@ -34,6 +34,11 @@ class World(Experiment, name='world'):
         check_choice('dream.mode', dream.mode, ['mode', 'mean', 'sample'])
         self.judge(self.make(1, cfg.dataset.image_size or 32), 1)
 
+    def obstacles(self) -> dict:
+        balancer, quantizer = self.cfg.loss.balancer, self.cfg.model.quantizer
+        found = {'loss.balancer': (balancer, 'sum')} if balancer != 'sum' else {}
+        return found | ({'model.quantizer': (quantizer, 'fsq')} if quantizer == 'vq' else {})
+
     def load(self):
         "The episodes; `BadInput` where those of the test are too short for a dream."
         data, dream = load(**{k: v for k, v in plain(self.cfg.dataset).items() if k not in ('num_workers', 'pin_memory')}), self.cfg.dream
