@@ -85,7 +85,7 @@ Stride = Annotated[list[Annotated[Count, Field(le=2)]], Field(min_length=2, max_
 
 def _ratio(patch: int, strides, levels: int) -> tuple: # (f, p, q): frames and pixels of one latent
     "By how much clips shrink."
-    check(len(strides) == levels - 1, 'strides', strides, f'{levels - 1} pairs (time, space) of 1 or 2, one between two multipliers')
+    check(len(strides) == levels - 1, 'CausalVAE: strides', strides, f'{levels - 1} pairs (time, space) of 1 or 2, one between two multipliers')
     f = math.prod(time for time, space in strides)
     p = patch * math.prod(space for time, space in strides)
     return f, p, p
@@ -132,7 +132,7 @@ class CausalVAE(Pretrained):
         resolution: Size = 64):                                     # of clips from nothing: pixels, or [height, width]
         super().__init__()
         gaussian = bottleneck == 'gaussian'
-        check(not (quantizer and gaussian), 'quantizer', quantizer, 'null where bottleneck=gaussian')
+        check(not (quantizer and gaussian), 'CausalVAE: quantizer', quantizer, 'null where bottleneck=gaussian')
         self.channels = channels
         self.ratio = _ratio(patch, strides, len(multipliers))
         self.patch = patch
