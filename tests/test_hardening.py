@@ -191,8 +191,8 @@ KINDS |= dict(config=saved('config.json', 'config=', 'kind=', 'width=', 'net=', 
 
 @kind
 def checkpoint(d):
-    from vaebook.trainers.lightning import read_checkpoint
-    torch.save(dict(batches=3, state_dict=dict(a=torch.zeros(9), b=torch.zeros(2, 2))), d / 'last.ckpt')
+    from vaebook.trainers.callbacks import read_checkpoint
+    torch.save(dict(batches=3, objective=dict(a=torch.zeros(9), b=torch.zeros(2, 2))), d / 'last.ckpt')
     return d / 'last.ckpt', read_checkpoint
 
 

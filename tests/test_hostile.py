@@ -30,7 +30,7 @@ def hostile(place) -> dict:
     from vaebook.data.actions import read_npz
     from vaebook.data.dmc import DMCVBDataset
     from vaebook.losses.perceptual import read_tensors
-    from vaebook.trainers.lightning import read_checkpoint
+    from vaebook.trainers.callbacks import read_checkpoint
     film, episodes = dict(observations=np.zeros((9, 3, 8, 8), 'u1'), actions=np.zeros((9, 1), 'f4'), rewards=np.zeros(9, 'f4')), lambda path: DMCVBDataset(path, 5)[0]
     def objects(path): np.savez(path, **film | dict(actions=np.array([Spy(place)] * 9, object), lengths=np.array([9])))
     def bomb(path): np.savez_compressed(path, **film | dict(observations=np.zeros((9, 3, 1 << 9, 1 << 9), 'u1'), lengths=np.array([9])))

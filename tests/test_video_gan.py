@@ -14,9 +14,10 @@ from vaebook.data.batches import batches, sequential
 from vaebook.losses.adversarial import VideoObjective
 from vaebook.losses.perceptual import msgrad
 from vaebook.pretrained import Pretrained
-from vaebook.trainers import accelerate, lightning
+from vaebook.trainers.callbacks import read_checkpoint
+from vaebook.trainers.fit import fit
 
-ENGINES = dict(lightning=lightning, accelerate=accelerate)
+ENGINES = 'lightning', 'accelerate'
 
 
 class Stand(Pretrained):
@@ -55,7 +56,7 @@ def gan(folder, engine='lightning', steps=30, doom=None, resume=None, batch_size
     set_seed(0)
     objective = VideoObjective(Stand(), msgrad, **dict(disc_start=4, disc_width=4, disc_layers=2, disc_lr=1e-3) | (objective or {}))
     objective.model.doom, data = doom, Clips(64)
-    given = ENGINES[engine].fit(objective, cfg, Path(folder), lambda start, n: batches(data, batch_size, 0, start, n), sequential(Clips(8), 4), 64 // batch_size, (), resume)
+    given = fit(objective, cfg, Path(folder), lambda start, n: batches(data, batch_size, 0, start, n), sequential(Clips(8), 4), 64 // batch_size, (), resume)
     return objective, given
 
 
@@ -114,7 +115,7 @@ def test_in_and_out_of_adversarial_training(engine, tmp_path):
     last = tmp_path / 'checkpoints/last.ckpt'
     objective, _ = gan(tmp_path, engine, 20, resume=last)
     assert {int(s['step']) for s in objective.rival.optimizer.state.values()} == {10}
-    names = {k for k in lightning.read_checkpoint(last)['rival']['net']}
+    names = {k for k in read_checkpoint(last)['extra']['net']}
     assert names and not any('rival' in k or 'net.' in k for k in objective.state_dict())
     gan(tmp_path, engine, 30, resume=last, objective=dict(disc_weight=0.))
     with pytest.raises(BadInput, match='diverged'): gan(tmp_path / 'nan', engine, objective=dict(disc_lr=1e30))

@@ -80,7 +80,8 @@ from vaebook.data.batches import batches, sequential
 from vaebook.data.dmc import DMCVBDataset, pendulum_episodes
 from vaebook.losses.world import WorldObjective
 from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
-from vaebook.trainers.accelerate import fit, from_main, world
+from vaebook.distributed import from_main, world
+from vaebook.trainers.fit import fit
 from pathlib import Path
 
 home, rank, size = Path(sys.argv[1]), *world()
@@ -93,7 +94,7 @@ for name in ('sum', 'rgb'):
     model = Still(3, 4, 16, image_size=16, action_dim=1, grid=4, width=8, embedding=16, context_dim=16, context_depth=1, slots=2, codes=16, quantizer='fsq', overshoot=2)
     plain = {'accelerator': 'cpu', 'engine': 'accelerate', 'progress_bar': False, 'max_steps': 6, 'batch_size': 8 // size, 'val_every_n_steps': 6, 'gradient_clip_val': 10., 'scheduler.name': 'constant', 'optimizer.name': 'SGD', 'optimizer.lr': 1e-5, 'optimizer.momentum': 0.}
     cfg = compose('world', logger='csv', **{f'trainer.{k}': v for k, v in plain.items()})
-    folder = from_main(lambda: home/f'{name}{size}', cfg.trainer)
+    folder = from_main(lambda: home/f'{name}{size}')
     fit(WorldObjective(model, balancer=name), cfg, folder, lambda start, n: batches(data, 8, 0, start, n), sequential(data, 19), len(data) // 8)
     torch.save(model.state_dict(), home/f'{name}{size}_{rank}.pt')
 '''
