@@ -17,7 +17,7 @@ CHAPTERS = dict( # name → (batch of all processes, overrides)
     actions=(128, 'recipe=latent_actions trainer.optimizer.lr=0.1'),
     audio=(6, 'recipe=audio trainer.optimizer.lr=0.0001'),
     world=(8, 'recipe=world_model model.quantizer=fsq dream.pictures=0 dream.doctor=0 trainer.optimizer.lr=0.00001')) # a codebook begins with vectors of process 0
-SHARDED = dict(fsdp=('actions', 'trainer.strategy=fsdp')) # name → (the chapter, what is added): in two processes alone, and on CPUs with Accelerate
+SHARDED = dict(fsdp=('actions', 'trainer.strategy=fsdp')) # name → (the chapter, what is added): in two processes alone
 ENGINES = ['lightning', 'accelerate']
 
 
@@ -51,7 +51,7 @@ def logged(run):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize('name, engine', [*((n, e) for n in CHAPTERS for e in ENGINES), *((n, 'accelerate') for n in SHARDED)])
+@pytest.mark.parametrize('name, engine', [(n, e) for n in [*CHAPTERS, *SHARDED] for e in ENGINES])
 def test_two_processes_are_one(name, engine, runs):
     "Weights to a thousandth of the way they went, every mean that is logged to 1e-4; one run folder, one voice."
     alone = SHARDED.get(name, [name])[0]
@@ -109,7 +109,7 @@ def process(home, engine):
     step.Step.__call__, experiment.fit = dealt, measured
     step.seed_step = lambda seed, number, rank: seed_step(seed, number)
     experiment.Experiment.evaluate = experiment.Experiment.figures = lambda self: {}
-    sharded = SHARDED if size > 1 and engine == 'accelerate' else []
+    sharded = SHARDED if size > 1 else []
     for name in [*CHAPTERS, *sharded]:
         sys.argv = ['vaebook-train', *line(name, home, engine, size)]
         vaebook.train.main()

@@ -91,8 +91,7 @@ def check_strategy(t, # `trainer` block
     own = dict() if t['ema_decay'] is None else {'trainer.ema_decay': (t['ema_decay'], 'null')}
     for key, (value, fine) in (own | (obstacles or {})).items():
         check(False, key, value, f'{fine} beside trainer.strategy={kind}', 'trainer.strategy=ddp trains it.')
-    check(kind != 'deepspeed' or torch.cuda.is_available(), 'strategy', kind, 'GPUs', 'On CPUs there are ddp, and fsdp with trainer.engine=accelerate.')
-    check(t['engine'] == 'accelerate' or torch.cuda.is_available(), 'strategy', kind, 'GPUs beside trainer.engine=lightning', 'trainer.engine=accelerate shards on CPUs too.')
+    check(kind != 'deepspeed' or torch.cuda.is_available(), 'strategy', kind, 'GPUs', 'On CPUs there are ddp and fsdp.')
 
 def check_devices(t): # `trainer` block
     "Raise `BadInput` for a device, a number of processes or a precision that this machine has not."
