@@ -63,6 +63,7 @@ def test_bad_input_is_named(tmp_path):
     assert not (tmp_path / 'x').exists()
 
 
+@pytest.mark.slow
 def test_doors_agree(tmp_path, root):
     "papermill, the command line and Python give one metrics.json."
     few = dict(seed=3, max_steps=4)
@@ -100,6 +101,7 @@ for name in ('sum', 'rgb'):
 '''
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     "Gradients of tasks are averaged before they are balanced: the weights of two processes are those of one with their batches together."
     (tmp_path / 'two.py').write_text(TWO)
@@ -109,6 +111,7 @@ def test_two_processes_are_one(tmp_path):
         for k in one: assert torch.equal(first[k], second[k]) and torch.allclose(first[k].float(), one[k].float(), rtol=1e-4, atol=1e-6), (name, k)
 
 
+@pytest.mark.slow
 def test_overfits_four_clips():
     "A pendulum's four clips, until what moves is drawn better than 25 dB."
     from vaebook.core import set_seed
@@ -128,6 +131,7 @@ def test_overfits_four_clips():
     assert float(psnr['fg_psnr']) > 25, psnr
 
 
+@pytest.mark.slow
 def test_averaged_likelihood_collapses():
     "The origin's likelihood, a mean over pixels beside a KL that is summed, drives the KL to nothing, and the doctor says so."
     from vaebook.core import set_seed

@@ -136,6 +136,8 @@ class Step:
                  seed: int = 0,
                  driver: Driver | None = None): # None: one process, full precision
         self.objective = as_objective(objective)
+        alone = not self.objective.balanced and not self.objective.extra_state()
+        check(alone or trainer['precision'] != '16-mixed', 'precision', trainer['precision'], 'bf16-mixed or 32-true beside a discriminator or a balancer')
         self.driver = driver or Driver()
         self.seed = seed
         self.clip = trainer['gradient_clip_val']
