@@ -164,7 +164,9 @@ class Checkpoints(Callback):
         if self.saved != module.step: self.save_last(trainer, module)
         self.save_model(trainer, module, 'final')
 
-    def end(self, module): raise Stopped(self.stop.requested, self.folder, module.step, self.plan.total_steps)
+    def end(self, module):
+        if module.train_step.driver.size > 1: torch.distributed.barrier() # a launcher kills all when one has left, and the first still writes
+        raise Stopped(self.stop.requested, self.folder, module.step, self.plan.total_steps)
 
     def save_last(self, trainer, module):
         "Write `last.ckpt`; all processes take part, the first one writes."

@@ -116,12 +116,14 @@ class TrainingModule(RunView, pl.LightningModule):
         if self.step >= self.plan.total_steps: self.trainer.should_stop = True
 
     def _log_train(self):
-        "The values of this batch; averaged over processes, when they are written."
-        values = self.train_values()
-        if self.trainer.world_size > 1 and self.trainer._logger_connector.should_update_logs:
+        "The values of this batch, averaged over processes when a row is due. Written here: Lightning would do so after a checkpoint of this step, and a kill between them would lose the row."
+        values, due = self.train_values(), self.trainer._logger_connector.should_update_logs or self.step >= self.plan.total_steps
+        if self.trainer.world_size > 1 and due:
             mean = self.trainer.strategy.reduce(torch.stack([v.float() for v in map(torch.as_tensor, values.values())]), reduce_op='mean')
             values = dict(zip(values, mean))
-        self.log_dict(values)
+        self.log_dict(values, logger=False)
+        if not due: return
+        for logger in self.loggers: logger.log_metrics({k: float(v) for k, v in values.items()}, self.trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_validation_epoch_start(self):
         self.names = list(by_name(self.session.val_loader))
@@ -278,13 +280,14 @@ class Remaining:
     def __iter__(self): return iter(self.loader)
     def __len__(self): return self.total
 
-def _put_after(trainer: pl.Trainer, batches: int):
+def _put_after(trainer: pl.Trainer, batches: int, step: int):
     "Make the trainer's loop believe that it has seen so many batches of its epoch."
     loop = trainer.fit_loop
     state = loop.state_dict()
     seen = dict(ready=batches, started=batches, processed=batches, completed=batches)
     begun = dict(ready=1, started=1, processed=0, completed=0)
     state['epoch_loop.batch_progress'] |= dict(total=dict(seen), current=dict(seen), is_last_batch=False)
+    state['epoch_loop.state_dict'] = dict(_batches_that_stepped=step + 1) # the number of the row that the next batch may log
     state['epoch_progress'] |= dict(total=dict(begun), current=dict(begun))
     loop.load_state_dict(state)
 
@@ -294,7 +297,7 @@ def train(session: Session) -> tuple[Step, Fitted]:
     module = TrainingModule(session).train()
     with restore_dist_env():
         trainer = _trainer(session, module)
-        if session.start: _put_after(trainer, session.start)
+        if session.start: _put_after(trainer, session.start, -(-session.start // session.plan.accumulate))
         loader = Remaining(session.train_loader(session.start, session.plan.total_batches), session.plan.total_batches)
         for held_out in by_name(session.val_loader).values(): check_fraction(trainer.limit_val_batches, held_out)
         trainer.fit(module, loader, session.val_loader)

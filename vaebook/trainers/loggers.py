@@ -30,8 +30,13 @@ class Tracker:
     def save(self): "Lightning asks for it after each row; each row is written at once."
     def finalize(self, status: str): "`success` or `failed`; nothing is logged after it."
 
-def _number(value) -> float:
-    return value.item() if hasattr(value, 'item') else value
+def _number(value) -> float: return value.item() if hasattr(value, 'item') else value
+
+def _pixels(fig):
+    "A figure as an image of PIL, which every tracker takes."
+    file = io.BytesIO()
+    fig.savefig(file, format='png', dpi=80)
+    return need('PIL.Image').open(file).convert('RGB')
 
 # %% ../../nbs/core/loggers.ipynb #bb97c01c
 STEP = 'step'
@@ -172,13 +177,12 @@ class WandbLogger(Careful):
         wandb = need('wandb')
         if self.remote: check_alive(wandb.setup().settings.base_url)
         Path(self.save_dir).mkdir(parents=True, exist_ok=True)
-        id = recall(run, 'wandb') or wandb.util.generate_id()
         settings = wandb.Settings(init_timeout=PATIENCE, silent=True)
-        opened = wandb.init(project=self.name, name=label, dir=self.save_dir, id=id, resume='allow', reinit='create_new', settings=settings)
+        opened = wandb.init(project=self.name, name=label, dir=self.save_dir, id=recall(run, 'wandb'), resume='allow', reinit='create_new', settings=settings)
         opened.config.update(config, allow_val_change=True)
         opened.define_metric(WANDB_STEP)
         opened.define_metric('*', step_metric=WANDB_STEP, step_sync=True)
-        remember(run, 'wandb', id)
+        remember(run, 'wandb', opened.id)
         return opened
 
     @property
@@ -186,11 +190,12 @@ class WandbLogger(Careful):
 
     def log_hyperparams(self, params, *args, **kwargs): self.ask(lambda: self.experiment.config.update(dict(params), allow_val_change=True))
     def log_metrics(self, metrics, step=None): self.ask(lambda: self.experiment.log({k: _number(v) for k, v in metrics.items()} | {WANDB_STEP: step}))
-    def log_figure(self, name, fig, step): self.ask(lambda: self.experiment.log({name: [need('wandb').Image(fig)], WANDB_STEP: step}))
+    def log_figure(self, name, fig, step): self.ask(lambda: self.experiment.log({name: [need('wandb').Image(_pixels(fig))], WANDB_STEP: step}))
     def log_video(self, name, path, step): self.ask(lambda: self.experiment.log({name: [need('wandb').Video(str(path), format='mp4')], WANDB_STEP: step}))
 
     def log_sounds(self, name, sounds, step, sample_rate):
         self.ask(lambda: self.experiment.log({name: [need('wandb').Audio(x.T.numpy(), sample_rate) for x in sounds], WANDB_STEP: step}))
+
     def finalize(self, status): self.ask(lambda: self.experiment.finish(0 if status == 'success' else 1))
 
 # %% ../../nbs/core/loggers.ipynb #4ea88c4e
@@ -312,6 +317,7 @@ class MLflowLogger(Careful):
         self.experiment.log_batch(self.version, metrics=[metric(k, float(_number(v)), now, step or 0) for k, v in metrics.items()])
 
     def log_figure(self, name, fig, step): self.ask(lambda: self.experiment.log_figure(self.version, fig, f'{name}/step_{step}.png'))
+    def log_video(self, name, path, step): self.ask(lambda: self.experiment.log_artifact(self.version, str(path), f'{name}/step_{step}'))
     def finalize(self, status): self.ask(lambda: self.experiment.set_terminated(self.version, 'FINISHED' if status == 'success' else 'FAILED'))
 
 # %% ../../nbs/core/loggers.ipynb #81e7cffd
@@ -352,11 +358,8 @@ class TrackioLogger(Careful):
 
     def log_metrics(self, metrics, step=None): self.ask(lambda: self.experiment.log({k: _number(v) for k, v in metrics.items()}, step=step))
 
-    def log_figure(self, name, fig, step):
-        path = Path(self.save_dir)/f'.{name}.png'
-        fig.savefig(path, dpi=80)
-        self.ask(lambda: self.experiment.log({name: need('trackio').Image(str(path))}, step=step))
-        path.unlink()
+    def log_figure(self, name, fig, step): self.ask(lambda: self.experiment.log({name: need('trackio').Image(_pixels(fig))}, step=step))
+    def log_video(self, name, path, step): self.ask(lambda: self.experiment.log({name: need('trackio').Video(str(path), format='mp4')}, step=step))
 
     def finalize(self, status):
         with contextlib.redirect_stdout(io.StringIO()): self.ask(lambda: need('trackio').finish())
