@@ -118,6 +118,14 @@ def test_every_row_of_a_facade_leads_to_a_key():
             assert block is not None and (key.rpartition('.')[2] in block or key in ('logger.project', 'logger.task', 'logger.tags') or OmegaConf.is_list(block) or key[-2:] in ('.0', '.1')), (experiment, path, key)
 
 
+def test_an_environment_without_a_folder_is_rendered():
+    cfg = compose('world', environment='walker_walk')
+    assert (cfg.dataset.name, cfg.dataset.task, cfg.dataset.environment) == ('dmc', 'walker-walk', None)
+    kept = compose('world', environment='walker_walk', data_path='mine')
+    assert (kept.dataset.name, kept.dataset.environment) == ('episodes', 'walker_walk')
+    with pytest.raises(BadInput, match='a folder of dataset.root'): compose('world', environment='walker_walk', dataset='pendulum')
+
+
 # Values: what passes every door
 
 ODD = ["it's here", 'two words', 'a=b', '#1', '50%', 'Bücher', 'say "hi"', 'x;y&z', 'back\\slash', '(1)', '2024', 'a,b' , '[1', '~home', '$HOME', 'a:b', "''", 'end\\', '日本', '3_8', 'true']

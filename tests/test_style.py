@@ -148,4 +148,4 @@ def test_imports_go_one_way(module):
     if layer(module) in LAYERS:
         assert [m for m in uses if layer(m) in LAYERS[LAYERS.index(layer(module)) + 1:]] == [], ' ← '.join(LAYERS)
     if layer(module) == 'data': assert [m for m in uses if layer(m) in LAYERS[1:]] == [], 'data knows no model'
-    if layer(module) == 'core': assert uses == set(), 'core stands alone'
+    if layer(module) == 'core': assert uses <= {'vaebook.errors', 'vaebook.files'}, 'core stands on errors and files alone'

@@ -55,6 +55,7 @@ def free_folder() -> str:
     tries = (Path('outputs')/f'{stamp}{suffix}' for suffix in ('', *(f'_{i}' for i in range(1, 1000))))
     return next(str(p) for p in tries if not p.exists())
 
+# %% ../nbs/core/cli.ipynb #182499f6
 STOPPED = 75 # exit code of a run that was asked to stop and can go on
 SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGINT') if hasattr(signal, name)]
 
@@ -71,7 +72,7 @@ class Execution:
         elsewhere = any(word in text for text in said for word in ('run_dir', 'resume', 'output_dir'))
         if 'run_dir' in need('papermill').inspect_notebook(input_path) and not elsewhere:
             if not {'run_dir', 'resume'} & set(given): given['run_dir'] = free_folder()
-            self.folder = given.get('run_dir') or given['resume']
+            self.folder = given.get('run_dir') or given['resume'] if given.get('resume') != 'auto' else given.get('run_dir')
         former = {number: signal.signal(number, self.forward) for number in SIGNALS}
         try: return need('papermill').execute_notebook(input_path, output_path, parameters=given, **options)
         except need('papermill').PapermillExecutionError as e: self.failed(e, output_path)
@@ -80,10 +81,13 @@ class Execution:
             for number, handler in former.items(): signal.signal(number, handler)
 
     def forward(self, number, frame):
-        "Pass a signal on to the kernel."
-        self.signal = signal.Signals(number).name
-        for child in need('psutil').Process().children():
-            if 'ipykernel' in ' '.join(child.cmdline()): child.send_signal(number)
+        "Pass a signal on to the kernel; a second Ctrl-C, or one before there is a kernel, stops at once."
+        again, self.signal = self.signal == 'SIGINT', signal.Signals(number).name
+        kernels = [child for child in need('psutil').Process().children() if 'ipykernel' in ' '.join(child.cmdline())]
+        for kernel in kernels: kernel.send_signal(number)
+        if kernels and not again: return
+        if number == signal.SIGINT: raise KeyboardInterrupt
+        sys.exit(stopped(f'stopped by {self.signal} before the run began; the same command line starts it'))
 
     def failed(self, e, out):
         "A cell that raised, as two lines; a run that was stopped, with its own exit code."
@@ -106,6 +110,7 @@ def stopped(why: str) -> int:
     print(f'vaebook: {why}', file=sys.stderr)
     return STOPPED
 
+# %% ../nbs/core/cli.ipynb #5864be37
 def run(name: str, options: list[str]): # what follows the name
     "Run a notebook by papermill's own command."
     path = str(notebooks()[check_choice('notebook', name, notebooks())])

@@ -49,6 +49,7 @@ def recipes(experiment: str) -> list[str]:
     owner = entry(experiment).get('part_of', experiment)
     return [name for name in choices('recipe') if settings(f'recipe/{name}')['experiment'] == owner]
 
+# %% ../nbs/core/facade.ipynb #81f7f45f
 def allowed(experiment: str, group: str) -> list[str]: # model, or the group of a block: model@classifier.model
     "The choices of a group that an experiment can run."
     group, _, block = group.partition('@')
@@ -74,6 +75,7 @@ def names(experiment: str) -> dict:
     others = [read(f'facade/{other}') for other in read('experiments') if other not in relatives]
     return {path: to for table in others for path, to in table.items() if '.' in path} | own_names(experiment)
 
+# %% ../nbs/core/facade.ipynb #86ace112
 def translate(path: str, table: dict) -> tuple[str, dict]: # → our key, {what is said: our value}
     "Our key for a path; one that no table has is our own already."
     words = path.split('.')
@@ -107,6 +109,7 @@ def is_open(key: str, experiment: str) -> bool:
     blocks = [*OPEN, *(f'classifier.{b}' for b in OPEN), *entry(experiment).get('open', [])]
     return key.startswith(tuple(f'{b}.' for b in blocks))
 
+# %% ../nbs/core/facade.ipynb #edd1aea5
 def fits(experiment: str, path: str, value) -> bool:
     "Does a path with its value mean something in an experiment?"
     key, values = translate(path, own_names(experiment))
@@ -135,6 +138,7 @@ def chapter(said: dict) -> str: # path → value
     check(common, 'overrides', line, 'names of one experiment', f'{belongs}.')
     raise BadInput('overrides', line, 'a line that says which experiment it means', f'It fits {", ".join(common)}: say experiment={common[0]} or the like, or recipe=<name> (`vaebook list`).')
 
+# %% ../nbs/core/facade.ipynb #207de855
 def _expected(path: str, experiments) -> dict:
     "What would have been right where no experiment knows a path."
     if path.split('@')[0] in GROUPS:

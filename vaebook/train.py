@@ -48,6 +48,7 @@ def validations(folder: Path) -> dict: # step → {column: text}
     with reading(folder/'metrics.csv', 'the logged terms of a run'), (folder/'metrics.csv').open(newline='', encoding='utf-8') as file:
         return {int(row['step']): row for row in csv.DictReader(file) if any(v for k, v in row.items() if k.startswith('val/'))}
 
+# %% ../nbs/core/train.ipynb #48fb800d
 def reopen(folder, # Of a run
            which: str = 'last', # or best: as the monitor of its validation says
            **given): # As for `experiment`: such as the classifier, if it was given
@@ -101,6 +102,7 @@ def sweep_lines(words: list[str]) -> list[str]:
                 groups={k: v for k, v in said.groups.items() if ',' not in v}, swept=[line.partition('=')[0] for line in lines if ',' in line])
     return [*lines, *(f'++given.swept.{key}={value}' for key, value in swept.items()), f'++given.same={text(json.dumps(same))}']
 
+# %% ../nbs/core/train.ipynb #5025214c
 def swept_config(cfg, hydra): # composed by Hydra, with `given` → its configuration; Hydra's own settings
     "The configuration of one run of a sweep, in a folder of its own."
     omegaconf = need('omegaconf')
@@ -122,6 +124,7 @@ def job_name(own: dict, hydra) -> str: # key → value of this run
     name = re.sub(r'[^\w=.,+-]+', '_', name)
     return name if 0 < len(name) < 150 else str(hydra.job.num)
 
+# %% ../nbs/core/train.ipynb #672ea9a3
 def summary(folder: Path, most: int = 6) -> str: # columns
     "A row for each finished run of a sweep: its folder and its first numbers."
     runs = {f.relative_to(folder).as_posix(): read_json(f/'metrics.json') for f in need('vaebook.runs').finished(folder)}
@@ -144,6 +147,7 @@ HELP = """vaebook-train key=value ...: run an experiment of the book of variatio
 belong to one chapter alone, and refused with the candidates where they fit several.
 """
 
+# %% ../nbs/core/train.ipynb #030b726a
 def help_text(words: list[str]) -> str:
     "Usage, and the values of the recipe that the words mean; needs no torch."
     experiment, rest = meant(words)
@@ -151,6 +155,7 @@ def help_text(words: list[str]) -> str:
     cfg = compose(experiment, rest)
     return f"{HELP}\nThe values of experiment={cfg.experiment} recipe={cfg.recipe} size={cfg.size}:\n\n{need('omegaconf').OmegaConf.to_yaml(cfg)}"
 
+# %% ../nbs/core/train.ipynb #6f16c0a5
 def command(arguments: list[str]):
     "What the command line asks for."
     if '--version' in arguments: return print(importlib.metadata.version('vaebook'))
@@ -170,6 +175,7 @@ def sweep(words: list[str], of_hydra: list[str], flags: list[str]):
     application([*flags, *of_hydra, *sweep_lines(words), f'hydra.sweep.dir={text(folder)}'])
     if '-m' in flags and need('vaebook.runs').finished(folder): print(f'{folder}\n{summary(Path(folder))}')
 
+# %% ../nbs/core/train.ipynb #1b9122ca
 def application(arguments: list[str]):
     "Hydra's own main function."
     sys.argv[1:] = arguments
