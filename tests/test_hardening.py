@@ -186,7 +186,7 @@ def saved(which, *more):
 
 
 KINDS |= dict(weights=saved('model.safetensors'))
-KINDS |= dict(config=saved('config.json', 'config=', 'kind=', 'width=', 'net=', 'recon=', 'n_alpha=', 'n_beta=', 'image_size=', 'channels=', 'kl_weight=', 'tc_weight=', 'model.safetensors'))
+KINDS |= dict(config=saved('config.json', 'config=', 'kind=', 'CVAE: ', 'model.safetensors'))
 
 
 @kind
