@@ -105,6 +105,7 @@ def lay_over(base, # composed, or the configuration of a run
     betas = plain['trainer']['optimizer']['betas']
     if betas is not None: plain['trainer']['optimizer']['betas'] = [float(b) for b in betas]
     if plain['experiment'] == 'world': render_environment(plain['dataset'])
+    need('vaebook.unused').tell_unused(plain, said.values)
     return OmegaConf.create(plain)
 
 def render_environment(dataset: dict):
@@ -156,7 +157,10 @@ def saved_config(resume: str): # A run folder, or a checkpoint in one
     "The configuration a run was started with; None if there is none."
     folder = Path(str(resume)).expanduser()
     path = (folder.parent.parent if folder.suffix == '.ckpt' else folder)/'config.yaml'
-    return need('omegaconf').OmegaConf.create(read_settings(path)) if path.is_file() else None
+    if not path.is_file(): return None
+    cfg = need('omegaconf').OmegaConf.create(read_settings(path))
+    suit(cfg, [f'{block}optimizer.name' for block in TRAINERS]) # an older run may hold what its optimiser has not
+    return cfg
 
 # %% ../nbs/core/config.ipynb #15ccb395
 def begun(values: dict):
