@@ -74,7 +74,7 @@ def column(found, key): return [(int(r['step']), float(r[key])) for r in found.r
 
 def weights(*said): return run(*said).weights.tolist()
 def steps(*said): return int(run(*said).rows[-1]['step'])
-def rates(*said): return [v for k in run(*said).rows[0] if k.startswith('lr-') for _, v in column(run(*said), k)]
+def rates(*said): return [round(v, 8) for k in run(*said).rows[0] if k.startswith('lr-') for _, v in column(run(*said), k)]
 def flags(*said): return run(*said).flags - {'benchmark'} # which Lightning leaves on
 def printed(*said): return run(*said).printed
 def validated(*said): return [s for s, _ in column(run(*said), 'val/l1')]
@@ -314,7 +314,7 @@ def wants(**said): return bool(experiment(video(**said)))
 
 def wandb_name(**said):
     from vaebook.trainers.video import load_callbacks_and_logger
-    return load_callbacks_and_logger(TINY | dict(output_dir=str(run.folder / 'named'), logger='wandb') | said)[1]._wandb_init['name']
+    return load_callbacks_and_logger(TINY | dict(output_dir=str(run.folder / 'named'), logger='wandb') | said)[1].experiment.name
 
 
 def saves_every(**said):
