@@ -80,6 +80,7 @@ class ShardedDriver(LightningDriver):
         self.shards.load_state_dict(step.optimizer, state)
         step.scheduler.load_state_dict(state['scheduler'])
 
+# %% ../../nbs/core/lightning.ipynb #cc9509f5
 class TrainingModule(RunView, pl.LightningModule):
     "The objective and its step, as Lightning's trainer wants them."
 
@@ -136,6 +137,7 @@ class TrainingModule(RunView, pl.LightningModule):
         if mine: self.held.add(self.names[dataloader_idx], values, samples(batch))
 
     def on_validation_epoch_end(self):
+        "The means of all processes, to the log and the callbacks."
         if self.trainer.world_size > 1:
             everybody = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(everybody, self.held.plain())
@@ -300,7 +302,7 @@ def train(session: Session) -> tuple[Step, Fitted]:
     with restore_dist_env():
         trainer = _trainer(session, module)
         if session.start: _put_after(trainer, session.start, -(-session.start // session.plan.accumulate))
-        loader = Remaining(session.train_loader(session.start, session.plan.total_batches), session.plan.total_batches)
+        loader = Remaining(session.batches(), session.plan.total_batches)
         for held_out in by_name(session.val_loader).values(): check_fraction(trainer.limit_val_batches, held_out)
         trainer.fit(module, loader, session.val_loader)
     return module.train_step, Fitted(trainer.strategy.root_device, module.val_values)
