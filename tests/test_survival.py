@@ -128,6 +128,16 @@ def test_the_command_line_says_how_to_go_on(engine, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('stop', [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group(stop, tmp_path):
+    "Workers that read data go on until the update is over."
+    process = begun(sys.executable, '-m', 'vaebook.train', *TINY.split(), f'run_dir={tmp_path / "run"}', 'dataset.num_workers=1', cwd=tmp_path)
+    os.killpg(process.pid, stop)
+    code, out, err = ended(process)
+    assert code == 75 and f'stopped by {stop.name} at step' in err, err[-3000:]
+
+
+@pytest.mark.slow
 def test_ctrl_c(tmp_path):
     "Like SIGTERM, with a word at once."
     process = begun(sys.executable, '-m', 'vaebook.train', *TINY.split(), f'run_dir={tmp_path / "run"}', cwd=tmp_path)
