@@ -74,7 +74,7 @@ def column(found, key): return [(int(r['step']), float(r[key])) for r in found.r
 
 def weights(*said): return run(*said).weights.tolist()
 def steps(*said): return int(run(*said).rows[-1]['step'])
-def rates(*said): return [v for k in run(*said).rows[0] if k.startswith('lr-') for _, v in column(run(*said), k)]
+def rates(*said): return [round(v, 8) for k in run(*said).rows[0] if k.startswith('lr-') for _, v in column(run(*said), k)]
 def flags(*said): return run(*said).flags - {'benchmark'} # which Lightning leaves on
 def printed(*said): return run(*said).printed
 def validated(*said): return [s for s, _ in column(run(*said), 'val/l1')]
@@ -91,7 +91,9 @@ def tracker(*said):
     from vaebook.trainers.loggers import load_callbacks_and_logger
     cfg = audio(*said)
     cfg.run_dir = str(run.folder / 'tracker')
-    return type(load_callbacks_and_logger(cfg)[1]).__name__
+    found = load_callbacks_and_logger(cfg)[1]
+    if found: found.finalize('success')
+    return type(found).__name__
 
 
 def passed_on(*said):
@@ -202,7 +204,7 @@ AUDIO = [
     ('trainer.logger', 'trainer.logger=WandB', tracker, 'WandbLogger'),
     ('trainer.logger', 'trainer.logger=TensorBoard', tracker, 'TensorBoardLogger'),
     ('trainer.logger', 'trainer.logger=false', config('logger.name'), 'none'),
-    ('trainer.wandb.use_wandb', 'trainer.wandb.use_wandb=true', tracker, 'WandbLogger'),
+    ('trainer.wandb.use_wandb', 'trainer.wandb.use_wandb=true', config('logger.name'), 'wandb'),
     ('trainer.wandb.use_wandb', 'trainer.wandb.use_wandb=false', config('logger.name'), 'csv'),
     ('trainer.trainer.check_val_every_n_epoch', 'trainer.trainer.check_val_every_n_epoch=3', lambda *s: plan(*s)['validate_every'], 12),
     ('trainer.trainer.log_every_n_steps', 'trainer.trainer.log_every_n_steps=2', logged, CHANGES),
@@ -314,7 +316,7 @@ def wants(**said): return bool(experiment(video(**said)))
 
 def wandb_name(**said):
     from vaebook.trainers.video import load_callbacks_and_logger
-    return load_callbacks_and_logger(TINY | dict(output_dir=str(run.folder / 'named'), logger='wandb') | said)[1]._wandb_init['name']
+    return load_callbacks_and_logger(TINY | dict(output_dir=str(run.folder / 'named'), logger='wandb') | said)[1].experiment.name
 
 
 def saves_every(**said):

@@ -27,7 +27,7 @@ def _positive(*keys: str) -> Callable: return lambda cfg: any((_value(cfg, key) 
 
 FILES = 'speech16k', 'music44k', 'samples44k', 'audio_folder'
 GENERATED = Rule('dataset.root dataset.tasks dataset.new_tasks dataset.task dataset.environment dataset.domain_task dataset.sprites '
-                 'dataset.val_root dataset.weights', _is_not('dataset.stand_in', True), 'dataset.stand_in')
+                 'dataset.val_root dataset.weights dataset.level dataset.distractor dataset.difficulty dataset.repeat', _is_not('dataset.stand_in', True), 'dataset.stand_in')
 JUDGES = 'loss.discriminator.weights.adversarial', 'loss.discriminator.weights.feature_matching'
 RULES = dict(
     cvae=[

@@ -65,6 +65,7 @@ def check_losses(
     mend = 'Say trainer.monitor=val/total trainer.monitor_mode=min, or measure it in eval_loss.'
     check_choice('monitor', monitor, [f'val/{name}' for name in watched], mend)
 
+# %% ../../nbs/audio/audio_experiment.ipynb #585c1c25
 class Audio(Experiment, name='audio'):
     "An autoencoder of sound."
     def __init__(self, cfg):
