@@ -59,7 +59,7 @@ class Order:
         return self.stop - self.start
 
 # %% ../../nbs/core/batches.ipynb #565dab94
-def _stay_at_work(worker: int): # its number
+def _stay_at_work(_: int): # number of the worker
     "A stop is the trainer's business."
     if hasattr(os, 'setpgid'): os.setpgid(0, 0)
     for name in ('SIGINT', 'SIGUSR1', 'SIGUSR2'):
