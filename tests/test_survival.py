@@ -131,10 +131,12 @@ WORKERS = """
 import os, signal, sys, time, torch
 from vaebook.data.batches import batches
 from vaebook.data.images import Split
-from vaebook.trainers.signals import StopSignals
+from vaebook.trainers.signals import StopSignals, stay_at_work
 data = Split(torch.zeros(64, 1, 2, 2, dtype=torch.uint8), torch.zeros(64, dtype=torch.long))
 with StopSignals() as stop:
-    drawn = iter(batches(data, 2, num_workers=1))
+    loader = batches(data, 2, num_workers=1)
+    loader.worker_init_fn = stay_at_work # as `fit` does
+    drawn = iter(loader)
     next(drawn)
     os.killpg(os.getpgrp(), int(sys.argv[1]))
     time.sleep(0.5) # an update that takes its time

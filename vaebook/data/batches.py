@@ -6,7 +6,6 @@
 __all__ = ['generator', 'permutation', 'steps_per_epoch', 'Order', 'Rows', 'same', 'loader', 'batches', 'sequential']
 
 # %% ../../nbs/core/batches.ipynb #779d48c4
-import os, signal
 from itertools import count
 
 import numpy as np
@@ -58,13 +57,6 @@ class Order:
         if self.stop is None: raise TypeError('an endless order of batches has no length')
         return self.stop - self.start
 
-# %% ../../nbs/core/batches.ipynb #565dab94
-def _stay_at_work(_: int): # number of the worker
-    "A stop is the trainer's business."
-    if hasattr(os, 'setpgid'): os.setpgid(0, 0)
-    for name in ('SIGINT', 'SIGUSR1', 'SIGUSR2'):
-        if hasattr(signal, name): signal.signal(getattr(signal, name), signal.SIG_IGN)
-
 # %% ../../nbs/core/batches.ipynb #04475ca6
 class Rows(Dataset):
     "A split that is indexed a batch at a time."
@@ -85,7 +77,7 @@ def loader(split, order, num_workers: int = 0, seed: int = 0,
            pin_memory: bool = False) -> DataLoader: # for a GPU; ignored where there is none
     "A `DataLoader` that yields a dict for each tensor of indices in `order`."
     check(isinstance(num_workers, int) and num_workers >= 0, 'num_workers', num_workers, '0 or more')
-    return DataLoader(Rows(split), batch_sampler=order, collate_fn=same, num_workers=num_workers, worker_init_fn=_stay_at_work, generator=torch.Generator().manual_seed(seed),
+    return DataLoader(Rows(split), batch_sampler=order, collate_fn=same, num_workers=num_workers, generator=torch.Generator().manual_seed(seed),
                       pin_memory=pin_memory and torch.cuda.is_available())
 
 # %% ../../nbs/core/batches.ipynb #4f93f80e
