@@ -12,9 +12,10 @@ from vaebook.core import BadInput, set_seed
 from vaebook.data.batches import batches, sequential
 from vaebook.losses.audio_adversarial import AudioObjective
 from vaebook.pretrained import Pretrained
-from vaebook.trainers import accelerate, lightning
+from vaebook.trainers.callbacks import read_checkpoint
+from vaebook.trainers.fit import fit
 
-ENGINES = dict(lightning=lightning, accelerate=accelerate)
+ENGINES = 'lightning', 'accelerate'
 SMALL = dict(encodec=dict(filters=4, n_ffts=(64, 32)), dac=dict(filters=1, periods=(2,), n_ffts=(64,), bands=(0, 0.25, 1)))
 
 
@@ -59,7 +60,7 @@ def train(folder, loss, engine='lightning', steps=20, doom=None, broken=(), resu
     set_seed(0)
     objective = AudioObjective(Stand(), loss, dict(sisdr={}), balancer)
     objective.model.doom, objective.model.broken, data = doom, broken, Sounds(64)
-    ENGINES[engine].fit(objective, cfg, Path(folder), lambda start, n: batches(data, 4, 0, start, n), sequential(Sounds(8), 4), 16, (), resume)
+    fit(objective, cfg, Path(folder), lambda start, n: batches(data, 4, 0, start, n), sequential(Sounds(8), 4), 16, (), resume)
     return objective
 
 
@@ -126,7 +127,7 @@ def test_in_and_out_of_adversarial_training(tmp_path):
     "A run without a discriminator goes on with a fresh one; one of another kind is refused; weights of 0 cost nothing."
     assert train(tmp_path, losses(weights=(0., 0.)), steps=10, balancer=False).rival is None
     last = tmp_path / 'checkpoints/last.ckpt'
-    assert lightning.read_checkpoint(last)['rival'] == {}
+    assert read_checkpoint(last)['extra'] == {}
     objective = train(tmp_path, losses(), steps=14, resume=last)
     assert {int(s['step']) for s in objective.rival.optimizer.state.values()} == {3}
     with pytest.raises(BadInput, match='another discriminator'): train(tmp_path, losses('dac'), steps=16, resume=last)
@@ -141,4 +142,5 @@ def test_monitor_is_a_metric(tmp_path):
     "`monitor=val/sisdr` with `monitor_mode=max` keeps the best."
     train(tmp_path, losses(), monitor='val/sisdr', monitor_mode='max')
     values = dict(column(tmp_path, 'val/sisdr'))
-    assert lightning.read_checkpoint(tmp_path / 'checkpoints/best.ckpt')['batches'] == max(values, key=values.get)
+    kept = [p.name for p in (tmp_path / 'checkpoints').glob('best_step_*')]
+    assert len(values) == 2 and kept == [f'best_step_{max(values, key=values.get)}']

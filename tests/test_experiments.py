@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 QUIET = 'trainer.progress_bar=false logger=csv'
 
 
-def smoke(run_dir, overrides='', **given): return compose('cvae', f'{QUIET} {overrides}', **dict(dataset='digits', smoke=True, run_dir=str(run_dir)) | given)
+def smoke(run_dir, overrides='', **given): return compose('cvae', f'{QUIET} {overrides}', **dict(dataset='digits', smoke=True) | (dict(run_dir=str(run_dir)) if run_dir else {}) | given)
 
 
 def papermill(notebook, *args, **kwargs):
@@ -108,7 +108,7 @@ def test_command_line_door(first, tmp_path):
 def test_multirun(tmp_path):
     few = ['trainer.max_steps=3', 'classifier.trainer.max_steps=3', *QUIET.split()]
     command('-m', 'vaebook.train', '-m', 'dataset=digits', 'smoke=true', 'seed=1,2', 'hydra/launcher=joblib', 'hydra.launcher.n_jobs=2', *few, cwd=tmp_path)
-    assert len(list((tmp_path / 'outputs').glob('*/metrics.json'))) == 2
+    assert sorted(p.parent.name for p in (tmp_path / 'outputs').glob('*/*/metrics.json')) == ['seed=1', 'seed=2']
 
 
 def test_killed_and_resumed(tmp_path):

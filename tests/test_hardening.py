@@ -186,13 +186,13 @@ def saved(which, *more):
 
 
 KINDS |= dict(weights=saved('model.safetensors'))
-KINDS |= dict(config=saved('config.json', 'config=', 'kind=', 'width=', 'net=', 'recon=', 'n_alpha=', 'n_beta=', 'image_size=', 'channels=', 'kl_weight=', 'tc_weight=', 'model.safetensors'))
+KINDS |= dict(config=saved('config.json', 'config=', 'kind=', 'CVAE: ', 'model.safetensors'))
 
 
 @kind
 def checkpoint(d):
-    from vaebook.trainers.lightning import read_checkpoint
-    torch.save(dict(batches=3, state_dict=dict(a=torch.zeros(9), b=torch.zeros(2, 2))), d / 'last.ckpt')
+    from vaebook.trainers.callbacks import read_checkpoint
+    torch.save(dict(batches=3, objective=dict(a=torch.zeros(9), b=torch.zeros(2, 2))), d / 'last.ckpt')
     return d / 'last.ckpt', read_checkpoint
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from test_hardening import attempt, mutations
-from vaebook import core
+from vaebook import files
 from vaebook.core import BadInput, read_json, read_settings
 from vaebook.data import download, images
 from vaebook.data.download import DownloadError, Files, Source
@@ -30,7 +30,7 @@ def hostile(place) -> dict:
     from vaebook.data.actions import read_npz
     from vaebook.data.dmc import DMCVBDataset
     from vaebook.losses.perceptual import read_tensors
-    from vaebook.trainers.lightning import read_checkpoint
+    from vaebook.trainers.callbacks import read_checkpoint
     film, episodes = dict(observations=np.zeros((9, 3, 8, 8), 'u1'), actions=np.zeros((9, 1), 'f4'), rewards=np.zeros(9, 'f4')), lambda path: DMCVBDataset(path, 5)[0]
     def objects(path): np.savez(path, **film | dict(actions=np.array([Spy(place)] * 9, object), lengths=np.array([9])))
     def bomb(path): np.savez_compressed(path, **film | dict(observations=np.zeros((9, 3, 1 << 9, 1 << 9), 'u1'), lengths=np.array([9])))
@@ -49,7 +49,7 @@ def hostile(place) -> dict:
 @pytest.mark.parametrize('name', hostile(''))
 def test_harm(name, tmp_path, monkeypatch):
     "Refused by name, within 5 s and 1.5 GiB; nothing of it has run. (Here a file may grow to 1 MiB.)"
-    for module in (core, download): monkeypatch.setattr(module, 'most_bytes', lambda path: 1 << 20)
+    for module in (files, download): monkeypatch.setattr(module, 'most_bytes', lambda path: 1 << 20)
     write, read = hostile(tmp_path / 'made')[name]
     path = tmp_path / 'a.npz'; write(path)
     assert [fate for _, fate in attempt(read, path, [(name, path.read_bytes())], seconds=5)] == ['refused'] and not (tmp_path / 'made').exists()
@@ -101,7 +101,7 @@ def test_archives_write_nowhere_else(tmp_path, monkeypatch):
 
 def test_archives_do_not_burst(tmp_path, monkeypatch):
     "A wheel and a tar whose wanted file unpacks to more than they may hold; nothing of it is left."
-    monkeypatch.setattr(core, 'most_bytes', lambda path: 1 << 20)
+    monkeypatch.setattr(files, 'most_bytes', lambda path: 1 << 20)
     want, data = Files(dict(a='0' * 32)), bytes(3 << 20)
     with zipfile.ZipFile(tmp_path / 'x.whl', 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('a', data)
     with tarfile.open(tmp_path / 'x.tar', 'w:gz') as tar: tar.addfile(member('a', len(data)), io.BytesIO(data))

@@ -273,3 +273,32 @@ def test_one_check_costs_little():
 def test_options_load_without_torch():
     code = 'import sys, vaebook.options; assert "torch" not in sys.modules and "omegaconf" not in sys.modules'
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+# Nothing else escapes
+
+POOL = [None, -1, 0, 1, 2, 3, 7, 1.5, NAN, 'x', '', [], [1], [2, 2], [[1, 2]], {}, dict(a=1), True, object(), b'x', set(), np.nan, np.array([1, 2]), torch.ones(2), (3, 3, 3)]
+
+
+def calls():
+    "Constructors with one argument, or one of a block, taken from the pool."
+    for value in POOL:
+        for cls, (right, *_) in TABLE.items():
+            for name in [o.name for o in describe(seanet.Trunk if cls is seanet.Encoder else cls)]: yield cls, right | {name: value}
+        for part, cls in dict(encoder=seanet.Trunk, decoder=seanet.Trunk, stft=stft.STFT).items():
+            usual = dict(n_fft=64, hop=16) if part == 'stft' else dict(width=2)
+            for o in describe(cls): yield AutoEncoder, {'encoder': dict(width=2), part: usual | {o.name: value}}
+        for kind, cls in quantize.QUANTIZERS.items():
+            for o in describe(cls): yield CausalVAE, dict(base_channels=8, bottleneck=kind, quantizer={o.name: value})
+        for kind, cls in continuous.BOTTLENECKS.items():
+            for o in describe(cls): yield continuous.make_bottleneck, dict(type=kind, dim=8) | {o.name: value}
+
+
+def test_a_constructor_builds_or_refuses():
+    "Whatever one argument is: no error but ours."
+    found, refused = {}, 0
+    for cls, given in calls():
+        try: cls(**given)
+        except BadInput: refused += 1
+        except Exception as e: found[f'{cls.__name__}({given})'] = repr(e)
+    assert not found and refused > 5000

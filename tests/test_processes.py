@@ -1,5 +1,5 @@
 "Two processes are one, and a tracker that needs a process of its own: what a notebook cannot show."
-import csv, json, os, subprocess, sys
+import csv, json, os, re, subprocess, sys
 
 import pytest
 import torch
@@ -15,7 +15,8 @@ from vaebook.core import LossTerms, set_seed
 from vaebook.data.batches import batches, sequential
 from vaebook.data.images import Split
 from vaebook.pretrained import Pretrained
-from vaebook.trainers.accelerate import fit, from_main, world
+from vaebook.distributed import from_main, world
+from vaebook.trainers.fit import fit
 
 class Line(Pretrained):
     def __init__(self):
@@ -25,21 +26,21 @@ class Line(Pretrained):
     def compute_loss(self, batch, step=0, out=None):
         return LossTerms(mse=(self.net(batch['x'].float() / 255)[:, 0] - batch['y']).square().mean())
 
-home, rank, size = Path(sys.argv[1]), *world()
+home, engine, rank, size = Path(sys.argv[1]), sys.argv[2], *world()
 set_seed(0)
 x = torch.randint(0, 256, (90, 1, 2, 2), dtype=torch.uint8)
 data = Split(x, (x.sum((1, 2, 3)) > 500).long())
 
 def train(name, batch_size, steps=12, checkpoint=None, **given):
-    plain = dict(accelerator='cpu', engine='accelerate', progress_bar=False, max_steps=steps, batch_size=batch_size, log_every_n_steps=2, val_every_n_steps=4,
+    plain = dict(engine=engine, progress_bar=False, max_steps=steps, batch_size=batch_size, log_every_n_steps=2, val_every_n_steps=4,
                  accumulate_grad_batches=2, gradient_clip_val=0.1, ema_decay=0.9) | given
     cfg = compose('cvae', dataset='digits', logger='csv', **{f'trainer.{k}': v for k, v in (plain | {'scheduler.name': 'constant'}).items()})
-    folder, many = from_main(lambda: home/name, cfg.trainer), batch_size * size
+    folder, many = from_main(lambda: home/name), batch_size * size
     set_seed(0); model = Line()
     loader = lambda start, n: batches(data[:64], many, 0, start, n)
-    device = fit(model, cfg, folder, loader, dict(a=sequential(data[64:87], 5), b=sequential(data[87:], 5)), 64 // many, checkpoint=checkpoint)
+    fitted = fit(model, cfg, folder, loader, dict(a=sequential(data[64:87], 5), b=sequential(data[87:], 5)), 64 // many, checkpoint=checkpoint)
     torch.save(model.state_dict(), home/f'{name}_{rank}.pt')
-    print(rank, device)
+    print(f'{rank} {fitted.device}', flush=True)
 
 if size == 1: train('one', 16)
 else:
@@ -49,11 +50,11 @@ else:
 '''
 
 
-def train(home, processes):
+def train(home, engine, processes):
     "Train in so many processes; what they said."
     (home / 'train.py').write_text(TRAIN)
     launch = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}'] if processes > 1 else []
-    done = subprocess.run([sys.executable, *launch, 'train.py', str(home)], cwd=home, capture_output=True, text=True, timeout=420, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    done = subprocess.run([sys.executable, *launch, 'train.py', str(home), engine], cwd=home, capture_output=True, text=True, timeout=420, env=os.environ | dict(OMP_NUM_THREADS='1'))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
@@ -64,11 +65,13 @@ def rows(run): return list(csv.DictReader((run / 'metrics.csv').open()))
 def near(a, b): return a.keys() == b.keys() and all(float(a[k] or 'inf') == pytest.approx(float(b[k] or 'inf'), rel=1e-4, abs=1e-7) for k in a)
 
 
-def test_two_processes_are_one(tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize('engine', ['lightning', 'accelerate'])
+def test_two_processes_are_one(engine, tmp_path):
     "Two processes of batch 8 are one of batch 16: weights, logs, files; and they go on exactly where they stopped."
-    said = train(tmp_path, 2)
-    assert said.count('loss terms of step 12') == 5 and '1 cpu' in said, 'rank 0 alone speaks'
-    train(tmp_path, 1)
+    said = train(tmp_path, engine, 2)
+    assert said.count('loss terms of step 12') == 5 and re.search('^1 (cpu|cuda):?[01]?$', said, re.M), 'rank 0 alone speaks'
+    train(tmp_path, engine, 1)
     first, second, again, one = (torch.load(tmp_path / f'{name}.pt') for name in ('two_0', 'two_1', 'cut_0', 'one_0'))
     for k in first:
         assert torch.equal(first[k], second[k]) and torch.equal(first[k], again[k])
@@ -104,6 +107,7 @@ logger.finalize('success')
 '''
 
 
+@pytest.mark.slow
 def test_clearml_offline(tmp_path):
     "Scalars and pictures are in the run folder, nothing is in HOME, nothing is asked."
     (tmp_path / 'home').mkdir()

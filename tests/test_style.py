@@ -91,10 +91,12 @@ def test_experiments_have_parameters_and_are_not_run(name):
 
 
 def test_export_cells_are_short():
-    sizes = {(name, i): len(body(c)) for name in NOTEBOOKS for i, c in enumerate(NOTEBOOKS[name]['cells'])
-             if c['cell_type'] == 'code' and has(c, 'export|exporti|exports') and not imports_only(c)}
-    assert [k for k, n in sizes.items() if n > 60] == []
-    assert statistics.median(sizes.values()) <= 12
+    "A class is whole, in one cell: alone there it may be twice as long."
+    exported = {(name, i): c for name in NOTEBOOKS for i, c in enumerate(NOTEBOOKS[name]['cells'])
+                if c['cell_type'] == 'code' and has(c, 'export|exporti|exports') and not imports_only(c)}
+    most = lambda c: 120 if [type(s) for s in parse(c)] == [ast.ClassDef] else 60
+    assert [k for k, c in exported.items() if len(body(c)) > most(c)] == []
+    assert statistics.median(len(body(c)) for c in exported.values()) <= 12
 
 
 # The package

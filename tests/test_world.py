@@ -63,6 +63,7 @@ def test_bad_input_is_named(tmp_path):
     assert not (tmp_path / 'x').exists()
 
 
+@pytest.mark.slow
 def test_doors_agree(tmp_path, root):
     "papermill, the command line and Python give one metrics.json."
     few = dict(seed=3, max_steps=4)
@@ -80,7 +81,8 @@ from vaebook.data.batches import batches, sequential
 from vaebook.data.dmc import DMCVBDataset, pendulum_episodes
 from vaebook.losses.world import WorldObjective
 from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
-from vaebook.trainers.accelerate import fit, from_main, world
+from vaebook.distributed import from_main, world
+from vaebook.trainers.fit import fit
 from pathlib import Path
 
 home, rank, size = Path(sys.argv[1]), *world()
@@ -93,12 +95,13 @@ for name in ('sum', 'rgb'):
     model = Still(3, 4, 16, image_size=16, action_dim=1, grid=4, width=8, embedding=16, context_dim=16, context_depth=1, slots=2, codes=16, quantizer='fsq', overshoot=2)
     plain = {'accelerator': 'cpu', 'engine': 'accelerate', 'progress_bar': False, 'max_steps': 6, 'batch_size': 8 // size, 'val_every_n_steps': 6, 'gradient_clip_val': 10., 'scheduler.name': 'constant', 'optimizer.name': 'SGD', 'optimizer.lr': 1e-5, 'optimizer.momentum': 0.}
     cfg = compose('world', logger='csv', **{f'trainer.{k}': v for k, v in plain.items()})
-    folder = from_main(lambda: home/f'{name}{size}', cfg.trainer)
+    folder = from_main(lambda: home/f'{name}{size}')
     fit(WorldObjective(model, balancer=name), cfg, folder, lambda start, n: batches(data, 8, 0, start, n), sequential(data, 19), len(data) // 8)
     torch.save(model.state_dict(), home/f'{name}{size}_{rank}.pt')
 '''
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     "Gradients of tasks are averaged before they are balanced: the weights of two processes are those of one with their batches together."
     (tmp_path / 'two.py').write_text(TWO)
@@ -108,6 +111,7 @@ def test_two_processes_are_one(tmp_path):
         for k in one: assert torch.equal(first[k], second[k]) and torch.allclose(first[k].float(), one[k].float(), rtol=1e-4, atol=1e-6), (name, k)
 
 
+@pytest.mark.slow
 def test_overfits_four_clips():
     "A pendulum's four clips, until what moves is drawn better than 25 dB."
     from vaebook.core import set_seed
@@ -127,6 +131,7 @@ def test_overfits_four_clips():
     assert float(psnr['fg_psnr']) > 25, psnr
 
 
+@pytest.mark.slow
 def test_averaged_likelihood_collapses():
     "The origin's likelihood, a mean over pixels beside a KL that is summed, drives the KL to nothing, and the doctor says so."
     from vaebook.core import set_seed

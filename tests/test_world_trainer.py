@@ -12,8 +12,8 @@ from vaebook.diagnostics import examine, look
 from vaebook.losses.world import WorldObjective
 from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
 from vaebook.trainers.doctor import WorldModelDoctor
-from vaebook.trainers import accelerate
-from vaebook.trainers.lightning import read_checkpoint
+from vaebook.trainers.callbacks import read_checkpoint
+from vaebook.trainers.fit import fit
 from vaebook.trainers.world import DMCVBTrainer, beta_schedule, load_checkpoint, save_checkpoint, validate, visualize_reconstructions
 
 TINY = dict(max_components=3, latent_dim=4, hidden_dim=16, image_size=16, action_dim=1, grid=4, width=8, embedding=32, context_dim=16, context_depth=1, slots=2, codes=16, overshoot=2)
@@ -108,10 +108,10 @@ def test_resume_is_exact(run, tmp_path, monkeypatch):
     trainer(other.eval(), resume=part).train(4)
     assert weights(part) == weights(run)
     a, b = (read_checkpoint(r / 'checkpoints/last.ckpt') for r in (part, run))
-    assert a['batches'] == b['batches'] == 12 and set(b['rival']) == {'d', 'alpha'} and b['rival']['d'].norm() > 0
-    assert all(torch.equal(a['rival'][k], b['rival'][k]) for k in b['rival'])
-    books = [k for k in b['state_dict'] if 'quantizer' in k]
-    assert books and all(torch.equal(a['state_dict'][k], b['state_dict'][k]) for k in books)
+    assert a['batches'] == b['batches'] == 12 and set(b['extra']) == {'d', 'alpha'} and b['extra']['d'].norm() > 0
+    assert all(torch.equal(a['extra'][k], b['extra'][k]) for k in b['extra'])
+    books = [k for k in b['objective'] if 'quantizer' in k]
+    assert books and all(torch.equal(a['objective'][k], b['objective'][k]) for k in books)
     last = lambda r: [x for x in rows(r / 'metrics.csv') if x.get('val/total')][-1]
     assert last(part) == last(run)
 
@@ -223,7 +223,7 @@ def test_doctor_beside_accelerate(tmp_path):
     states = []
     for doctor in ([], [WorldModelDoctor(tmp_path, every=2)]):
         model = new(); folder = tmp_path / str(len(states)); folder.mkdir()
-        accelerate.fit(WorldObjective(model, beta=dict(warmup=2), balancer='rgb'), cfg, folder, one.train_loader, [VAL[torch.arange(2)]], one.per_epoch, doctor)
+        fit(WorldObjective(model, beta=dict(warmup=2), balancer='rgb'), cfg, folder, one.train_loader, [VAL[torch.arange(2)]], one.per_epoch, doctor)
         states.append(model.state_dict())
     assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
     assert {r['step'] for r in rows(tmp_path / 'doctor.csv')} == {'1', '2', '3'} and 'task_conflict' in doctor[0].report()

@@ -171,6 +171,7 @@ def _costs(path: Path) -> dict:
     except BadInput: return {}
     return {k: v for k, v in known.items() if k.startswith(('fit_', 'peak_'))}
 
+# %% ../nbs/core/runs.ipynb #73b2a83a
 class Run:
     "The folder of one run, new or resumed. Nothing is written before `start`."
     def __init__(self, cfg):

@@ -27,9 +27,10 @@ def train(cfg) -> dict: # the final numbers, as in metrics.json
     "Run an experiment from data to pictures; everything is in its run folder."
     body = experiment(cfg)
     parts = (body.fit, body.data, body.model) if body.launches() else (body.data, body.model, body.fit) # processes of their own load data themselves
-    for part in parts: part()
-    if not need('vaebook.distributed').is_main(): return {}
-    body.evaluate(), body.figures()
+    with body.stoppable():
+        for part in parts: part()
+        if not need('vaebook.distributed').is_main(): return {}
+        body.evaluate(), body.figures()
     print(f'{body.folder()}\n{body.evaluate()}')
     return dict(body.evaluate())
 

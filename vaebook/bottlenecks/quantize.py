@@ -134,7 +134,7 @@ class FSQ(Quantizer):
         noise: Share = 0.):                 # of elements moved by up to half a bin on their way to the decoder, in training
         super().__init__()
         self.levels = check_levels(levels)
-        check(bound != 'tanh' or min(self.levels) > 2, 'levels', list(self.levels), "3 or more with bound='tanh'", "Use bound='symmetric'.")
+        check(bound != 'tanh' or min(self.levels) > 2, 'FSQ: levels', list(self.levels), "3 or more with bound='tanh'", "Use bound='symmetric'.")
         self.noise = noise
         self.squash, grid = BOUNDS[bound]
         self.bound_name = bound
@@ -250,7 +250,7 @@ class ResidualFSQ(Quantizer):
         self.levels = self.fsq.levels
         self.dim = self.fsq.dim
         self.vocab_size = self.fsq.vocab_size
-        check(max(self.levels) ** stages <= 2**22, 'stages', stages, 'levels**stages of at most 2**22, the steps that float32 resolves')
+        check(max(self.levels) ** stages <= 2**22, 'ResidualFSQ: stages', stages, 'levels**stages of at most 2**22, the steps that float32 resolves')
 
 def decode_indices(self, ids: Tensor) -> Tensor: # [B, ..., Q] or fewer stages → [B, d, ...]
     "The sum of the stages' codes; the first stages alone give a coarser value."
@@ -334,7 +334,7 @@ class VQ(Quantizer):
         self.dead = dead
         self.revive = revive
         self.seed_samples = 8 * num_codes if seed_samples is None else seed_samples
-        check(self.seed_samples == 0 or self.seed_samples >= num_codes, 'seed_samples', seed_samples, f'0, or at least num_codes={num_codes}')
+        check(self.seed_samples == 0 or self.seed_samples >= num_codes, 'VQ: seed_samples', seed_samples, f'0, or at least num_codes={num_codes}')
         self.register_buffer('codebook', self.scaled(torch.randn(num_codes, dim)))
         self.register_buffer('use', torch.full((num_codes,), float(self.seed_samples == 0)))
         self.register_buffer('total', self.codebook.clone())
@@ -424,7 +424,7 @@ class ResidualVQ(Quantizer):
         dropout: Share = 0.,    # of a batch's items, which use a random number of stages, 1 … Q, in training
         **options):             # of `VQ`
         super().__init__()
-        check(not options.get('cosine'), 'cosine', True, 'False: what a stage leaves over has a length')
+        check(not options.get('cosine'), 'ResidualVQ: cosine', True, 'False: what a stage leaves over has a length')
         self.stages = stages
         self.dropout = dropout
         self.layers = nn.ModuleList(VQ(num_codes, dim, **options) for _ in range(stages))
@@ -548,7 +548,7 @@ class FactorisedRVQ(Quantizer):
         dropout: Share = 0.,    # as of `ResidualVQ`
         **options):             # of `VQ`
         super().__init__()
-        check(not options.get('cosine'), 'cosine', True, 'False: directions are compared anyway, and codes have lengths')
+        check(not options.get('cosine'), 'FactorisedRVQ: cosine', True, 'False: directions are compared anyway, and codes have lengths')
         self.dropout = dropout
         self.vocab_size = num_codes
         self.dim = dim

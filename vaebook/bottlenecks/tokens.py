@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .quantize import levels_for, make_quantizer
+from ..core import check
 from ..options import Count, checked
 
 # %% ../../nbs/world/tokens.ipynb #1db9b885
@@ -28,6 +29,7 @@ class FrameTokenizer(nn.Module):
         code_dim: Count = 16,                       # d, of vq
         width: Count = 32):                         # channels of the painter
         super().__init__()
+        check(image_size % grid == 0, 'FrameTokenizer: image_size', image_size, f'a multiple of grid, {grid}')
         kinds = dict(vq=dict(num_codes=codes, dim=code_dim, cosine=True), fsq=dict(levels=levels_for(codes.bit_length() - 1)))
         self.quantizer = make_quantizer(quantizer, **kinds[quantizer])
         self.dim = self.quantizer.dim

@@ -27,7 +27,7 @@ from ..pictures import new_figure
 from ..sweeps import evaluating
 from ..trainers.callbacks import log_figure
 
-# %% ../../nbs/audio/audio_experiment.ipynb #e19b0004
+# %% ../../nbs/audio/audio_experiment.ipynb #a4fdeb9f
 def form(dataset: dict) -> tuple: # Hz, channels, samples of a crop
     "What the sounds of a configuration will be like."
     rate, channels = RATES[check_choice('dataset', dataset['name'], RATES)]
@@ -65,7 +65,7 @@ def check_losses(
     mend = 'Say trainer.monitor=val/total trainer.monitor_mode=min, or measure it in eval_loss.'
     check_choice('monitor', monitor, [f'val/{name}' for name in watched], mend)
 
-# %% ../../nbs/audio/audio_experiment.ipynb #a4fdeb9f
+# %% ../../nbs/audio/audio_experiment.ipynb #585c1c25
 class Audio(Experiment, name='audio'):
     "An autoencoder of sound."
     def __init__(self, cfg):

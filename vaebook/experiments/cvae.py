@@ -29,6 +29,7 @@ from ..runs import disk_errors
 from ..sweeps import offsets, sweep
 from ..trainers.callbacks import EveryEpochs, log_figure
 from ..trainers.plan import check_training
+from ..trainers.signals import Stopped
 
 # %% ../../nbs/images/cvae_experiment.ipynb #3ef14118
 def classifier_config(cfg):
@@ -98,7 +99,8 @@ def black_box(self: CVAEExperiment) -> nn.Module:
     cfg.run_dir, cfg.resume = str(self.folder()/'classifier'), 'auto' # it may have been stopped in there
     experiment = ClassifierExperiment(cfg)
     experiment.done['data'] = images
-    experiment.evaluate(), experiment.figures()
+    try: experiment.evaluate(), experiment.figures()
+    except Stopped as e: raise Stopped(e.args[0], self.folder()) from e # it is this run that goes on
     return experiment.network().eval()
 
 def classifier(self: CVAEExperiment) -> Parts:

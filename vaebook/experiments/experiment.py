@@ -22,6 +22,7 @@ from ..pictures import new_figure
 from ..pretrained import Pretrained
 from ..trainers.fit import fit
 from ..trainers.plan import check_training
+from ..trainers.signals import Stopped, StopSignals
 from ..trainers.worker import fit_in_processes
 
 # %% ../../nbs/core/experiment.ipynb #a4ccd30f
@@ -204,8 +205,13 @@ class Experiment:
     @once
     def fit(self):
         "Train, save the model to `model/`, draw the loss curves."
-        try: return self._fit_in_processes() if self.launches() else self._fit()
-        finally: self.run.release()
+        with self.stoppable():
+            try: return self._fit_in_processes() if self.launches() else self._fit()
+            finally: self.run.release()
+
+    def stoppable(self) -> StopSignals:
+        "Inside the block, but outside of the updates, a request to stop is obeyed at once."
+        return StopSignals(at_once=lambda name: Stopped(name, self.run.folder))
 
     def _fit(self): # → figure, None in all processes but the first
         objective, started, cpu = self.objective(), time.perf_counter(), time.process_time()

@@ -36,7 +36,7 @@ class Attention(nn.Module):
         causal: Flag = False,               # no look ahead?
         source_dim: Count | None = None):   # of what is looked at; None: dim
         super().__init__()
-        check(dim % (2 * heads) == 0, 'dim', dim, f'a multiple of {2 * heads}, an even width for each of {heads} heads')
+        check(dim % (2 * heads) == 0, 'Attention: dim', dim, f'a multiple of {2 * heads}, an even width for each of {heads} heads')
         self.heads = heads
         self.causal = causal
         self.q = nn.Linear(dim, dim)

@@ -45,7 +45,7 @@ class BlockCodec(Repeat):
         count: Natural):        # D
         super().__init__(*block[:2])
         most = channels * math.prod(block)
-        check(0 < count <= most, 'z_channels', count, f'1 to {most}, the numbers of a block')
+        check(0 < count <= most, 'BlockCodec: z_channels', count, f'1 to {most}, the numbers of a block')
         waves, frequency = lowest(channels, block, count)
         scale = math.sqrt(most) / 4 / (1 + frequency).square()
         self.channels = channels

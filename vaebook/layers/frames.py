@@ -23,7 +23,7 @@ def double(i: int, o: int) -> nn.Sequential: return nn.Sequential(nn.ConvTranspo
 def levels(image_size: int) -> int: # how often 4 must be doubled
     "Levels between an image and 4×4; raises `BadInput` for other sizes than 16, 32, 64 …"
     fine = image_size >= 16 and image_size & (image_size - 1) == 0
-    return check(fine, 'image_size', image_size, 'a power of two from 16', 'dataset.image_size resizes frames.') and image_size.bit_length() - 3
+    return check(fine, 'FrameEncoder: image_size', image_size, 'a power of two from 16', 'dataset.image_size resizes frames.') and image_size.bit_length() - 3
 
 # %% ../../nbs/world/frames.ipynb #967b94fd
 class FrameEncoder(nn.Module):
@@ -37,7 +37,7 @@ class FrameEncoder(nn.Module):
         super().__init__()
         count = levels(image_size)
         sides = [image_size >> i + 1 for i in range(count)]
-        self.at = sides.index(check(grid in sides, 'grid', grid, f'one of {sides}, the sides of the levels') and grid)
+        self.at = sides.index(check(grid in sides, 'FrameEncoder: grid', grid, f'one of {sides}, the sides of the levels') and grid)
         widths = [3] + [width << i for i in range(count)]
         self.levels = nn.ModuleList(halve(i, o) for i, o in zip(widths, widths[1:]))
         self.out = nn.Linear(16 * widths[-1], embedding)

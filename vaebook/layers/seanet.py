@@ -100,8 +100,8 @@ class Trunk(Stack):
         causal: Flag = False,
         pad: Literal[*PADS] = 'zero'):              # along time
         super().__init__()
-        check(lstm == 0 or algebra == 'real', 'lstm', lstm, '0 where numbers are complex', "Or set algebra='real'.")
-        check(growth is None or len(growth) == len(strides) + 1, 'growth', growth, f'{len(strides) + 1} numbers, one a level')
+        check(lstm == 0 or algebra == 'real', f'{type(self).__name__}: lstm', lstm, '0 where numbers are complex', "Or set algebra='real'.")
+        check(growth is None or len(growth) == len(strides) + 1, f'{type(self).__name__}: growth', growth, f'{len(strides) + 1} numbers, one a level')
         self.conv = dict(algebra=algebra, causal=causal, pad=pad)
         self.planes = PLANES[algebra]
         self.ratio = first_stride[1] * math.prod(t for _, t in strides)

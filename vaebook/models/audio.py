@@ -59,8 +59,8 @@ class AutoEncoder(Pretrained):
         super().__init__()
         own = dict(type='seanet_2d' if stft else 'seanet_1d') | (encoder or {})
         middle = dict(type='vae') | (bottleneck or {})
-        check('dim' not in middle, 'bottleneck.dim', middle.get('dim'), 'no such option: it is dim, beside it')
-        check('causal' not in (stft or {}), 'stft.causal', stft, 'no such option: it is that of the encoder')
+        check('dim' not in middle, 'AutoEncoder: bottleneck.dim', middle.get('dim'), 'no such option: it is dim, beside it')
+        check('causal' not in (stft or {}), 'AutoEncoder: stft.causal', stft, 'no such option: it is that of the encoder')
         front = STFT(**(stft | TRANSFORMS[pre_transform]), causal=own.get('causal', False)) if stft else Lift()
         self.channels = channels
         self.sample_rate = sample_rate
@@ -70,8 +70,8 @@ class AutoEncoder(Pretrained):
         self.bottleneck = make_bottleneck(**middle, dim=dim)
         inner = self.coder(Encoder, self.bottleneck.in_channels, own)
         outer = self.coder(Decoder, dim, own | (decoder or {}))
-        check(inner.conv['causal'] == outer.conv['causal'], 'decoder.causal', outer.conv['causal'], 'what the encoder is')
-        check(inner.ratio == outer.ratio, 'decoder', outer.ratio, f'strides along time whose product is that of the encoder, {inner.ratio}')
+        check(inner.conv['causal'] == outer.conv['causal'], 'AutoEncoder: decoder.causal', outer.conv['causal'], 'what the encoder is')
+        check(inner.ratio == outer.ratio, 'AutoEncoder: decoder', outer.ratio, f'strides along time whose product is that of the encoder, {inner.ratio}')
         self.encoder = keyed(Stack(front, inner))
         self.decoder = keyed(Stack(outer, ISTFT(front) if stft else Lower(tanh)))
         self.ratio = inner.ratio * getattr(front, 'hop', 1)
@@ -83,11 +83,11 @@ class AutoEncoder(Pretrained):
 # %% ../../nbs/audio/model.ipynb #bb035e9a
 def coder(self: AutoEncoder, cls, dim: int, options: dict) -> nn.Module:
     "An encoder or decoder whose channels and bins fit the front."
-    type = check_choice('type', options['type'], Trunk.kinds)
+    type = check_choice('AutoEncoder: type', options['type'], Trunk.kinds)
     algebra = (Trunk.kinds[type] | options)['algebra']
-    planes = PLANES[check_choice('algebra', algebra, PLANES)]
-    check(self.bins or planes == 1, 'algebra', algebra, 'real, for a waveform', 'Options of stft make it a spectrogram.')
-    check(dim % planes == 0, 'dim', dim, 'an even number, for complex latents')
+    planes = PLANES[check_choice('AutoEncoder: algebra', algebra, PLANES)]
+    check(self.bins or planes == 1, 'AutoEncoder: algebra', algebra, 'real, for a waveform', 'Options of stft make it a spectrogram.')
+    check(dim % planes == 0, 'AutoEncoder: dim', dim, 'an even number, for complex latents')
     further = {k: v for k, v in options.items() if k != 'type'}
     return make_coder(cls, type, self.channels * (2 // planes if self.bins else 1), dim // planes, self.bins or 1, **further)
 

@@ -75,7 +75,7 @@ def make_decoder(channels: int, out: int, widths, blocks: int, strides, attentio
         if i: layers += up(width, *strides[i - 1], resample); here = width // 2
     return Stack(*layers, NORMS[norm](here), nn.SiLU(), CausalConv3d(here, out, ends, pad=pad))
 
-# %% ../../nbs/video/causal_video.ipynb #00ec4e5f
+# %% ../../nbs/video/causal_video.ipynb #c0a1b2d3
 RESAMPLES = 'causal', 'bypass'
 OPTIONS = dict(fsq=dict(levels=[8, 8, 8, 5, 5, 5]), rfsq=dict(levels=[8, 8, 5], stages=2), vq=dict(num_codes=1024, dim=8), rvq=dict(num_codes=1024, dim=8, stages=2), lfq=dict(dim=12)) # quantizer
 RECONSTRUCTIONS = dict(mse=torch.square, l1=torch.abs)
@@ -83,6 +83,21 @@ KL_PER = dict(pixel=lambda x, z: x.numel(), latent=lambda x, z: z.numel(), frame
 
 Stride = Annotated[list[Annotated[Count, Field(le=2)]], Field(min_length=2, max_length=2)]
 
+def _ratio(patch: int, strides, levels: int) -> tuple: # (f, p, q): frames and pixels of one latent
+    "By how much clips shrink."
+    check(len(strides) == levels - 1, 'CausalVAE: strides', strides, f'{levels - 1} pairs (time, space) of 1 or 2, one between two multipliers')
+    f = math.prod(time for time, space in strides)
+    p = patch * math.prod(space for time, space in strides)
+    return f, p, p
+
+def _common(base_channels: int, multipliers, strides, blocks: int, conv: str, norm: str, pad: str, resample: str, attention: bool, frames: int) -> dict:
+    "What `make_encoder` and `make_decoder` share."
+    widths = [base_channels * m for m in multipliers]
+    ends = (1 if conv == 'factorised' else frames), 3, 3
+    block = lambda a, b: ResBlock(a, b, conv, norm, pad, frames)
+    return dict(widths=widths, blocks=blocks, strides=[tuple(s) for s in strides], attention=attention, resample=resample, block=block, norm=norm, ends=ends, pad=pad)
+
+# %% ../../nbs/video/causal_video.ipynb #00ec4e5f
 class CausalVAE(Pretrained):
     "Causal video autoencoder: clips [B, C, T, H, W] in [-1, 1], H and W multiples of p and q."
     layout, value_range = 'c t h w', (-1., 1.)
@@ -116,14 +131,10 @@ class CausalVAE(Pretrained):
         num_frames: Count = 17,                                     # of clips from nothing
         resolution: Size = 64):                                     # of clips from nothing: pixels, or [height, width]
         super().__init__()
-        ok = len(strides) == len(multipliers) - 1
-        check(ok, 'strides', strides, f'{len(multipliers) - 1} pairs (time, space) of 1 or 2, one between two multipliers')
         gaussian = bottleneck == 'gaussian'
-        check(not (quantizer and gaussian), 'quantizer', quantizer, 'null where bottleneck=gaussian')
-        f = math.prod(time for time, space in strides)
-        p = patch * math.prod(space for time, space in strides)
+        check(not (quantizer and gaussian), 'CausalVAE: quantizer', quantizer, 'null where bottleneck=gaussian')
         self.channels = channels
-        self.ratio = f, p, p
+        self.ratio = _ratio(patch, strides, len(multipliers))
         self.patch = patch
         self.length = length
         self.num_frames = num_frames
@@ -137,25 +148,23 @@ class CausalVAE(Pretrained):
         self.bottleneck = Gaussian() if gaussian else make_quantizer(bottleneck, **quantizer or OPTIONS.get(bottleneck, {}))
         self.z_channels = z = z_channels if gaussian else self.bottleneck.dim
         pixels, out = channels * patch**2, 2 * z if gaussian else z
-        block = lambda a, b: ResBlock(a, b, conv, norm, pad, frames)
-        common = dict(widths=[base_channels * m for m in multipliers], blocks=blocks, strides=[tuple(s) for s in strides], attention=attention, resample=resample,
-                      block=block, norm=norm, ends=(1 if conv == 'factorised' else frames, 3, 3), pad=pad)
+        common = _common(base_channels, multipliers, strides, blocks, conv, norm, pad, resample, attention, frames)
         self.encoder = make_encoder(pixels, out, **common)
         self.decoder = make_decoder(z, pixels, **common)
         one = lambda width: CausalConv3d(width, width, (1, 1, 1)) if quant_conv else nn.Identity()
         self.quant = one(out)
         self.post_quant = one(z)
         self.shortcut = BlockCodec(channels, self.ratio, z) if shortcut else None
-        self.register_buffer('latent_mean', torch.zeros(z))
-        self.register_buffer('latent_std', torch.ones(z))
         self.begin()
-        keyed(self)
         self.encoder.recompute = self.decoder.recompute = grad_checkpoint
         if freeze_encoder: self.freeze()
 
 # %% ../../nbs/video/causal_video.ipynb #b1470436
 def begin(self: CausalVAE):
-    "With the shortcut, start as the linear codec; with a narrow posterior, of deviation 0.05."
+    "With the shortcut, start as the linear codec; with a narrow posterior, of deviation 0.05. Its latents go unscaled."
+    self.register_buffer('latent_mean', torch.zeros(self.z_channels))
+    self.register_buffer('latent_std', torch.ones(self.z_channels))
+    keyed(self)
     last = [net.layers[-1] for net in (self.encoder, self.decoder)]
     for layer in last:
         if self.shortcut: nn.init.zeros_(layer.weight)

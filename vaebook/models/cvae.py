@@ -85,8 +85,8 @@ class CVAE(Pretrained):
         super().__init__()
         encoder, decoder, multiple = NETS[net]
         d = n_alpha + n_beta
-        check(d > 0, 'n_alpha + n_beta', d, 'at least one latent')
-        check(image_size % multiple == 0, 'image_size', image_size, f'a multiple of {multiple}')
+        check(d > 0, 'CVAE: n_alpha + n_beta', d, 'at least one latent')
+        check(image_size % multiple == 0, 'CVAE: image_size', image_size, f'a multiple of {multiple}')
         self.shape = channels, image_size, image_size
         self.n_alpha = n_alpha
         self.n_beta = n_beta

@@ -149,7 +149,7 @@ class Transposed(nn.Module):
 
 def transformer(T, D, N, d, hidden_dim: int, dropout: float, latent_dim: int, num_heads: int, num_encoder_layers: int, num_decoder_layers: int):
     "Queries read steps, then steps read tokens; a token is `latent_dim` wide before and after its digits."
-    check(num_heads > 0 and hidden_dim % num_heads == 0, 'num_heads', num_heads, f'a divisor of hidden_dim, {hidden_dim}')
+    check(num_heads > 0 and hidden_dim % num_heads == 0, 'FSQVQVAE: num_heads', num_heads, f'a divisor of hidden_dim, {hidden_dim}')
     return (nn.Sequential(Reader(T, D, N, latent_dim, hidden_dim, num_heads, num_encoder_layers, dropout), nn.RMSNorm(latent_dim), nn.Linear(latent_dim, d), Transposed()),
             nn.Sequential(Transposed(), nn.Linear(d, latent_dim), Reader(N, latent_dim, T, D, hidden_dim, num_heads, num_decoder_layers, dropout)))
 
@@ -177,7 +177,7 @@ def choose_backbone(name: str, # auto, mlp, transformer or conv
     if name == 'auto': name = 'mlp' if set(given) <= {'hidden_dim'} else 'transformer'
     build, defaults = BACKBONES[check_choice('backbone', name, ['auto', *BACKBONES])]
     for key, value in given.items():
-        check(key in defaults, key, value, f'a setting of the {name} backbone, which has {", ".join(defaults)}', f'Leave out backbone={name}: {key} alone selects the transformer.')
+        check(key in defaults, f'FSQVQVAE: {key}', value, f'a setting of the {name} backbone, which has {", ".join(defaults)}', f'Leave out backbone={name}: {key} alone selects the transformer.')
     return build, defaults | given
 
 # %% ../../nbs/actions/fsq_vqvae.ipynb #af3359df
@@ -219,7 +219,7 @@ NORMS = dict(none=lambda n: None, batch=CodeNorm)
 def bottleneck_options(kind: str, levels, codes: int | None, code_dim: int, stages: int, bound: str, noise: float) -> dict:
     "The arguments of one kind of quantiser, from the keys that all share."
     levels = list(check_levels(levels))
-    check(codes is None or kind in ('vq', 'rvq', 'lfq'), 'codes', codes, f'null where bottleneck={kind}', 'Its codebook is that of fsq_levels.')
+    check(codes is None or kind in ('vq', 'rvq', 'lfq'), 'FSQVQVAE: codes', codes, f'null where bottleneck={kind}', 'Its codebook is that of fsq_levels.')
     codes = codes or math.prod(levels)
     if kind == 'fsq': return dict(levels=levels, bound=bound, noise=noise)
     if kind == 'rfsq': return dict(levels=levels, stages=stages)

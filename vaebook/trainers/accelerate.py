@@ -148,7 +148,7 @@ class Loop(RunView):
     def _batches(self):
         start, total = self.batches, self.plan.total_batches
         quiet = not self.is_global_zero or not self.cfg['progress_bar'] or bool(os.environ.get('TQDM_DISABLE'))
-        return need('tqdm.auto').tqdm(self.session.train_loader(start, total), 'train', total, initial=start, disable=quiet)
+        return need('tqdm.auto').tqdm(self.session.batches(), 'train', total, initial=start, disable=quiet)
 
     def _batch(self, batch: dict):
         number = self.batches

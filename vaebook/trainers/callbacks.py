@@ -117,6 +117,7 @@ class ValidationCurves(Callback):
     def __init__(self, folder: Path): self.folder = Path(folder)
 
     def on_validation_end(self, trainer, module):
+        "Draw them, if there are several data sets."
         several = any(k.count('/') > 1 for k in module.val_values)
         if not several or not trainer.is_global_zero: return
         fig, path = validation_curves(self.folder), self.folder.resolve()/'figures'/f'val_metrics_step_{module.step}.png'

@@ -18,7 +18,7 @@ from ..runs import disk_errors
 from .callbacks import Callback, Checkpoints, Report, ValidationCurves, read_checkpoint
 from .plan import TrainingPlan, extension
 from .run_options import run_context
-from .signals import StopSignals
+from .signals import StopSignals, stay_at_work
 from .step import Step, as_objective
 
 # %% ../../nbs/core/fit.ipynb #25332576
@@ -40,6 +40,12 @@ class Session:
 
     @property
     def start(self) -> int: return self.saved['batches'] if self.saved else 0 # batches so far
+
+    def batches(self):
+        "The batches that are left; a request to stop leaves the workers of their loader alone."
+        loader = self.train_loader(self.start, self.plan.total_batches)
+        if getattr(loader, 'worker_init_fn', ...) is None: loader.worker_init_fn = stay_at_work
+        return loader
 
     def step(self, objective: Objective | None = None, driver=None) -> Step:
         "The step of this session, where the checkpoint left it."

@@ -8,8 +8,7 @@ __all__ = ['STOPPED', 'STOPS', 'AGREE_EVERY', 'Stopped', 'StopSignals', 'stay_at
 # %% ../../nbs/core/signals.ipynb #320943a9
 import builtins, os, signal, sys, threading, warnings
 
-import torch
-from torch import distributed as dist
+from ..errors import need
 
 # %% ../../nbs/core/signals.ipynb #3909669d
 STOPPED = 75 # the exit code: EX_TEMPFAIL, "try again later"
@@ -39,10 +38,7 @@ class Stopped(SystemExit):
         self.said = True
         print(self, file=sys.stderr, flush=True)
 
-def _together() -> bool: # Are there several processes that can talk?
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-def _rank() -> int: return dist.get_rank() if _together() else int(os.environ.get('RANK', 0))
+def _rank() -> int: return int(os.environ.get('RANK', 0))
 
 # %% ../../nbs/core/signals.ipynb #b91ef8eb
 STOPS = [s for s in ('SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGINT') if hasattr(signal, s)]
@@ -82,22 +78,25 @@ class StopSignals:
 
     def agreed(self, step: int) -> bool: # updates so far
         "Is this the last update of this sitting? All processes ask after each update, and get the same answer."
-        asked = self._agreed(step) if _together() else self.requested is not None
+        dist = need('torch').distributed
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        asked = self._agreed(step, dist) if several else self.requested is not None
         if asked: self._pending = None
         return asked
 
-    def _agreed(self, step: int) -> bool:
+    def _agreed(self, step: int, dist) -> bool:
         if step % self.every: return False
         mine = STOPS.index(self.requested) + 1 if self.requested else 0
         device = 'cuda' if 'nccl' in dist.get_backend() else 'cpu'
-        asked = torch.tensor(mine, device=device)
+        asked = need('torch').tensor(mine, device=device)
         dist.all_reduce(asked, dist.ReduceOp.MAX)
         if asked: self.requested = STOPS[int(asked) - 1]
         return bool(asked)
 
     def __exit__(self, kind, error, trace):
+        outer = getattr(self._former.get('SIGINT'), '__self__', None) # of the handler that is put back
         for name, handler in self._former.items(): signal.signal(getattr(signal, name), handler)
-        if isinstance(error, Stopped): error.say()
+        if isinstance(error, Stopped) and not isinstance(outer, StopSignals): error.say()
         if error is None and self._pending: signal.raise_signal(self._pending)
 
 # %% ../../nbs/core/signals.ipynb #2b4568f4
