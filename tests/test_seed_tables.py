@@ -91,7 +91,9 @@ def tracker(*said):
     from vaebook.trainers.loggers import load_callbacks_and_logger
     cfg = audio(*said)
     cfg.run_dir = str(run.folder / 'tracker')
-    return type(load_callbacks_and_logger(cfg)[1]).__name__
+    found = load_callbacks_and_logger(cfg)[1]
+    if found: found.finalize('success')
+    return type(found).__name__
 
 
 def passed_on(*said):
@@ -202,7 +204,7 @@ AUDIO = [
     ('trainer.logger', 'trainer.logger=WandB', tracker, 'WandbLogger'),
     ('trainer.logger', 'trainer.logger=TensorBoard', tracker, 'TensorBoardLogger'),
     ('trainer.logger', 'trainer.logger=false', config('logger.name'), 'none'),
-    ('trainer.wandb.use_wandb', 'trainer.wandb.use_wandb=true', tracker, 'WandbLogger'),
+    ('trainer.wandb.use_wandb', 'trainer.wandb.use_wandb=true', config('logger.name'), 'wandb'),
     ('trainer.wandb.use_wandb', 'trainer.wandb.use_wandb=false', config('logger.name'), 'csv'),
     ('trainer.trainer.check_val_every_n_epoch', 'trainer.trainer.check_val_every_n_epoch=3', lambda *s: plan(*s)['validate_every'], 12),
     ('trainer.trainer.log_every_n_steps', 'trainer.trainer.log_every_n_steps=2', logged, CHANGES),

@@ -127,6 +127,32 @@ def test_the_command_line_says_how_to_go_on(engine, tmp_path):
     assert torch.load(tmp_path / 'run/checkpoints/last.ckpt', weights_only=True)['batches'] == step + 5
 
 
+WORKERS = """
+import os, signal, sys, time, torch
+from vaebook.data.batches import batches
+from vaebook.data.images import Split
+from vaebook.trainers.signals import StopSignals, stay_at_work
+data = Split(torch.zeros(64, 1, 2, 2, dtype=torch.uint8), torch.zeros(64, dtype=torch.long))
+with StopSignals() as stop:
+    loader = batches(data, 2, num_workers=1)
+    loader.worker_init_fn = stay_at_work # as `fit` does
+    drawn = iter(loader)
+    next(drawn)
+    os.killpg(os.getpgrp(), int(sys.argv[1]))
+    time.sleep(0.5) # an update that takes its time
+    for _ in range(5): next(drawn)
+    print(stop.agreed(1), stop.requested)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('stop', [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_to_the_whole_group(stop):
+    "Workers that read data go on until the update is over."
+    done = subprocess.run([sys.executable, '-c', WORKERS, str(int(stop))], capture_output=True, text=True, timeout=120, start_new_session=True)
+    assert done.stdout.strip() == f'True {stop.name}', done.stderr[-2000:]
+
+
 @pytest.mark.slow
 def test_ctrl_c(tmp_path):
     "Like SIGTERM, with a word at once."

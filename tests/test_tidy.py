@@ -30,7 +30,7 @@ PACKAGE = {n: t for n, t in SOURCES.items() if n.startswith('vaebook/')}
 # Code that nobody uses
 
 CALLED = ['__*__', '_repr_*', 'extra_repr', 'on_*', 'configure_*', 'training_step', 'validation_step', 'log_hyperparams', 'log_graph', 'after_save_checkpoint', 'metaworld'] # by Python, IPython, torch, Lightning; a data set, by its name
-READ = ['automatic_optimization', 'group_separator', 'should_stop', '_batches_that_stepped', 'pix_fmt', 'offwidth', 'offheight', 'seeded_rand_vec', '_freeze_rand_vec', # by Lightning, PyAV, MuJoCo,
+READ = ['automatic_optimization', 'group_separator', 'group_separator', 'should_stop', '_batches_that_stepped', 'pix_fmt', 'offwidth', 'offheight', 'seeded_rand_vec', '_freeze_rand_vec', # by Lightning, PyAV, MuJoCo,
         'SESSION_CACHE_FOLDER', 'register_for_auto_class'] # ClearML, transformers
 GIVEN = ['memo', 'ignored', 'exception', 'input_array', 'checkpoint_callback', 'worker'] # arguments of deepcopy, of transformers, of hooks of Lightning, of a loader's workers
 

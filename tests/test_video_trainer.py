@@ -83,7 +83,7 @@ def test_train_on_a_folder(root):
 @pytest.mark.parametrize('wrong, said', [
     (dict(batchsize=8), "argument='batchsize': expected one of exp_name"), (dict(video_paht='x'), "Did you mean 'video_path'?"),
     (dict(batch_size='many'), "batch_size='many': expected a value of type int"), (dict(devices=[0, 0]), 'devices=[0, 0]: expected auto'),
-    (dict(n_nodes=2), 'torchrun --nnodes=2 --nproc_per_node=1'), (dict(precision='half'), 'precision'), (dict(logger='wand'), "Did you mean 'wandb'?"),
+    (dict(n_nodes=2), 'torchrun --nnodes=2 --nproc-per-node=1'), (dict(precision='half'), 'precision'), (dict(logger='wand'), "Did you mean 'wandb'?"),
     (dict(model_config='lost.yaml'), "model_config='lost.yaml'"), (dict(resume_from_checkpoint='lost'), "resume='lost': expected the folder of a run"),
     (dict(load_from_checkpoint='lost'), "load_from_checkpoint='lost'"), (dict(video_path='lost'), 'lost')])
 def test_mistakes(wrong, said):

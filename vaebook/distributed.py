@@ -83,8 +83,9 @@ def device_numbers(t) -> list[int]: # `trainer` block: accelerator, devices
 
 def check_machines(t): # `trainer` block: num_nodes
     "Raise `BadInput` where several machines are asked for without a launcher on each."
-    line = f'torchrun --nnodes={t["num_nodes"]} --nproc-per-node=<devices> --rdzv-backend=c10d --rdzv-endpoint=<first machine>:29500 -m vaebook.train …'
-    check(t['num_nodes'] in (1, None) or is_launched(), 'num_nodes', t['num_nodes'], '1, or a launcher on each machine', f'Start there: {line}, or use srun.')
+    if t['num_nodes'] in (1, None) or is_launched(): return
+    line = f'torchrun --nnodes={t["num_nodes"]} --nproc-per-node={len(device_numbers(t))} --rdzv-backend=c10d --rdzv-endpoint=<first machine>:29500'
+    check(False, 'num_nodes', t['num_nodes'], '1, or a launcher on each machine', f'Start there: {line} -m vaebook.train …, or use srun.')
 
 # %% ../nbs/core/distributed.ipynb #0e260b95
 ERRORS = 'VAEBOOK_ERRORS' # environment variable: the folder where a process leaves its error

@@ -16,14 +16,14 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
-from ..core import BadInput, check, check_choice
-from ..distributed import is_launched, is_main, local_world, world
+from ..core import BadInput, check, check_choice, need
+from ..distributed import device_numbers, is_launched, is_main, local_world, world
 from ..losses.terms import Objective
 from .callbacks import HOOKS, RunView
 from .fit import Fitted, Session
 from .loggers import make_loggers
 from .pass_through import check_fraction, checked_arguments
-from .plan import epoch_part
+from .plan import ZERO, epoch_part
 from .run_options import restore_dist_env
 from .shards import Shards, full, terms_of
 from .signals import StopSignals
@@ -51,6 +51,9 @@ class LightningDriver(Driver):
 
     def update(self, optimizer): self.module.optimizers().step()
 
+    def exported(self, step: Step) -> nn.Module: # what is saved
+        return step.judged.model
+
     def state_dict(self, step: Step) -> dict:
         scaler = getattr(self.module.trainer.precision_plugin, 'scaler', None)
         return super().state_dict(step) | (dict(scaler=scaler.state_dict()) if scaler else {})
@@ -72,6 +75,8 @@ class ShardedDriver(LightningDriver):
     def loss(self, objective: Objective, batch: dict, step: int): return terms_of(self.shards.loss, self.shards.loss, batch, step)
 
     def norm(self, parameters, clip): return full(super().norm(parameters, clip))
+
+    def exported(self, step: Step) -> nn.Module: return self.shards.exported()
 
     def state_dict(self, step: Step) -> dict:
         return self.shards.state_dict(step.optimizer) | dict(scheduler=step.scheduler.state_dict())
@@ -102,9 +107,12 @@ class TrainingModule(RunView, pl.LightningModule):
         self.objective = self.shards.objective
 
     def configure_optimizers(self):
-        driver = ShardedDriver(self) if self.shards else LightningDriver(self)
-        self.train_step = self.session.step(self.objective, driver)
+        self.train_step = self.session.step(self.objective, self._driver())
         return dict(optimizer=self.train_step.optimizer, lr_scheduler=self.train_step.scheduler)
+
+    def _driver(self) -> Driver:
+        if self.shards: return ShardedDriver(self)
+        return need('vaebook.trainers.zero').ZeroDriver(self) if self.cfg['strategy'] in ZERO else LightningDriver(self)
 
     def on_before_batch_transfer(self, batch, dataloader_idx):
         rank, size = self.global_rank, self.trainer.world_size
@@ -148,7 +156,7 @@ class TrainingModule(RunView, pl.LightningModule):
     def whole(self): # context: inside, parameters are whole tensors
         return self.shards.whole() if self.shards else nullcontext()
 
-    def exported(self) -> nn.Module: return self.shards.exported() if self.shards else self.judged.model
+    def exported(self) -> nn.Module: return self.train_step.driver.exported(self.train_step)
 
     def say(self, text: str):
         bar = self.trainer.progress_bar_callback
@@ -231,10 +239,13 @@ def silence_lightning():
 
 def where(t) -> dict: # `trainer` block: accelerator, devices, num_nodes, strategy, precision
     "The devices and the strategy as `pl.Trainer` wants them; under a launcher, its processes."
-    here, machines = local_world() if is_launched() else (t['devices'], t['num_nodes'])
+    numbers = device_numbers(t)
+    on_gpus = t['accelerator'] != 'cpu' and torch.accelerator.is_available()
+    here, machines = local_world() if is_launched() else (numbers if on_gpus else len(numbers), t['num_nodes'])
     strategy = t['strategy']
     if is_launched() and strategy in ('auto', 'ddp'): strategy = DDPStrategy(find_unused_parameters=True)
     if is_launched() and strategy == 'fsdp': strategy = ModelParallelStrategy(data_parallel_size=world()[1], tensor_parallel_size=1)
+    if strategy in ZERO: strategy = need('vaebook.trainers.zero').ZeroStrategy(t)
     return dict(accelerator=t['accelerator'], devices=here, num_nodes=machines, strategy=strategy, precision=t['precision'])
 
 def make_pl_trainer(t, # `trainer` block

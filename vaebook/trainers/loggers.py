@@ -25,8 +25,8 @@ class Tracker:
     def log_figure(self, name: str, fig, step: int): "A matplotlib figure."
     def log_sounds(self, name: str, sounds, step: int, sample_rate: int): "Sounds [B, C, N] in [-1, 1]."
     def log_video(self, name: str, path, step: int): "A film, as the path of an mp4 file."
-    def log_graph(self, model, input_array=None): "Lightning offers the model."
-    def after_save_checkpoint(self, checkpoint_callback): "… and each checkpoint."
+    def log_graph(self, *args): "Lightning offers the model."
+    def after_save_checkpoint(self, *args): "… and each checkpoint."
     def save(self): "Lightning asks for it after each row; each row is written at once."
     def finalize(self, status: str): "`success` or `failed`; nothing is logged after it."
 

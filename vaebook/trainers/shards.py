@@ -36,9 +36,10 @@ def terms_of(loss: nn.Module, # a `Loss`, or what wraps it
     terms, inner.terms = inner.terms, None
     return terms, tasks
 
-def check_shards(objective: Objective):
-    "Raise `BadInput` for what `strategy=fsdp` does not train."
-    def require(ok, wanted): check(ok, 'trainer.strategy', 'fsdp', wanted, 'trainer.strategy=ddp trains it.')
+def check_shards(objective: Objective,
+                 strategy: str = 'fsdp'):
+    "Raise `BadInput` for what a strategy that spreads parameters or moments does not train."
+    def require(ok, wanted): check(ok, 'trainer.strategy', strategy, wanted, 'trainer.strategy=ddp trains it.')
     require(not objective.balanced, 'one task, or tasks that are added')
     require(not objective.extra_state(), 'one optimiser, so no discriminator')
     require(not any('codebook' in name for name, _ in objective.named_buffers()), 'a bottleneck without a codebook')
