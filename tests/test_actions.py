@@ -65,6 +65,7 @@ def test_two_engines_are_one(first, tmp_path):
     assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-5) for k in a)
 
 
+@pytest.mark.slow
 def test_papermill_door(first, tmp_path):
     notebook = Path(__file__).resolve().parents[1] / 'nbs/train_latent_actions.ipynb'
     command('-m', 'papermill', notebook, 'out.ipynb', '--no-progress-bar', '-p', 'smoke', 'True', '-p', 'run_dir', 'run', '-p', 'logger', 'csv', cwd=tmp_path)
@@ -73,6 +74,7 @@ def test_papermill_door(first, tmp_path):
     assert shown >= 5
 
 
+@pytest.mark.slow
 def test_the_seeds_command_lines(tmp_path):
     "Both lines of the origin's README, made small at their end; a transformer key selects the transformer."
     small = ['smoke=true', 'run_dir=run', *QUIET.split()[:1]]
@@ -90,6 +92,7 @@ def test_the_seeds_command_lines(tmp_path):
         assert f"{clash[1].split('.')[1].split('=')[0]}=" in words and 'Traceback' not in words
 
 
+@pytest.mark.slow
 def test_launchers(tmp_path):
     """torchrun with two processes: one run folder, written once, the result of one process with the doubled batch (without augmentation, whose noise is each
     process's own); accelerate launch without a recipe is this chapter."""
@@ -103,6 +106,7 @@ def test_launchers(tmp_path):
     assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(tmp_path):
     "SIGKILL in the middle, resume from the last checkpoint, the same weights and log as without."
     steps = 'trainer.max_steps=120 trainer.ema_decay=0.9 model.augment=0.3'
@@ -139,6 +143,7 @@ def test_bad_modules(source, message, tmp_path):
     with pytest.raises(BadInput, match=message): train(compose('latent_actions', f'{QUIET} dataset.module={tmp_path}/dataset.py dataset.horizon=10', run_dir=str(tmp_path / 'run')))
 
 
+@pytest.mark.slow
 def test_auto_processor(first, tmp_path):
     "Hugging Face's AutoProcessor finds the tokenizer in its folder, in a process with a HOME of its own."
     ActionTokenizer.from_pretrained(first / 'model').save_pretrained(tmp_path / 'tokenizer')

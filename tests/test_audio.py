@@ -24,6 +24,7 @@ def sounds(tmp_path):
     return tmp_path / 'sounds'
 
 
+@pytest.mark.slow
 def test_the_seeds_commands(tmp_path, sounds):
     "`model=SEANet_real data=jamendo_highres` with a folder of the user's, and the keys of the seed's document."
     cfg = smoke(tmp_path / 'run', f'model=SEANet_real data=jamendo_highres data.train_dataset.audio_dir={sounds} data.train_dataloader.batch_size=2 dataset.stand_in=false dataset.channels=2 '
@@ -42,6 +43,7 @@ CHANGES = ['model=seanet_wide model.encoder.width=4', 'model=seanet_wave model.e
            'loss.spectral.weights.mel=1 loss.spectral.weights.phase=1 loss.time.weights.l2=1 loss.time.weights.sisdr=0.1', 'loss.discriminator.weights.adversarial=1 loss.discriminator.weights.feature_matching=1 loss.discriminator.config={filters:2,n_ffts:[512,256]} balancer=true', 'trainer.engine=accelerate trainer.precision=bf16-mixed']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('changes', CHANGES)
 def test_every_choice_trains(tmp_path, changes):
     "Each runs from data to numbers, and its model comes back from the folder with the same latents."
@@ -54,6 +56,7 @@ def test_every_choice_trains(tmp_path, changes):
     with torch.no_grad(): assert torch.equal(reopen(tmp_path / 'run').network().eval().encode(x).z, body.network().eval().encode(x).z)
 
 
+@pytest.mark.slow
 def test_resume_is_exact(tmp_path):
     "Four steps, then four more from the checkpoint: the weights of eight at once; noise, codebooks and the schedule included."
     how = "'model.bottleneck={type:rvq,num_codes:16,stages:2,seed_samples:16,dropout:0.5}' trainer.val_every_n_steps=2 trainer.scheduler.name=constant"
@@ -92,6 +95,7 @@ def test_a_batch_that_is_not_finite(tmp_path, capsys):
     assert 'train/skipped' in (tmp_path / 'run/metrics.csv').read_text()
 
 
+@pytest.mark.slow
 def test_determinism(tmp_path):
     "Two runs of one seed are equal, also with strict deterministic kernels."
     for name in 'ab': train(smoke(tmp_path / name, 'trainer.trainer.strict_deterministic=true'))

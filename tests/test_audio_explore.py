@@ -14,6 +14,8 @@ from vaebook.models.audio import AutoEncoder
 from vaebook.sweeps import Standard, plane, sweep
 from vaebook.widgets import Explorer, film
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 seen = pytest.mark.skipif(bool(missing), reason='; '.join(missing))
 

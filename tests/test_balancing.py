@@ -38,6 +38,7 @@ def start(home, rank, size):
     return subprocess.Popen([sys.executable, 'balance.py', str(home)], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
 
 
+@pytest.mark.slow
 def test_two_processes_balance_as_one(tmp_path):
     "Half of the samples each, one of them with a broken task: the same gradients in both, and those of one process."
     pytest.importorskip('torchjd')

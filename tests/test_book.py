@@ -13,7 +13,7 @@ from test_browser import CHROMIUM, FLAGS, can_be_moved, missing, ready, sync_pla
 
 ROOT = Path(__file__).resolve().parents[1]
 pytest.importorskip('myst_nb', reason="no Sphinx: pip install -c constraints.txt -e '.[book]'")
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 browser_wanted = pytest.mark.skipif(bool(missing), reason='; '.join(missing))
 SIZES = {'phone': (390, 844), 'desk': (1280, 900)}
 PAGES = 'index', 'train_cvae', 'core/gaussian', 'explore_world', 'api/models', 'bench/audio', 'world/mixture'

@@ -16,7 +16,7 @@ CHROMIUM = os.environ.get('VAEBOOK_CHROMIUM') or next(filter(None, map(shutil.wh
 FLAGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 missing = [] if CHROMIUM else ['no chromium: apt-get install chromium, or name one in VAEBOOK_CHROMIUM']
 missing += [] if sync_playwright else ['no playwright: pip install playwright']
-pytestmark = [pytest.mark.skipif(bool(missing), reason='; '.join(missing)), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing), reason='; '.join(missing)), pytest.mark.timeout(300)]
 
 # Runs in the page, on one widget. `see` is what an eye sees: a number for the canvas's pixels.
 HELPERS = r'''root => {

@@ -168,6 +168,7 @@ print(re.search(r'VmHWM:\s+(\d+)', open('/proc/self/status').read())[1])
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='the peak is read as Linux tells it')
 @pytest.mark.parametrize('kind, net', [('rvq', 'wave'), ('complex_vae', 'complex')])
 def test_memory_is_flat(kind, net, tmp_path):

@@ -124,6 +124,7 @@ def start(publisher, cache, **kwargs):
     return subprocess.Popen([sys.executable, '-c', FETCH, repr(DIGESTS), publisher.as_uri() + '/'], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(tiny, tmp_path):
     both = [start(tiny, tmp_path/'cache') for _ in range(2)]
     outs = [p.communicate(timeout=60) for p in both]
@@ -132,6 +133,7 @@ def test_two_processes_at_once(tiny, tmp_path):
     assert {p.name for p in (tmp_path/'cache/data').iterdir()} == {'tiny', '.verified'}
 
 
+@pytest.mark.slow
 def test_two_processes_clear_what_killed_ones_left(tiny, tmp_path):
     "Folders older than a day go, and nothing else; that another process removes them too is no error."
     data = tmp_path/'cache/data'
@@ -221,6 +223,7 @@ def test_real(name, shape, train, test, monkeypatch):
         assert len(pair.train) + len(pair.val) == 6131 + 5851 and pair.classes == ['3', '8']
 
 
+@pytest.mark.slow
 def test_the_check_of_shapes_compiles():
     "A network that looks at the shape of its images is still one graph, for any batch."
     from vaebook.models import CNN, CVAE

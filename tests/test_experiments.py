@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import command, follows_golden, killed, measured, metrics, weights
+from conftest import column, command, follows_golden, killed, measured, metrics, same, weights
 from vaebook.config import compose
 from vaebook.core import BadInput
 from vaebook.models import CNN, CVAE
 from vaebook.train import experiment, reopen, train
+from vaebook.trainers.callbacks import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 QUIET = 'trainer.progress_bar=false logger=csv'
@@ -44,7 +45,8 @@ def test_golden_curve(first): follows_golden(first, 'train_cvae_smoke')
 def test_run_folder(first):
     names = {p.name for p in first.iterdir()}
     assert {'config.yaml', 'environment.json', 'metrics.csv', 'metrics.json', 'checkpoints', 'figures', 'model'} <= names
-    assert {p.name for p in (first / 'checkpoints').iterdir()} == {'best.ckpt', 'last.ckpt'}
+    step, _ = min(column(first, 'val/total'), key=lambda row: row[1])
+    assert {p.name for p in (first / 'checkpoints').iterdir()} == {f'best_step_{step}', 'final_step_60', 'last.ckpt'}
     assert {'classifier_accuracy', 'causal_effect', 'nll', 'recon', 'kl', 'agreement', 'flow/alpha_0', 'flow/beta_0'} <= set(metrics(first))
     env = json.loads((first / 'environment.json').read_text())
     assert len(env['packages_sha256']) == 64 and env['threads'] and env['fit_seconds'] > 0
@@ -59,13 +61,13 @@ def test_two_runs_are_one(first, tmp_path):
 
 def test_reload(first):
     model = CVAE.from_pretrained(first / 'model')
-    run = experiment(smoke(None))
-    run.network().load_state_dict(torch.load(first / 'checkpoints/last.ckpt', weights_only=True)['state_dict'], strict=False)
-    state = {k.removeprefix('objective.model.'): v for k, v in torch.load(first / 'checkpoints/last.ckpt', weights_only=True)['state_dict'].items()}
+    state = {k.removeprefix('model.'): v for k, v in read_checkpoint(first / 'checkpoints/last.ckpt')['objective'].items()}
     assert set(state) == set(model.state_dict()), 'a checkpoint holds the model and nothing of the classifier'
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    for kept in (first / 'checkpoints').glob('*_step_60'): assert same(list(CVAE.from_pretrained(kept).state_dict().values()), list(model.state_dict().values()))
 
 
+@pytest.mark.slow
 def test_papermill_door(first, tmp_path):
     "The notebook's metrics are those of train(cfg)."
     papermill('train_cvae', '-p', 'dataset', 'digits', '-p', 'smoke', 'True', '-p', 'run_dir', 'run', cwd=tmp_path)
@@ -79,6 +81,7 @@ def test_papermill_door(first, tmp_path):
 def files(folder): return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob('*') if p.is_file()}
 
 
+@pytest.mark.slow
 def test_explore(first, tmp_path):
     "A run is explored as it is, and left as it was; a folder that is no run, and a misspelt parameter, are refused."
     before = files(first)
@@ -98,6 +101,7 @@ def test_reopened_run_trains_nothing(first, tmp_path):
     assert not (tmp_path / 'run/classifier').exists()
 
 
+@pytest.mark.slow
 def test_command_line_door(first, tmp_path):
     "vaebook-train, with names of other origins."
     command('-m', 'vaebook.train', 'data=digits', 'smoke=true', 'trainer.seed=42', 'run_dir=run', *QUIET.split(), cwd=tmp_path)
@@ -105,12 +109,14 @@ def test_command_line_door(first, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {'run'}, 'nothing is written outside the run folder'
 
 
+@pytest.mark.slow
 def test_multirun(tmp_path):
     few = ['trainer.max_steps=3', 'classifier.trainer.max_steps=3', *QUIET.split()]
     command('-m', 'vaebook.train', '-m', 'dataset=digits', 'smoke=true', 'seed=1,2', 'hydra/launcher=joblib', 'hydra.launcher.n_jobs=2', *few, cwd=tmp_path)
     assert sorted(p.parent.name for p in (tmp_path / 'outputs').glob('*/*/metrics.json')) == ['seed=1', 'seed=2']
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(tmp_path):
     "SIGKILL in the middle, resume from the last checkpoint, the same weights and log as without."
     steps = 'trainer.max_steps=66 trainer.ema_decay=0.9'
@@ -134,6 +140,7 @@ def test_resume_refuses(first, tmp_path):
     with pytest.raises(BadInput, match='the folder of a run'): train(smoke(None, resume=str(tmp_path)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('given, message', [
     (['-p', 'datset', 'mnist'], "parameter='datset'"),
     (['-p', 'include_classes', '3,99'], '99'),
@@ -158,6 +165,7 @@ def test_bad_values(given, message, tmp_path):
     assert not list(tmp_path.rglob('model')) and not list(tmp_path.rglob('metrics.json'))
 
 
+@pytest.mark.slow
 def test_command_line_error(tmp_path):
     for given in ('dataset=imagenet', 'model.n_alpha=-1', 'loss.use_causal=nope'):
         done = subprocess.run([sys.executable, '-m', 'vaebook.train', given, 'size=cpu'], cwd=tmp_path, capture_output=True, text=True)
@@ -212,6 +220,7 @@ def test_named_classifier_is_reused(tmp_path):
     assert not (tmp_path / 'run/classifier').exists()
 
 
+@pytest.mark.slow
 def test_both_stages_from_one_file(tmp_path):
     "`vaebook configs`, then the two commands of the original, from one file in its own form."
     command('-m', 'vaebook.cli', 'configs', 'configs', cwd=tmp_path)
@@ -224,11 +233,13 @@ def test_both_stages_from_one_file(tmp_path):
     assert list((tmp_path / 'CVAE_logs').rglob('events.out.tfevents*'))
 
 
+@pytest.mark.slow
 def test_colour_images(tmp_path):
     "cifar10 in the shape of the data set, with VGG-11."
     assert 0 <= train(smoke(tmp_path / 'run', dataset='cifar10'))['classifier_accuracy'] <= 1
 
 
+@pytest.mark.slow
 def test_flat_memory():
     "The causal term in chunks: its peak of activations does not grow with the draws."
     code = '''

@@ -61,6 +61,7 @@ def told(folder) -> list:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('experiment', ['cvae', 'causal_video', 'latent_actions', 'audio', 'world'])
 def test_a_run_tells_nothing_of_the_machine(experiment, tmp_path, monkeypatch):
     "No secret, home, host, user or place: in no file, checkpoint, picture or table. The clock may run backwards meanwhile; a run that was moved opens."
@@ -89,6 +90,7 @@ def mount(folder, *options):
     return subprocess.run(['mount', '-t', 'tmpfs', '-o', ','.join(options), 'tmpfs', folder], capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('lacking, options', [('HOME', ['ro']), ('TMPDIR', ['size=4k'])])
 def test_strange_surroundings(lacking, options, tmp_path):
     "A home that cannot be written, or a full /tmp; no locale but C, spaces and letters of other languages in the folder's name, a run_dir that is a link."

@@ -6,6 +6,7 @@ from vaebook.config import compose
 from vaebook.train import experiment
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind, name', [('causal_video', 'train_causal_video'), ('audio', 'train_audio'), ('world', 'train_world_model')])
 def test_golden_curve(kind, name, tmp_path):
     run = experiment(compose(kind, 'trainer.progress_bar=false logger=csv trainer.num_threads=1', smoke=True, run_dir=str(tmp_path / 'run')))

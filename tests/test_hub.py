@@ -248,6 +248,7 @@ def untrained(name, folder, **more):
     return body
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_every_chapter_has_a_card_that_keeps_its_word(name, tmp_path):
     body = untrained(name, tmp_path / 'run')
@@ -378,6 +379,7 @@ def test_the_token_is_told_to_the_hub_alone(tmp_path):
     assert not [path for path, data in files('ada/digits').items() if TOKEN.encode() in data]
 
 
+@pytest.mark.slow
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
     for call in (lambda: CVAE.from_pretrained('ada/digits'), lambda: cvae().push_to_hub('ada/digits')):
@@ -386,6 +388,7 @@ def test_without_the_package(monkeypatch):
     assert CVAE.from_pretrained(cvae().save_pretrained('here')).config['width'] == 4
 
 
+@pytest.mark.slow
 def test_by_the_environment_alone(address, tmp_path):
     "As a user has it: HF_ENDPOINT, HF_HOME and HF_TOKEN in the environment of a new process."
     code = '''import torch

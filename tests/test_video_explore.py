@@ -8,6 +8,8 @@ import pytest
 from conftest import outputs
 from test_browser import can_be_moved, chromium, lab, labelled, missing, opened, page, ready
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 seen = pytest.mark.skipif(bool(missing), reason='; '.join(missing))
 

@@ -50,6 +50,7 @@ def test_load_callbacks_and_logger():
     assert type(load_callbacks_and_logger(dict(save_steps=20))[0][0]) is type(model_checkpoint_callback)
 
 
+@pytest.mark.slow
 def test_train():
     args = {
         "devices": [0],
@@ -61,6 +62,7 @@ def test_train():
     assert list(Path('results/causalvae/logs').rglob('offline-run-*'))
 
 
+@pytest.mark.slow
 def test_train_on_a_folder(root):
     "Every clip that a folder tree holds, eight at a time."
     av = pytest.importorskip('av')
@@ -96,6 +98,7 @@ def test_a_folder_is_taken(run):
 
 # Going on, and beginning with weights
 
+@pytest.mark.slow
 def test_resume(run, monkeypatch):
     "A run that dies in its third step and goes on ends as one that nothing stopped, bit by bit."
     whole = TrainingModule.log_terms
@@ -121,6 +124,7 @@ def test_weights_from_everywhere(run):
     with pytest.raises(BadInput, match='missing: weight, bias; unexpected: '): load_initial(torch.nn.Linear(2, 2), run)
 
 
+@pytest.mark.slow
 def test_load_from_checkpoint(run):
     "Training starts at these weights: with a learning rate of almost nothing they are also its end."
     train(TINY | dict(load_from_checkpoint=str(run), output_dir='tuned', lr=1e-12))
@@ -130,6 +134,7 @@ def test_load_from_checkpoint(run):
 
 # Other doors
 
+@pytest.mark.slow
 def test_command_line(tmp_path):
     options = [f'--{k}={json.dumps(v) if v is not True else "true"}'.replace('"', '') for k, v in TINY.items()]
     out = command('-m', 'vaebook.trainers.video', *options, '--output_dir', 'shell', cwd=tmp_path)
@@ -143,6 +148,7 @@ def test_command_line_explains(capsys):
     assert '--video_path' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path, run):
     "`devices=2` starts two processes; each takes its part of every batch."
     tiny = TINY | dict(devices=2, accelerator='cpu', output_dir='two', batch_size=1)

@@ -20,6 +20,7 @@ CHANGES = ['model.max_components=1 model.overshoot=0', 'model.kl=mc model.likeli
            'balancer=pcgrad engine=accelerate trainer.accumulate_grad_batches=2', 'balancer=upgrad model.foreground=4', 'trainer.precision=bf16-mixed dream.mode=sample', 'balancer=rgb trainer.precision=bf16-mixed engine=accelerate trainer.ema_decay=0.9']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('changes', CHANGES)
 def test_every_choice_trains(tmp_path, changes):
     "Each runs from data to numbers, and its model comes back from the folder with the same dreams."
@@ -31,6 +32,7 @@ def test_every_choice_trains(tmp_path, changes):
     assert torch.equal(*dreams) and dreams[0].shape == (2, 8, 3, 16, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('changes', ['', 'balancer=rgb', 'balancer=upgrad engine=accelerate'])
 def test_resume_is_exact(tmp_path, changes):
     "Four steps, then four more from the checkpoint: the weights of eight at once; noise, codebooks, σ and the balancer's memory included."
