@@ -84,7 +84,7 @@ class ZeroDriver(LightningDriver):
         for key, value in self.engine.optimizer.optimizer.state[part].items():
             spread = isinstance(value, Tensor) and value.shape == part.shape
             if spread: value = gathered(value, self.size)
-            for n, place in found.items(): whole[n][key] = value[place].view_as(self.parameters[n]).clone() if spread else value
+            for n, place in found.items(): whole[n][key] = value[place].view_as(self.parameters[n]).clone() if spread else copy.deepcopy(value)
         return whole
 
     def begin(self):
