@@ -103,6 +103,7 @@ class ZeroDriver(LightningDriver):
         if state: self.engine.optimizer.optimizer.state[part] = state
         self.moments = {}
 
+# %% ../../nbs/core/zero.ipynb #715569bb
 class ZeroStrategy(DeepSpeedStrategy):
     "Lightning's strategy for DeepSpeed, on CPUs as well."
 
