@@ -101,7 +101,8 @@ def to_config(self: TrainingArguments):
     else: keys = {name: value for name, value in keys.items() if name not in ('output_dir', 'dataset', 'recipe')}
     if new and 'video_path' in said: keys = dict(dataset='video_folder') | keys | {'dataset.stand_in': False}
     if keys.get('logger') == 'wandb': keys['logger.run'] = self.exp_name
-    keys |= {'trainer.devices': self.devices, 'trainer.num_nodes': self.n_nodes}
+    if new or self.devices != 'auto': keys['trainer.devices'] = self.devices
+    if new or self.n_nodes != 1: keys['trainer.num_nodes'] = self.n_nodes
     return compose('causal_video', **keys)
 
 TrainingArguments.given, TrainingArguments.to_config = given, to_config
