@@ -27,7 +27,7 @@ def described():
 
 
 extras = {key.removesuffix('_requirements'): listed(key) for key in cfg if key.endswith('_requirements')}
-extras['all'] = sorted({need for name, needs in extras.items() if name not in ('dev', 'book') for need in needs})
+extras['all'] = sorted({need for name, needs in extras.items() if name not in ('dev', 'book', 'trackers') for need in needs})
 
 
 class BuildWithNotebooks(build_py):

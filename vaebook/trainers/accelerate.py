@@ -27,7 +27,7 @@ from .validation import Validation, by_name, samples
 # %% ../../nbs/core/accelerate.ipynb #bd2c74d0
 def make_accelerator(t): # `trainer` block: accelerator, precision
     "Hugging Face's `Accelerator` for these settings."
-    hf, state = need('accelerate', extra='actions'), need('accelerate.state', extra='actions')
+    hf, state = need('accelerate'), need('accelerate.state')
     state.AcceleratorState._reset_state(reset_partial_state=not is_launched())
     state.GradientState._reset_state()
     return hf.Accelerator(

@@ -16,7 +16,7 @@ from ..distributed import is_main, world
 from ..losses.terms import Objective
 from ..runs import disk_errors
 from .callbacks import Callback, Checkpoints, Report, ValidationCurves, read_checkpoint
-from .plan import TrainingPlan, extension
+from .plan import TrainingPlan, engine_of, extension
 from .run_options import run_context
 from .signals import StopSignals, stay_at_work
 from .step import Step, as_objective
@@ -98,7 +98,7 @@ def _load(session: Session) -> tuple[Step, Fitted]:
 
 def _train(session: Session) -> tuple[Step, Fitted]:
     t, best = session.trainer, session.saved['best'] if session.saved else ()
-    engine = need(f'vaebook.trainers.{t["engine"]}')
+    engine = need(f'vaebook.trainers.{engine_of(t)}')
     with disk_errors(session.folder), run_context(t, session.folder, session.objective.model, bool(session.saved), is_main()) as watchers, StopSignals() as stop:
         checkpoints = Checkpoints(session.folder, t, session.plan, stop, best)
         session.callbacks += [Report(t['no_print']), ValidationCurves(session.folder), *watchers, checkpoints]
