@@ -60,6 +60,8 @@ for kind, optimizer in dict(sgd=sgd, adam=adam).items():
     train(f'{kind}_deepspeed', 'deepspeed', optimizer, 12, f'{kind}_deepspeed') # a finished run
     train(f'{kind}_there', 'deepspeed', optimizer, 12, f'{kind}_half')
     train(f'{kind}_back', 'ddp', optimizer, 12, f'{kind}_half')
+    train(f'{kind}_before', 'ddp', optimizer, 8)
+    train(f'{kind}_into', 'deepspeed', optimizer, 12, f'{kind}_before')
 train('nan', 'deepspeed', sgd, nan=8)
 train('skip_ddp', 'ddp', adam, nan=8, skip=1)
 train('skip_deepspeed', 'deepspeed', adam, nan=8, skip=1)
@@ -112,10 +114,11 @@ def test_deepspeed_is_ddp(kind, home):
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize('kind', ['sgd', 'adam'])
 def test_deepspeed_goes_on(kind, home):
-    "A run that was stopped goes on exactly, and under DDP as DDP does."
+    "A run that was stopped goes on exactly; one may change to DDP, and from it."
     unbroken, there, back = (weights(home, f'{kind}_{name}') for name in ('deepspeed', 'there', 'back'))
     assert all(torch.equal(v, there[k]) for k, v in unbroken.items())
     same(unbroken, back, 1e-6)
+    same(unbroken, weights(home, f'{kind}_into'), 1e-6)
 
 
 @needed
