@@ -13,7 +13,7 @@ import difflib, shlex
 from pathlib import Path
 
 from .errors import BadInput, check, check_choice, flat, need, table
-from .facade import CONF, entry, has, is_open, names, own_names, read, translate
+from .facade import CONF, entry, has, is_open, names, own_names, read, settings, translate
 from .files import read_settings
 from .overrides import Said, Sweep, parse, text, understand
 from .parameters import check_names, coerce
@@ -179,8 +179,10 @@ def go_on(saved, said: Said, experiment: str):
     for group, choice in said.groups.items():
         file, _, block = group.partition('@')
         if file not in ('dataset', 'model', 'logger'): continue # the others have one choice
-        found, old = read(f'{file}/{choice}'), need('omegaconf').OmegaConf.select(cfg, block or group)
-        if found['name'] != old.name: need('omegaconf').OmegaConf.update(cfg, block or group, found, merge=False)
+        OmegaConf, place, found = need('omegaconf').OmegaConf, block or group, settings(f'{file}/{choice}')
+        if found['name'] == OmegaConf.select(cfg, place).name: continue
+        OmegaConf.update(cfg, place, {}, merge=False)
+        for key, value in found.items(): OmegaConf.update(cfg, f'{place}.{key}', value)
     return lay_over(cfg, Said({}, values, said.whole))
 
 # %% ../nbs/core/config.ipynb #6238f2a8

@@ -97,10 +97,7 @@ def report(error: BadInput):
 
 def _reported(folder) -> BadInput | None: # the error of the lowest rank
     texts = [p.read_text(encoding='utf-8') for p in sorted(Path(folder).glob('*.txt'))]
-    if not texts: return None
-    error = BadInput.__new__(BadInput)
-    error.args = texts[0],
-    return error
+    return BadInput.again(texts[0]) if texts else None
 
 def _with_devices(numbers: list[int]) -> dict: # variables of the environment
     "So that process i sees the i-th of the devices."

@@ -18,6 +18,15 @@ class BadInput(ValueError):
                  mend: str = ''): # What to do now, as a sentence
         super().__init__(' '.join(filter(None, [f'{name}={value!r}: expected {expected}.', mend])))
 
+    @classmethod
+    def again(cls, text: str): # of another one
+        "The same error in another process, from its text."
+        error = cls.__new__(cls)
+        error.args = (text,)
+        return error
+
+    def __reduce__(self): return BadInput.again, (str(self),)
+
 # %% ../nbs/core/errors.ipynb #1a9f517a
 def check(ok: bool, # Is the value fine?
           name: str, value, expected: str, mend: str = ''):

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ..core import BadInput, check
-from ..options import Flag, Natural, Share, arguments
+from ..options import Flag, Natural, Share, words
 
 # %% ../../nbs/core/pass_through.ipynb #e19a0006
 _UNITS = 'weeks', 'days', 'hours', 'minutes', 'seconds'
@@ -41,22 +41,27 @@ def span(value) -> timedelta | None: # text, units and numbers, a timedelta, or 
     return found
 
 # %% ../../nbs/core/pass_through.ipynb #e19a0009
-def _types(
-    num_sanity_val_steps: Annotated[int, Field(strict=True, ge=-1)] = 0, # validation batches before training; -1: all
-    limit_val_batches: Natural | Share | None = None, # validation batches, or a fraction of them
-    benchmark: Flag | None = None,              # let cuDNN choose the fastest kernels
-    detect_anomaly: Flag = False,               # find the operation that gave the first NaN of a gradient
-    inference_mode: Flag = True,                # validate in inference mode
-    sync_batchnorm: Flag = False,               # batch statistics of all processes together
-    enable_model_summary: Flag | None = None):  # Lightning's table of the model
-    "What may be passed on beside `limit_train_batches` and `max_time`."
+_PASSED = dict(
+    num_sanity_val_steps=Annotated[int, Field(strict=True, ge=-1)], # validation batches before training; -1: all
+    limit_val_batches=Natural | Share | None, # validation batches, or a fraction of them
+    benchmark=Flag | None,              # let cuDNN choose the fastest kernels
+    detect_anomaly=Flag,                # find the operation that gave the first NaN of a gradient
+    inference_mode=Flag,                # validate in inference mode
+    sync_batchnorm=Flag,                # batch statistics of all processes together
+    enable_model_summary=Flag | None)   # Lightning's table of the model
+
+def _is(value, kind) -> bool:
+    "Is `value` of that type, with its limits?"
+    try: TypeAdapter(kind).validate_python(value)
+    except ValidationError: return False
+    return True
 
 def checked_arguments(given: dict) -> dict:
     "`given`, for Lightning's Trainer; raises `BadInput` for a value that it could not use."
     given = dict(given)
-    if 'max_time' in given: given['max_time'] = span(given['max_time'])
-    typed = {k: v for k, v in given.items() if k not in ('max_time', 'limit_train_batches')}
-    arguments(_types, 'trainer.lightning', (), typed)
+    for key, value in given.items():
+        if key == 'max_time': given[key] = span(value)
+        if key in _PASSED: check(_is(value, _PASSED[key]), f'trainer.lightning.{key}', value, words(_PASSED[key]))
     return given
 
 # %% ../../nbs/core/pass_through.ipynb #e19a000c

@@ -87,7 +87,6 @@ def _check_zero(t):
     require(t['strategy'] in ZERO, 'strategy', f'one of {", ".join(ZERO)}, as the others spread or move the parameters')
     require(find_spec('deepspeed'), 'strategy', 'a strategy that is installed: pip install deepspeed')
     require(t['precision'] == '32-true', 'precision', '32-true beside trainer.strategy=deepspeed')
-    require(t.get('skip_nonfinite') is None, 'skip_nonfinite', 'null beside trainer.strategy=deepspeed')
     names = 'Adam, AdamW or SGD beside trainer.strategy=deepspeed'
     check(t['optimizer']['name'] in ('Adam', 'AdamW', 'SGD'), 'trainer.optimizer.name', t['optimizer']['name'], names, 'trainer.strategy=ddp has the others.')
 

@@ -39,11 +39,12 @@ MEETING = 'MASTER_ADDR MASTER_PORT WORLD_SIZE RANK LOCAL_RANK NODE_RANK GROUP_RA
 
 @contextmanager
 def restore_dist_env():
-    "The variables of `MEETING` are as before after the block, and a process group that it opened is closed."
+    "The variables of `MEETING` and cuDNN's search for kernels are as before after the block; a process group that it opened is closed."
     grouped = lambda: dist.is_available() and dist.is_initialized()
-    before, had = {k: os.environ.get(k) for k in MEETING}, grouped()
+    before, had, search = {k: os.environ.get(k) for k in MEETING}, grouped(), torch.backends.cudnn.benchmark
     try: yield
     finally:
+        torch.backends.cudnn.benchmark = search
         if grouped() and not had: dist.destroy_process_group()
         for k, v in before.items(): os.environ.pop(k, None) if v is None else os.environ.update({k: v})
 

@@ -114,6 +114,10 @@ class Driver:
 
     def update(self, optimizer): optimizer.step()
 
+    def skip(self, optimizer):
+        "Leave out an update: forget its gradient."
+        optimizer.zero_grad()
+
     def prepare(self, optimizer): # what `update` gets
         return optimizer
 
@@ -195,7 +199,8 @@ class Step:
         if self.guard.allows_step(norm, self.step + 1, lambda: blame(self.objective, self._window, batch, self.step + 1)):
             self.driver.update(self.optimizer)
             if self.average: self.average.update_parameters(self.objective)
-        self.optimizer.zero_grad()
+            self.optimizer.zero_grad()
+        else: self.driver.skip(self.optimizer)
         self.scheduler.step()
         self._window = []
 

@@ -101,7 +101,8 @@ def to_config(self: TrainingArguments):
     else: keys = {name: value for name, value in keys.items() if name not in ('output_dir', 'dataset', 'recipe')}
     if new and 'video_path' in said: keys = dict(dataset='video_folder') | keys | {'dataset.stand_in': False}
     if keys.get('logger') == 'wandb': keys['logger.run'] = self.exp_name
-    keys |= {'trainer.devices': self.devices, 'trainer.num_nodes': self.n_nodes}
+    if new or self.devices != 'auto': keys['trainer.devices'] = self.devices
+    if new or self.n_nodes != 1: keys['trainer.num_nodes'] = self.n_nodes
     return compose('causal_video', **keys)
 
 TrainingArguments.given, TrainingArguments.to_config = given, to_config
@@ -144,12 +145,12 @@ def load_callbacks_and_logger(args=None) -> tuple: # TrainingArguments, or a dic
     return callbacks[-2:], logger
 
 # %% ../../nbs/video/trainer.ipynb #c1379cd7
-PREFIXES = ('module.model.', 'model.') # averaged weights, or those of the last step
+PREFIXES = 'module.model.', 'model.' # of averaged weights, of the others
 
 def checkpoint_weights(path: Path) -> dict: # name → tensor
     "The model's weights in a `.ckpt` of ours, averaged if the run averaged."
     saved = read_checkpoint(path)
-    state = saved.get('average') or saved.get('objective') or {}
+    state = saved.get('average') or saved.get('objective', {})
     prefix = next((p for p in PREFIXES if any(k.startswith(p) for k in state)), None)
     check(prefix, 'load_from_checkpoint', str(path), 'a checkpoint of a run', f'It holds {", ".join(list(saved)[:5])}.')
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

@@ -57,6 +57,8 @@ class ZeroDriver(LightningDriver):
         norm = self.engine.optimizer.scaled_global_norm()
         return torch.where(norm < 0, torch.nan, norm) # its -1 is for what is not finite
 
+    def skip(self, optimizer): self.update(optimizer) # DeepSpeed forgets a gradient that is not finite
+
     def exported(self, step: Step) -> nn.Module:
         self.kept.load_state_dict(step.objective.model.state_dict())
         return self.kept
@@ -84,7 +86,7 @@ class ZeroDriver(LightningDriver):
         for key, value in self.engine.optimizer.optimizer.state[part].items():
             spread = isinstance(value, Tensor) and value.shape == part.shape
             if spread: value = gathered(value, self.size)
-            for n, place in found.items(): whole[n][key] = value[place].view_as(self.parameters[n]).clone() if spread else value
+            for n, place in found.items(): whole[n][key] = value[place].view_as(self.parameters[n]).clone() if spread else copy.deepcopy(value)
         return whole
 
     def begin(self):
@@ -101,6 +103,7 @@ class ZeroDriver(LightningDriver):
         if state: self.engine.optimizer.optimizer.state[part] = state
         self.moments = {}
 
+# %% ../../nbs/core/zero.ipynb #715569bb
 class ZeroStrategy(DeepSpeedStrategy):
     "Lightning's strategy for DeepSpeed, on CPUs as well."
 
