@@ -156,7 +156,7 @@ def test_bad_parameters(given, message, tmp_path):
 @pytest.mark.parametrize('given, message', [
     (dict(dataset='imagenet'), 'dataset'), (dict(recipe='mnist_38'), "Did you mean 'mnist_3_8'"), (dict(n_alpha=-1), 'n_alpha=-1'),
     (dict(lr=0.), 'lr=0.0'), (dict(batch_size=100_000), 'batch_size'), (dict(vae_model='cvae'), 'vae_model'), (dict(classifier='vgg'), 'classifier'),
-    (dict(optimizer='Adma'), 'optimizer'), (dict(device='tpu'), 'trainer'), (dict(max_steps=0), 'max_steps'), (dict(n_samples_each_class=10**6), 'n_samples_each_class'),
+    (dict(optimizer='Adma'), 'optimizer'), (dict(device='tpu'), "accelerator='tpu'"), (dict(max_steps=0), 'max_steps'), (dict(n_samples_each_class=10**6), 'n_samples_each_class'),
     (dict(image_size=30), 'image_size'), (dict(logger='tensorbord'), 'logger'), (dict(epochs=-1), 'max_epochs'), (dict(num_workers=-1), 'num_workers'),
 ])
 def test_bad_values(given, message, tmp_path):

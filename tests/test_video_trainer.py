@@ -7,7 +7,7 @@ import torch
 from conftest import command, metrics, weights
 
 from vaebook.core import BadInput, set_seed
-from vaebook.trainers.lightning import TrainingModule
+from vaebook.trainers.step import Step
 from vaebook.trainers.video import TrainingArguments, load_callbacks_and_logger, load_initial, main, read_weights, train
 
 TINY = dict(smoke=True, max_steps=2, val_every=1, logger='csv')
@@ -101,13 +101,13 @@ def test_a_folder_is_taken(run):
 @pytest.mark.slow
 def test_resume(run, monkeypatch):
     "A run that dies in its third step and goes on ends as one that nothing stopped, bit by bit."
-    whole = TrainingModule.log_terms
+    whole = Step.__call__
 
-    def power_cut(self):
-        if self.step == 3: raise RuntimeError('power cut')
-        whole(self)
+    def power_cut(self, batch):
+        if self.step == 2: raise RuntimeError('power cut')
+        return whole(self, batch)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match='power cut'):
-        patch.setattr(TrainingModule, 'log_terms', power_cut)
+        patch.setattr(Step, '__call__', power_cut)
         train(TINY | dict(max_steps=4, ema_decay=0.9, output_dir='cut'))
     assert not Path('cut/model').exists()
     train(dict(resume_from_checkpoint='cut', logger='csv', output_dir='unused'))

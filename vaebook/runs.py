@@ -35,12 +35,19 @@ def environment() -> dict:
                 threads=torch.get_num_threads(), cores=os.cpu_count(), device=device, system=platform.system(), git_commit=git_commit())
 
 # %% ../nbs/core/runs.ipynb #c55f799c
+def _errno(error: Exception) -> int | None: # None: the operating system has not complained
+    if isinstance(error, OSError): return error.errno or 0
+    told = re.search(r'\(os error (\d+)\)', str(error))
+    return int(told[1]) if told and type(error).__name__ == 'SafetensorError' else None
+
 @contextmanager
 def disk_errors(folder):
     "Turn the operating system's complaints about `folder` into a `BadInput` that says what to do."
     try: yield
-    except OSError as e:
-        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+    except Exception as e:
+        number = _errno(e)
+        if number is None: raise
+        full = number in (errno.ENOSPC, errno.EDQUOT)
         raise BadInput('run_dir', str(folder), 'room on the disk' if full else 'a folder that can be written',
                        f'{e}. ' + ('Free some space, then go on with resume=<run_dir>.' if full else 'Choose another run_dir.')) from e
 
