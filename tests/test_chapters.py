@@ -37,7 +37,7 @@ def launch(home, engine, processes):
 def runs(tmp_path_factory):
     "Folders of the runs: in one process, and in two under each engine."
     homes = {}
-    for name, engine, processes in [('one', 'lightning', 1), *((e, e, 2) for e in ENGINES)]:
+    for name, engine, processes in [('one', 'lightning', 1), ('open', 'accelerate', 1), *((e, e, 2) for e in ENGINES)]:
         homes[name] = home = tmp_path_factory.mktemp(name)
         assert launch(home, engine, processes).wait(timeout=600) == 0, (home / 'said').read_text()[-4000:]
     return homes
@@ -47,6 +47,18 @@ def logged(run):
     "(step, term) → value, of the means that do not depend on the batch as a whole."
     rows = csv.DictReader((run / 'metrics.csv').open())
     return {(row['step'], k): float(v) for row in rows for k, v in row.items() if v and k != 'step' and not re.search('perplexity|psnr', k)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize('name', CHAPTERS)
+def test_both_engines_are_one(name, runs):
+    "In one process: weights to the last bit, every number that is logged, every file."
+    (_, one), (_, other) = (torch.load(runs[home] / f'{name}_0.pt') for home in ('one', 'open'))
+    assert torch.equal(one, other)
+    assert logged(runs['one'] / name) == pytest.approx(logged(runs['open'] / name), rel=1e-6)
+    files = [sorted(str(p.relative_to(runs[home] / name)) for p in (runs[home] / name).rglob('*')) for home in ('one', 'open')]
+    assert files[0] == files[1]
 
 
 @pytest.mark.slow

@@ -141,6 +141,7 @@ HELP = """vaebook-train key=value ...: run an experiment of the book of variatio
   vaebook-train recipe=audio size=paper                 the published size (cpu is taken where no GPU is found)
   vaebook-train resume=outputs/<run>                    go on with a run
   vaebook-train run_dir=mine resume=auto dataset=digits start, or go on after whatever stopped it
+  vaebook-train recipe=audio trainer.devices=2           two processes; trainer.batch_size is that of one of them
   vaebook-train -m dataset=digits seed=1,2,3 hydra/launcher=joblib    a sweep, a folder for each run
   vaebook-train --help recipe=audio                     the values of a recipe
   vaebook-train --cfg job recipe=audio                  what would run, as YAML

@@ -15,7 +15,7 @@ from ..core import check, need, set_seed
 from ..distributed import is_main, world
 from ..losses.terms import Objective
 from ..runs import disk_errors
-from .callbacks import Callback, Checkpoints, Report, ValidationCurves, read_checkpoint
+from .callbacks import Checkpoints, Report, ValidationCurves, read_checkpoint
 from .plan import TrainingPlan, engine_of, extension
 from .run_options import run_context
 from .signals import StopSignals, stay_at_work

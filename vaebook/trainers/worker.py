@@ -9,7 +9,7 @@ __all__ = ['fit_in_processes', 'main']
 import sys, tempfile
 from pathlib import Path
 
-from ..core import BadInput, check, need, read_settings
+from ..core import BadInput, need, read_settings
 from ..distributed import device_numbers, launch, report
 from ..runs import Run, new_folder
 

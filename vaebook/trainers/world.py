@@ -127,6 +127,7 @@ class DMCVBTrainer:
     batch_size: int = 8 # windows
     sequence_length: int = 16 # T, frames of a window
     grad_clip: float = 5. # largest norm of the gradient; None: any
+    skip_nonfinite: int = None # updates in a row without a finite gradient that are left out; None: the first is an error
     scheduler: str = 'cosine' # of the learning rate, or constant
     beta_start: float = 0. # weight of the KLs at the start …
     beta_end: float = 1. # … and after the warm-up
@@ -176,7 +177,7 @@ def config(self: DMCVBTrainer, num_epochs: int) -> dict: # as of a recipe
     "The configuration of the shared training module."
     trainer = read('trainer/base') | dict(
         max_epochs=num_epochs, batch_size=self.batch_size, optimizer=dict(name='Adam', lr=self.learning_rate, betas=[0.9, 0.999]), scheduler=dict(name=self.scheduler),
-        gradient_clip_val=self.grad_clip, accelerator=self.accelerator, precision=self.precision, log_every_n_steps=min(self.log_interval, self.per_epoch))
+        gradient_clip_val=self.grad_clip, skip_nonfinite=self.skip_nonfinite, accelerator=self.accelerator, precision=self.precision, log_every_n_steps=min(self.log_interval, self.per_epoch))
     return dict(seed=self.seed, run_dir=self.run_dir and str(self.run_dir), resume=self.resume and str(self.resume), trainer=trainer, logger=dict(name=self.logger),
                 loss=self.settings(), model=getattr(self.model, 'config', {}), dataset=dict(sequence_length=self.sequence_length, windows=len(self.train_windows)))
 
