@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .gaussian import gaussian_kl
 from .quantize import QUANTIZERS, FactorisedRVQ, Quantizer, options_of
-from ..core import BadInput, Latent, check
+from ..core import BadInput, Latent, check, check_choice
 from ..options import Count, Flag, Rate, Weight, checked
 
 # %% ../../nbs/audio/bottlenecks.ipynb #065aa3b9
@@ -235,11 +235,11 @@ BOTTLENECKS = dict(none=NoBottleneck, tanh=Tanh, softnorm=SoftNorm, l2=L2, wasse
                    complex_vae=ComplexVAE, dac_rvq=FactorisedRVQ, **QUANTIZERS)
 
 @checked
-def make_bottleneck(type: Literal[*BOTTLENECKS],
+def make_bottleneck(type: str, # a name in `BOTTLENECKS`, to which others may be added
                     dim: Count, # D, channels of z
                     **options) -> Bottleneck: # of its class
     "The bottleneck called `type`."
-    kind = BOTTLENECKS[type]
+    kind = BOTTLENECKS[check_choice('make_bottleneck: type', type, BOTTLENECKS)]
     if issubclass(kind, Quantizer): return Discrete(dim, kind(**inner_options(kind, dim, options)))
     return kind(dim, **options)
 
