@@ -49,7 +49,7 @@ def _meet():
     torch = need('torch')
     dist = torch.distributed
     if dist.is_initialized(): return
-    on_gpu = torch.cuda.is_available()
+    on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= local_world()[0]
     if on_gpu: torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     dist.init_process_group('cpu:gloo,cuda:nccl' if on_gpu else 'gloo')
 
@@ -75,7 +75,7 @@ def device_numbers(t) -> list[int]: # `trainer` block: accelerator, devices
     if isinstance(wanted, str) and wanted.lstrip('-').isdigit(): wanted = int(wanted)
     if wanted in ('auto', -1): wanted = 1 if on_cpu else _gpus()
     numbers = list(range(wanted)) if type(wanted) is int else wanted
-    ok = not isinstance(numbers, str) and len(numbers) and all(type(n) is int and n >= 0 for n in numbers)
+    ok = hasattr(numbers, '__len__') and not isinstance(numbers, str) and len(numbers) and all(type(n) is int and n >= 0 for n in numbers)
     check(ok and len(set(numbers)) == len(numbers), 'devices', t['devices'], 'auto, a number of devices, or a list such as [0, 1]')
     there = on_cpu or max(numbers) < _gpus()
     check(there, 'devices', t['devices'], f'devices of this machine, 0 to {_gpus() - 1}', 'trainer.accelerator=cpu takes the CPU.')
@@ -97,10 +97,13 @@ def report(error: BadInput):
 
 def _reported(folder) -> BadInput | None: # the error of the lowest rank
     texts = [p.read_text(encoding='utf-8') for p in sorted(Path(folder).glob('*.txt'))]
+    texts.sort(key=lambda text: (not text.startswith('batch['), not text.startswith('train/'))) # what began it, if one process saw that
     return BadInput.again(texts[0]) if texts else None
 
-def _with_devices(numbers: list[int]) -> dict: # variables of the environment
-    "So that process i sees the i-th of the devices."
+def _with_devices(numbers: list[int], # of the devices
+                  on_cpu: bool) -> dict: # variables of the environment
+    "So that process i sees the i-th of the devices; on CPUs none."
+    if on_cpu: return dict(CUDA_VISIBLE_DEVICES='')
     before = os.environ.get('CUDA_VISIBLE_DEVICES')
     visible = before.split(',') if before else list(map(str, range(_gpus())))
     return dict(CUDA_VISIBLE_DEVICES=','.join(visible[n] for n in numbers)) if visible else {}
@@ -109,13 +112,14 @@ _SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.
 
 def launch(module: str, # to run, once a device
            arguments: list[str],
-           numbers: list[int]): # of the devices
+           t): # `trainer` block: accelerator, devices
     "Run `python -m <module> <arguments>` in one process a device; raises the `BadInput`, or the `SystemExit`, that ended them."
     api, errors = need('torch.distributed.launcher.api'), need('torch.distributed.elastic.multiprocessing')
     for name in ('torch.distributed.elastic', 'torch.distributed.run'): need('logging').getLogger(name).setLevel('CRITICAL')
+    numbers, on_cpu = device_numbers(t), t['accelerator'] == 'cpu' or not _gpus()
     config = api.LaunchConfig(1, 1, len(numbers), rdzv_backend='c10d', rdzv_endpoint='localhost:0', max_restarts=0, monitor_interval=0.2, run_id=f'vaebook-{os.getpid()}')
     with tempfile.TemporaryDirectory() as folder:
-        settings = _with_devices(numbers) | {ERRORS: folder, 'TORCHELASTIC_SIGNALS_TO_HANDLE': ','.join(s.name for s in _SIGNALS)}
+        settings = dict(TORCH_ELASTIC_SHUTDOWN_TIMEOUT='600') | _with_devices(numbers, on_cpu) | {ERRORS: folder, 'TORCHELASTIC_SIGNALS_TO_HANDLE': ','.join(s.name for s in _SIGNALS)}
         settings |= {k: os.environ.get(k, usual) for k, usual in dict(OMP_NUM_THREADS='1', TORCH_CPP_LOG_LEVEL='ERROR').items()}
         handlers = {s: signal.getsignal(s) for s in _SIGNALS}
         before = {k: os.environ.get(k) for k in settings}

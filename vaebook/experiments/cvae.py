@@ -49,6 +49,8 @@ class CVAEExperiment(ImageExperiment, name='cvae'):
         offsets(s.sweeping_stepsize)
         size = cfg.dataset.image_size or 32
         self.given = classifier
+        alone = classifier is None or not self.launches()
+        check(alone, 'trainer.devices', cfg.trainer.devices, '1 beside a classifier of your own', 'torchrun starts a script of yours in several processes.')
         self.autoencoder((1, size, size)), check_causal(**self.loss_options()), check_report(cfg.loss.eval_alpha_samples // 2, cfg.loss.eval_beta_samples)
         check(cfg.loss.eval_images >= 1, 'eval_images', cfg.loss.eval_images, '1 or more')
 

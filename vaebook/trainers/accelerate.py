@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from ..core import need
-from ..distributed import is_launched, world
+from ..distributed import device_numbers, is_launched, world
 from ..losses.terms import Objective
 from .callbacks import RunView, check_hooks, ends_step
 from .fit import Fitted, Session
 from .loggers import make_loggers
 from .plan import PRECISIONS
 from .shards import Loss, Shards, full, terms_of
-from .step import Driver, Step
+from .step import Driver, Step, share
 from .validation import Validation, by_name, samples
 
 # %% ../../nbs/core/accelerate.ipynb #bd2c74d0
@@ -30,6 +30,8 @@ def make_accelerator(t): # `trainer` block: accelerator, precision
     hf, state = need('accelerate'), need('accelerate.state')
     state.AcceleratorState._reset_state(reset_partial_state=not is_launched())
     state.GradientState._reset_state()
+    on_gpu = t['accelerator'] != 'cpu' and torch.cuda.is_available()
+    if on_gpu and not is_launched(): torch.cuda.set_device(device_numbers(t)[0])
     return hf.Accelerator(
         cpu=t['accelerator'] == 'cpu' or not torch.accelerator.is_available(),
         mixed_precision=dict(zip(PRECISIONS, ('no', 'bf16', 'fp16')))[t['precision']],
@@ -146,14 +148,10 @@ class Loop(RunView):
     def _batch(self, batch: dict):
         number = self.batches
         self.call('on_train_batch_start', batch, number)
-        self.terms = self.train_step(self._to_device(self._mine(batch)))
+        self.terms = self.train_step(self._to_device(share(batch, self.driver.rank, self.driver.size)))
         self._log_train()
         self.call('on_train_batch_end', None, batch, number)
         if ends_step(self) and self.plan.validates(self.step): self.validate()
-
-    def _mine(self, batch: dict) -> dict: # the samples of this process
-        rank, size = self.driver.rank, self.driver.size
-        return batch if size == 1 else {k: v[rank::size] for k, v in batch.items()}
 
     def _to_device(self, batch: dict) -> dict:
         return need('accelerate.utils').send_to_device(batch, self.driver.accelerator.device)

@@ -159,18 +159,18 @@ class Checkpoints(Callback):
     def on_validation_end(self, trainer, module):
         self.keep_best(trainer, module)
         self.save_last(trainer, module)
-        if self.stop.agreed(module.step) and module.step < self.plan.total_steps: self.end(module)
+        if module.step < self.plan.total_steps and self.stop.agreed(module.step): self.end(module)
 
     def on_train_end(self, trainer, module):
-        if self.saved != module.step: self.save_last(trainer, module)
-        self.save_model(trainer, module, 'final')
+        if self.saved != module.step and ends_step(module): self.save_last(trainer, module)
 
     def end(self, module):
         if module.train_step.driver.size > 1: torch.distributed.barrier() # a launcher kills all when one has left, and the first still writes
         raise Stopped(self.stop.requested, self.folder, module.step, self.plan.total_steps)
 
     def save_last(self, trainer, module):
-        "Write `last.ckpt`; all processes take part, the first one writes."
+        "Write `last.ckpt`, after the last step also the model; all processes take part, the first one writes."
+        if module.step == self.plan.total_steps: self.save_model(trainer, module, 'final')
         state = module.train_step.state_dict() | dict(
             best=self.best,
             batch_size=module.cfg['batch_size'] * module.train_step.driver.size, # of all processes

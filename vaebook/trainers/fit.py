@@ -63,6 +63,8 @@ class Fitted:
 def _read(checkpoint, plan: TrainingPlan, t) -> dict:
     "The checkpoint, if this run can go on from it."
     saved, together = read_checkpoint(checkpoint), t['batch_size'] * world()[1]
+    ours = isinstance(saved, dict) and {'batches', 'frozen', 'batch_size', 'total_steps', 'best'} <= saved.keys()
+    check(ours, 'checkpoint', str(checkpoint), 'a checkpoint of this version of vaebook', 'Start a new run; load_from_checkpoint or init begins with the weights of an older one.')
     had = saved['batches'] // plan.accumulate
     check(saved['batches'] <= plan.total_batches, 'max_steps', plan.total_steps, f'at least the {had} steps this run has had', 'Give more steps to go on.')
     mend = f'trainer.batch_size is that of one process; {saved["batch_size"]} divided by {world()[1]} goes on.'

@@ -27,7 +27,7 @@ from .plan import ZERO, epoch_part
 from .run_options import restore_dist_env
 from .shards import Shards, full, terms_of
 from .signals import StopSignals
-from .step import Driver, Step
+from .step import Driver, Step, share
 from .validation import Validation, by_name, samples
 
 # %% ../../nbs/core/lightning.ipynb #b44fdd60
@@ -116,7 +116,7 @@ class TrainingModule(RunView, pl.LightningModule):
 
     def on_before_batch_transfer(self, batch, dataloader_idx):
         rank, size = self.global_rank, self.trainer.world_size
-        return batch if size == 1 or not self.trainer.training else {k: v[rank::size] for k, v in batch.items()}
+        return share(batch, rank, size) if self.trainer.training else batch
 
     def training_step(self, batch, batch_idx):
         self.terms = self.train_step(batch)
@@ -128,7 +128,7 @@ class TrainingModule(RunView, pl.LightningModule):
         "The values of this batch, averaged over processes when a row is due. Written here: Lightning would do so after a checkpoint of this step, and a kill between them would lose the row."
         values, due = self.train_values(), self.trainer._logger_connector.should_update_logs or self.step >= self.plan.total_steps
         if self.trainer.world_size > 1 and due:
-            mean = self.trainer.strategy.reduce(torch.stack([v.float() for v in map(torch.as_tensor, values.values())]), reduce_op='mean')
+            mean = self.trainer.strategy.reduce(torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device) for v in values.values()]), reduce_op='mean')
             values = dict(zip(values, mean))
         self.log_dict(values, logger=False)
         if not due: return

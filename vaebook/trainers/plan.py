@@ -46,10 +46,11 @@ class TrainingPlan:
         self.steps_per_epoch = max(1, epoch_part(limit, batches_per_epoch) // self.accumulate)
         self.total_steps = total_steps(trainer, self.steps_per_epoch)
         self.total_batches = self.total_steps * self.accumulate
+        self.validated = (trainer.get('lightning') or {}).get('limit_val_batches', 1) != 0
         self.validate_every = trainer['val_every_n_steps'] or trainer['val_every_n_epochs'] * self.steps_per_epoch
         self.save_every = trainer['save_every_n_steps'] or (trainer.get('save_every_n_epochs') or 0) * self.steps_per_epoch or None
 
-    def validates(self, step: int) -> bool: return step % self.validate_every == 0 or step == self.total_steps
+    def validates(self, step: int) -> bool: return self.validated and (step % self.validate_every == 0 or step == self.total_steps)
 
     def saves(self, step: int) -> bool:
         "Is a checkpoint due, beside those after validations?"
@@ -78,7 +79,7 @@ FOUND = dict(
 def engine_of(t) -> str: # `trainer` block: engine, devices, num_nodes, lightning
     "The engine of a run: `auto` is the loop in the open on one device; Lightning on several, and where its Trainer is told something."
     if t['engine'] != 'auto': return t['engine']
-    several = is_launched() or t['num_nodes'] > 1 or len(device_numbers(t)) > 1
+    several = is_launched() or (t['num_nodes'] or 1) > 1 or len(device_numbers(t)) > 1
     return 'lightning' if several or t.get('lightning') else 'accelerate'
 
 def _check_launcher():

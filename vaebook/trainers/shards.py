@@ -53,6 +53,12 @@ def full(x): # a tensor, or the part of one that this process has
 def _renamed(state: dict, before: str, after: str) -> dict: # the prefix of each name
     return {after + k.removeprefix(before): v for k, v in state.items()}
 
+def _named(state: dict, names: list[str]) -> dict: # of an optimiser; of all parameters, in their order
+    "Moments by the names of the parameters, also where one process has written them by number."
+    name = lambda key: names[key] if isinstance(key, int) else key
+    groups = [group | dict(params=[name(p) for p in group['params']]) for group in state['param_groups']]
+    return dict(state={name(k): v for k, v in state['state'].items()}, param_groups=groups)
+
 class Shards:
     "A copy of an objective whose parameters are spread over the processes."
 
@@ -95,7 +101,8 @@ class Shards:
     def load_state_dict(self, optimizer, state: dict):
         "To each process its part of them."
         tool = need('torch.distributed.checkpoint.state_dict')
+        moments = _named(state['optimizer'], [f'objective.{name}' for name, _ in self.objective.named_parameters()])
         whole = tool.StateDictOptions(full_state_dict=True)
         partial = tool.StateDictOptions(full_state_dict=True, strict=False) # a parameter that got no gradient has no moments
         tool.set_model_state_dict(self.loss, _renamed(state['objective'], '', 'objective.'), options=whole)
-        tool.set_optimizer_state_dict(self.loss, optimizer, state['optimizer'], options=partial)
+        tool.set_optimizer_state_dict(self.loss, optimizer, moments, options=partial)

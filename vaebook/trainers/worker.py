@@ -10,7 +10,7 @@ import sys, tempfile
 from pathlib import Path
 
 from ..core import BadInput, need, read_settings
-from ..distributed import device_numbers, launch, report
+from ..distributed import launch, report
 from ..runs import Run, new_folder
 
 # %% ../../nbs/core/worker.ipynb #1ba094ce
@@ -23,7 +23,7 @@ def fit_in_processes(cfg, # The run's configuration
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder)/'config.yaml'
         file.write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding='utf-8')
-        launch('vaebook.trainers.worker', [str(file)], device_numbers(cfg.trainer))
+        launch('vaebook.trainers.worker', [str(file)], cfg.trainer)
     return run.folder
 
 def main(arguments: list[str]):

@@ -20,6 +20,7 @@ from ..bottlenecks.mixture import cluster_entropy
 from ..config import read
 from ..core import BadInput, LossTerms, atomic, check, check_choice, need, seed_step
 from ..data.batches import batches, sequential, steps_per_epoch
+from ..distributed import from_main, is_main, world
 from ..data.images import to_unit
 from ..diagnostics import look
 from ..losses.likelihoods import BETA_SHAPES, beta_schedule, decibels
@@ -124,7 +125,7 @@ class DMCVBTrainer:
     train_dataset: object # samples: observations [T, 3, S, S], actions [T, A], and perhaps rewards, dones [T]
     val_dataset: object
     learning_rate: float = 2e-4 # of Adam
-    batch_size: int = 8 # windows
+    batch_size: int = 8 # windows of one process
     sequence_length: int = 16 # T, frames of a window
     grad_clip: float = 5. # largest norm of the gradient; None: any
     skip_nonfinite: int = None # updates in a row without a finite gradient that are left out; None: the first is an error
@@ -192,7 +193,7 @@ def prepare(self: DMCVBTrainer):
     "Check everything before anything runs."
     self.check_arguments()
     self.train_windows, self.val_windows = (Windows(k, getattr(self, k), self.sequence_length) for k in ('train_dataset', 'val_dataset'))
-    self.per_epoch = steps_per_epoch(len(self.train_windows), self.batch_size)
+    self.per_epoch = steps_per_epoch(len(self.train_windows), self.batch_size * world()[1])
     for data in (self.train_windows, self.val_windows):
         first = data[torch.tensor([0])]
         self.model.frames(first['observations']), self.model.acts(first['actions'], self.sequence_length)
@@ -204,7 +205,7 @@ DMCVBTrainer.objective = lambda self: WorldTraining(self.model, **self.settings(
 # %% ../../nbs/world/trainer.ipynb #817a63ad
 def train_loader(self: DMCVBTrainer, start: int, stop: int):
     "Batches `start` to `stop` of the run."
-    loader = batches(self.train_windows, self.batch_size, self.seed, start, stop, self.num_workers)
+    loader = batches(self.train_windows, self.batch_size * world()[1], self.seed, start, stop, self.num_workers)
     loader.pin_memory = self.pin_memory and torch.cuda.is_available()
     return loader
 
@@ -219,10 +220,12 @@ def train(self: DMCVBTrainer, num_epochs: float = 100) -> dict: # passes over th
     check(type(num_epochs) in (int, float) and num_epochs > 0, 'num_epochs', num_epochs, 'a positive number')
     cfg, device = self.config(num_epochs), next(self.model.parameters()).device
     run = Run(need('omegaconf').OmegaConf.create(cfg))
-    folder = run.start()
+    folder = from_main(run.start)
     try: fitted = fit(self.objective().train(), cfg, folder, self.train_loader, sequential(self.val_windows, self.batch_size), self.per_epoch, self.callbacks(folder), run.checkpoint)
     finally: run.release()
-    with disk_errors(folder): self.model.to(device).save_pretrained(folder/'model')
+    self.model.to(device)
+    if is_main():
+        with disk_errors(folder): self.model.save_pretrained(folder/'model')
     self.resume = str(folder)
     return fitted.val_values
 

@@ -72,7 +72,8 @@ class ZeroDriver(LightningDriver):
         step.scheduler.load_state_dict(state['scheduler'])
         group = state['optimizer']['param_groups'][0]
         step.optimizer.param_groups[0].update({k: v for k, v in group.items() if k != 'params'})
-        self.moments = state['optimizer']['state']
+        numbers = {f'objective.{name}': n for n, (name, _) in enumerate(step.objective.named_parameters())} # as shards name them
+        self.moments = {numbers.get(k, k): v for k, v in state['optimizer']['state'].items()}
 
     def _layout(self) -> tuple: # (vector of all parameters, part of this process, number of a parameter → its place)
         zero = self.engine.optimizer
