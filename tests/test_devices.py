@@ -59,3 +59,18 @@ def test_a_run_changes_engine_and_processes(tmp_path):
     whole, parts = weights(tmp_path / 'whole'), weights(tmp_path / 'parts')
     started = load_file(tmp_path / 'parts/checkpoints/final_step_4/model.safetensors')
     assert apart(whole, parts) < 1e-5 < apart(whole, started), (apart(whole, parts), apart(whole, started))
+
+
+@pytest.mark.timeout(600)
+def test_a_run_is_spread_on_the_way(tmp_path):
+    "Begun in one process with AdamW's moments, gone on with in shards, ended in one process: as the unbroken run, to rounding."
+    adam = [*(w for w in FEW if 'optimizer' not in w and 'batch_size' not in w), 'trainer.optimizer.lr=0.001']
+    one, two = ['trainer.batch_size=128', 'trainer.devices=1', 'trainer.strategy=auto'], ['trainer.batch_size=64', 'trainer.devices=2', 'trainer.strategy=fsdp']
+    go = lambda *more: said(*adam, *more, cwd=tmp_path)
+    go(*one, 'trainer.max_steps=6', 'run_dir=whole')
+    go(*one, 'trainer.max_steps=2', 'run_dir=parts')
+    go(*two, 'trainer.max_steps=4', 'resume=parts')
+    go(*one, 'trainer.max_steps=6', 'resume=parts')
+    whole, parts = weights(tmp_path / 'whole'), weights(tmp_path / 'parts')
+    started = load_file(tmp_path / 'parts/checkpoints/final_step_2/model.safetensors')
+    assert apart(whole, parts) < 0.02 * apart(whole, started), (apart(whole, parts), apart(whole, started))
