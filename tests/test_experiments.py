@@ -175,7 +175,7 @@ def test_command_line_error(tmp_path):
 
 def test_taken_and_unwritable_folders(first, tmp_path):
     before = weights(first)
-    with pytest.raises(BadInput, match='this one holds another run'): train(smoke(first))
+    with pytest.raises(BadInput, match='this one holds a run'): train(smoke(first))
     assert weights(first) == before
     (tmp_path / 'file').write_text('')
     with pytest.raises(BadInput, match='a folder that can be written'): train(smoke(tmp_path / 'file/run'))

@@ -19,7 +19,7 @@ def start(cfg, gate):
         os.read(gate, 1)
         Run(cfg).start(); code = 0
         time.sleep(0.5)
-    except BadInput as e: code = 3 if 'no other run is at work' in str(e) or 'holds another run' in str(e) else 4
+    except BadInput as e: code = 3 if 'no other run is at work' in str(e) or 'holds a run' in str(e) else 4
     finally: os._exit(code)
 
 

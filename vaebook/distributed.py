@@ -115,7 +115,7 @@ def launch(module: str, # to run, once a device
            t): # `trainer` block: accelerator, devices
     "Run `python -m <module> <arguments>` in one process a device; raises the `BadInput`, or the `SystemExit`, that ended them."
     api, errors = need('torch.distributed.launcher.api'), need('torch.distributed.elastic.multiprocessing')
-    for name in ('torch.distributed.elastic', 'torch.distributed.run'): need('logging').getLogger(name).setLevel('CRITICAL')
+    for name in ('torch.distributed.elastic', 'torch.distributed.elastic.agent.server.api', 'torch.distributed.run'): need('logging').getLogger(name).setLevel('CRITICAL')
     numbers, on_cpu = device_numbers(t), t['accelerator'] == 'cpu' or not _gpus()
     config = api.LaunchConfig(1, 1, len(numbers), rdzv_backend='c10d', rdzv_endpoint='localhost:0', max_restarts=0, monitor_interval=0.2, run_id=f'vaebook-{os.getpid()}')
     with tempfile.TemporaryDirectory() as folder:

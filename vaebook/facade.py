@@ -130,7 +130,7 @@ def chapter(said: dict) -> str: # path → value
     said = {path: said[path] for path in ('recipe', 'dataset', 'data') if path in said} or said
     whole = [name for name, found in read('experiments').items() if 'part_of' not in found]
     of = {path: [name for name in whole if fits(name, path, value)] for path, value in said.items()}
-    for path, found in of.items(): check(found, path, said[path], **_expected(path, whole))
+    for path, found in of.items(): check(found, path, said[path], **_expected(path, said[path], whole))
     common = [name for name in whole if all(name in found for found in of.values())]
     if len(common) == 1: return common[0]
     line = ' '.join(f'{path}={value}' for path, value in said.items())
@@ -139,10 +139,12 @@ def chapter(said: dict) -> str: # path → value
     raise BadInput('overrides', line, 'a line that says which experiment it means', f'It fits {", ".join(common)}: say experiment={common[0]} or the like, or recipe=<name> (`vaebook list`).')
 
 # %% ../nbs/core/facade.ipynb #207de855
-def _expected(path: str, experiments) -> dict:
+def _expected(path: str, value, experiments) -> dict:
     "What would have been right where no experiment knows a path."
     if path.split('@')[0] in GROUPS:
         known = dict.fromkeys(choice for name in experiments for choice in allowed(name, path))
-        return dict(expected='one of ' + ', '.join(known), mend='A sweep keeps to one experiment.')
+        near = difflib.get_close_matches(str(value), known, 1)
+        hint = 'A sweep keeps to one experiment.' if ',' in str(value) else f'Did you mean {near[0]!r}?' if near else '`vaebook list` tells more of them.'
+        return dict(expected='one of ' + ', '.join(known), mend=hint)
     near = difflib.get_close_matches(path, sorted({k for name in experiments for k in (*keys(name), *own_names(name))}), 1)
     return dict(expected='a key of the configuration', mend=f'Did you mean {near[0]!r}?' if near else 'vaebook-train --help lists them.')

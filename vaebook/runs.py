@@ -60,8 +60,8 @@ def holds_work(folder: Path) -> bool:
 
 def check_new(folder: Path):
     "Raise `BadInput` for a folder where a run has learnt something."
-    mend = 'Go on with it by resume=auto beside the same run_dir, or choose another.'
-    check(not (folder/'config.yaml').exists() or not holds_work(folder), 'run_dir', str(folder), 'a new folder, this one holds another run', mend)
+    mend = 'To go on with it add resume=auto; to start afresh choose another run_dir.'
+    check(not (folder/'config.yaml').exists() or not holds_work(folder), 'run_dir', str(folder), 'a new folder: this one holds a run', mend)
 
 # %% ../nbs/core/runs.ipynb #1809626b
 _open_locks = set() # of this process

@@ -15,6 +15,7 @@ from .config import Said, Sweep, begun, compose, go_on, group_lines, lay_over, o
 from .errors import BadInput, check, check_choice, flat, need, table
 from .facade import CONF, chapter, read
 from .files import read_json, reading
+from .trainers.signals import Stopped, StopSignals
 
 # %% ../nbs/core/train.ipynb #86265020
 def experiment(cfg, **given):
@@ -25,6 +26,7 @@ def experiment(cfg, **given):
 
 def train(cfg) -> dict: # the final numbers, as in metrics.json
     "Run an experiment from data to pictures; everything is in its run folder."
+    check(hasattr(cfg, 'experiment'), 'cfg', cfg, 'what compose gives', "train(compose('cvae')), for example.")
     body = experiment(cfg)
     parts = (body.fit, body.data, body.model) if body.launches() else (body.data, body.model, body.fit) # processes of their own load data themselves
     with body.stoppable():
@@ -58,7 +60,8 @@ def reopen(folder, # Of a run
     folder, cfg = Path(folder).expanduser(), saved_config(str(folder))
     ok = cfg is not None and (folder/'model'/'config.json').is_file() and (folder/'metrics.json').is_file()
     near = [str(f) for f in need('vaebook.runs').finished(folder.parent)][-3:]
-    check(ok, 'run', str(folder.resolve()), 'the folder of a finished run', f'Near it are {", ".join(near)}.' if near else 'One that was stopped goes on with resume=<run_dir>.')
+    mend = f'It was stopped: vaebook-train resume={folder} goes on.' if cfg is not None else f'Near it are {", ".join(near)}.' if near else ''
+    check(ok, 'run', str(folder.resolve()), 'the folder of a finished run', mend)
     with reading(folder/'config.yaml', 'the configuration of a run', blames=(LookupError, AttributeError, TypeError, ValueError)): body = experiment(cfg, **given)
     body.reopened, body.run.folder = True, folder
     place = folder/'model' if which == 'last' else best_model(folder, cfg)
@@ -172,6 +175,8 @@ def command(arguments: list[str]):
 
 def sweep(words: list[str], of_hydra: list[str], flags: list[str]):
     "Hand several runs to Hydra's sweeper and launcher, then show what came out."
+    fixed = [word for word in words if parse(word)[0] == 'run_dir' and not isinstance(parse(word)[1], Sweep)]
+    check(not fixed, 'run_dir', *[parse(word)[1] for word in fixed] or [None], 'none in a sweep, which has a folder for each run', 'hydra.sweep.dir=<folder> says where they are.')
     said = dict(map(parse, of_hydra))
     folder = said.get('hydra.sweep.dir') or str(Path('outputs')/datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S'))
     application([*flags, *of_hydra, *sweep_lines(words), f'hydra.sweep.dir={text(folder)}'])
@@ -191,15 +196,19 @@ def job(cfg):
     try: train(swept_config(cfg, need('hydra.core.hydra_config').HydraConfig.get()))
     except BadInput as e: fail(e)
 
-def fail(e: BadInput):
+def fail(e: Exception):
     "One line on stderr, exit code 2."
     print(f'vaebook-train: {e}', file=sys.stderr)
     sys.exit(2)
 
 def main():
     "`vaebook-train key=value …`; mistakes of the user's are one line on stderr and exit code 2."
-    try: command(sys.argv[1:])
+    try:
+        with StopSignals(at_once=lambda name: Stopped(name)): command(sys.argv[1:])
     except BadInput as e: fail(e)
+    except ImportError as e:
+        if 'is needed here' not in str(e): raise
+        fail(e)
     except KeyboardInterrupt:
         print('vaebook-train: interrupted', file=sys.stderr)
         sys.exit(130)

@@ -7,7 +7,7 @@ __all__ = ['classifier_config', 'CVAEExperiment', 'examples', 'black_box', 'clas
            'flows', 'explanations', 'disentanglement', 'measure', 'pictures', 'flow_bars', 'explained', 'draw_all']
 
 # %% ../../nbs/images/cvae_experiment.ipynb #b5d08e2b
-import math
+import math, os
 
 import numpy as np
 import torch
@@ -153,7 +153,7 @@ def flows(self: CVAEExperiment) -> dict:
     objective, a, b = self.objective().eval(), self.cfg.loss.eval_alpha_samples, self.cfg.loss.eval_beta_samples
     seed_step(self.cfg.seed, 0, 3_000)
     asked = dict(causal_effect=objective.alpha, leakage=objective.beta) | {f"flow/{s['name']}": [i] for i, s in enumerate(self.network().latent_spec)}
-    bar = need('tqdm.auto').tqdm(asked.items(), 'information flow', disable=not self.cfg.trainer.progress_bar, leave=False)
+    bar = need('tqdm.auto').tqdm(asked.items(), 'information flow', disable=not self.cfg.trainer.progress_bar or bool(os.environ.get('TQDM_DISABLE')), leave=False)
     found = {name: objective.measure(of, a, b) if name == 'causal_effect' else objective.measure(of, a // 2, 2 * b) for name, of in bar}
     out = {k: v for name, e in found.items() for k, v in {name: e.value, f'{name}/low': e.low, f'{name}/high': e.high}.items()}
     best = sorted(range(objective.d), key=lambda i: -out[f"flow/{self.network().latent_spec[i]['name']}"])[:len(objective.alpha)]

@@ -95,11 +95,13 @@ def fit(objective: nn.Module, # A model, or an `Objective`
     return fitted
 
 def _load(session: Session) -> tuple[Step, Fitted]:
+    if is_main(): print(f'{session.folder} is finished, after {session.plan.total_steps} steps: its model is loaded. A larger trainer.max_steps trains it further.')
     step = session.step()
     return step, Fitted(next(session.objective.parameters()).device, {})
 
 def _train(session: Session) -> tuple[Step, Fitted]:
     t, best = session.trainer, session.saved['best'] if session.saved else ()
+    if session.saved and is_main(): print(f'going on from step {session.start // session.plan.accumulate} of {session.plan.total_steps}')
     engine = need(f'vaebook.trainers.{engine_of(t)}')
     with disk_errors(session.folder), run_context(t, session.folder, session.objective.model, bool(session.saved), is_main()) as watchers, StopSignals() as stop:
         checkpoints = Checkpoints(session.folder, t, session.plan, stop, best)

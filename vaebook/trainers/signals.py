@@ -6,7 +6,7 @@
 __all__ = ['STOPPED', 'STOPS', 'AGREE_EVERY', 'Stopped', 'StopSignals', 'stay_at_work']
 
 # %% ../../nbs/core/signals.ipynb #320943a9
-import builtins, os, signal, sys, threading, warnings
+import builtins, os, shlex, signal, sys, threading, warnings
 
 from ..errors import need
 
@@ -30,7 +30,7 @@ class Stopped(SystemExit):
         who = 'Ctrl-C' if name == 'SIGINT' else name
         if folder is None: return f'stopped by {who} before the run began; the same command line starts it'
         where = f' at step {step} of {total}; the checkpoint is in {folder}' if step is not None else f'; the run is in {folder}'
-        return f'stopped by {who}{where}; go on with the same command line and resume=auto, or resume={folder}'
+        return f'stopped by {who}{where}; go on with resume={shlex.quote(str(folder))}, or with the same line if it has run_dir and resume=auto'
 
     def say(self):
         "The line on stderr, once, by the first process; in a notebook the error itself is shown."
@@ -41,7 +41,7 @@ class Stopped(SystemExit):
 def _rank() -> int: return int(os.environ.get('RANK', 0))
 
 # %% ../../nbs/core/signals.ipynb #b91ef8eb
-STOPS = [s for s in ('SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGINT') if hasattr(signal, s)]
+STOPS = [s for s in ('SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGHUP', 'SIGINT') if hasattr(signal, s)]
 AGREE_EVERY = 10 # updates, from one agreement of several processes to the next
 
 class StopSignals:
@@ -58,7 +58,8 @@ class StopSignals:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self._former = {name: signal.getsignal(getattr(signal, name)) for name in STOPS}
+            former = {name: signal.getsignal(getattr(signal, name)) for name in STOPS}
+            self._former = {name: handler for name, handler in former.items() if (name, handler) != ('SIGHUP', signal.SIG_IGN)} # nohup
         self.listen()
         return self
 

@@ -196,7 +196,7 @@ def value(text: str):
 
 def parser() -> argparse.ArgumentParser:
     "One option a field of `TrainingArguments`."
-    top = argparse.ArgumentParser('python -m vaebook.trainers.video', description='Train a causal video autoencoder.', epilog='What is not given is as the recipe causal_video says.')
+    top = argparse.ArgumentParser('python -m vaebook.trainers.video', allow_abbrev=False, description='Train a causal video autoencoder.', epilog='What is not given is as the recipe causal_video says.')
     for f in dataclasses.fields(TrainingArguments):
         more = dict(nargs='?', const=True) if f.type is bool else {}
         top.add_argument(f'--{f.name}', type=value if f.type is object else str, help=f.metadata['help'], metavar='' if f.type is bool else f.type.__name__.replace('object', 'value'), default=argparse.SUPPRESS, **more)
