@@ -117,7 +117,7 @@ def test_the_command_line_says_how_to_go_on(engine, tmp_path):
     code, out, err = ended(process)
     said = err.strip().splitlines()
     assert code == 75 and len(said) == 1, err
-    assert said[0].startswith('stopped by SIGTERM at step ') and f'of 100000; the checkpoint is in {tmp_path / "run"}; go on with the same command line and resume=auto' in said[0]
+    assert said[0].startswith('stopped by SIGTERM at step ') and f'of 100000; the checkpoint is in {tmp_path / "run"}; go on with resume={tmp_path / "run"}, or with the same line if it has run_dir and resume=auto' in said[0]
     import torch
     step = int(said[0].split('at step ')[1].split()[0])
     assert torch.load(tmp_path / 'run/checkpoints/last.ckpt', weights_only=True)['batches'] == step > 0
