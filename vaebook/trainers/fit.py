@@ -95,7 +95,7 @@ def fit(objective: nn.Module, # A model, or an `Objective`
     return fitted
 
 def _load(session: Session) -> tuple[Step, Fitted]:
-    if is_main(): print(f'{session.folder} is finished, after {session.plan.total_steps} steps: its model is loaded. A larger trainer.max_steps trains it further.')
+    if is_main(): print(f'{session.folder.name} is finished, after {session.plan.total_steps} steps: its model is loaded. A larger trainer.max_steps trains it further.')
     step = session.step()
     return step, Fitted(next(session.objective.parameters()).device, {})
 

@@ -68,6 +68,7 @@ class ZeroDriver(LightningDriver):
         return super().state_dict(step) | dict(optimizer=dict(state=self._whole(), param_groups=[group]))
 
     def load_state_dict(self, step: Step, state: dict):
+        "Weights and schedule now; the moments when DeepSpeed is there, in `begin`."
         step.objective.load_state_dict(state['objective'])
         step.scheduler.load_state_dict(state['scheduler'])
         group = state['optimizer']['param_groups'][0]
