@@ -248,7 +248,8 @@ def parser() -> argparse.ArgumentParser:
 # %% ../nbs/core/cli.ipynb #d9a6b840
 def main(arguments: list[str] | None = None):
     "The command `vaebook`."
-    given = vars(parser().parse_args(arguments))
+    parsed = vars(parser().parse_args(arguments))
+    given = {name: value for name, value in parsed.items() if name.isidentifier()} # ClearML, once imported, adds names to every parser
     try: print(given.pop('do')(**given))
     except BadInput as e: parser().exit(2, f'vaebook: {e}\n')
     except (ImportError, OSError, RuntimeError) as e: parser().exit(1, f'vaebook: {e}\n')

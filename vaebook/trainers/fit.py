@@ -9,7 +9,7 @@ __all__ = ['Session', 'Fitted', 'fit']
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import device, nn
+from torch import nn
 
 from ..core import check, need, set_seed
 from ..distributed import is_main, world
@@ -56,7 +56,7 @@ class Session:
 @dataclass
 class Fitted:
     "What training leaves behind, beside the weights in the objective."
-    device: device
+    device: object # a torch.device: where the objective is
     val_values: dict # means of the last validation; empty for a run that was finished before
 
 # %% ../../nbs/core/fit.ipynb #4695198d

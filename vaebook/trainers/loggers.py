@@ -178,7 +178,7 @@ class WandbLogger(Careful):
         if self.remote: check_alive(wandb.setup().settings.base_url)
         Path(self.save_dir).mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(init_timeout=PATIENCE, silent=True)
-        opened = wandb.init(project=self.name, name=label, dir=self.save_dir, id=recall(run, 'wandb'), resume='allow', reinit='create_new', settings=settings)
+        opened = wandb.init(project=self.name, name=label, dir=self.save_dir, id=recall(run, 'wandb'), resume='allow', mode=os.environ.get('WANDB_MODE', 'online'), reinit='create_new', settings=settings)
         opened.config.update(config, allow_val_change=True)
         opened.define_metric(WANDB_STEP)
         opened.define_metric('*', step_metric=WANDB_STEP, step_sync=True)
