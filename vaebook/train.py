@@ -175,7 +175,7 @@ def command(arguments: list[str]):
 
 def sweep(words: list[str], of_hydra: list[str], flags: list[str]):
     "Hand several runs to Hydra's sweeper and launcher, then show what came out."
-    fixed = [word for word in words if parse(word)[0] == 'run_dir' and not isinstance(parse(word)[1], Sweep)]
+    fixed = [word for word in words if parse(word)[0] == 'run_dir' and '${' not in word and not isinstance(parse(word)[1], Sweep)]
     check(not fixed, 'run_dir', *[parse(word)[1] for word in fixed] or [None], 'none in a sweep, which has a folder for each run', 'hydra.sweep.dir=<folder> says where they are.')
     said = dict(map(parse, of_hydra))
     folder = said.get('hydra.sweep.dir') or str(Path('outputs')/datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S'))
