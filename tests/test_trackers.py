@@ -146,7 +146,7 @@ def test_trackio(tmp_path, monkeypatch, capsys):
 def test_wandb_goes_on_with_its_run(tmp_path):
     "The id is that of the first sitting."
     for _ in range(2): tell(make_tracker(settings('wandb'), tmp_path / 'run'))
-    ids = {p.name.split('-')[-1] for p in (tmp_path / 'run/logs').rglob('offline-run-*') if p.is_dir()}
+    ids = {p.name.split('-')[3] for p in (tmp_path / 'run/logs').rglob('offline-run-*') if p.is_dir()}
     assert ids == {json.loads((tmp_path / 'run/logs/tracker.json').read_text())['wandb']}
 
 
