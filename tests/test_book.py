@@ -106,7 +106,7 @@ def test_pages_fit_and_ask_nobody(page, address):
 @browser_wanted
 def test_contents_and_search(page, address):
     "The contents open, and lead to a chapter; the search finds a function."
-    page.goto(f'{address}/index.html')
+    page.goto(f'{address}/index.html', wait_until='networkidle')
     contents = page.locator('.bd-sidebar-primary')
     link = contents.get_by_role('link', name='Explain a classifier', exact=True)
     if page.size == 'phone':
@@ -115,7 +115,7 @@ def test_contents_and_search(page, address):
         contents = page.locator('#pst-primary-sidebar-modal, .bd-sidebar-primary').locator('visible=true').first
         link = contents.get_by_role('link', name='Explain a classifier', exact=True)
     link.click()
-    page.wait_for_url('**/train_cvae.html')
+    page.wait_for_url('**/train_cvae.html', wait_until='networkidle') # to leave a page that still loads fails its requests
     page.goto(f'{address}/search.html?q=gaussian_kl')
     page.wait_for_selector('#search-results li a[href*="api/bottlenecks.html#vaebook.bottlenecks.gaussian.gaussian_kl"]')
     assert page.problems == []
