@@ -173,10 +173,15 @@ def command(arguments: list[str]):
     elif asked.shell_completion or asked.hydra_help or asked.info or asked.experimental_rerun: application(arguments)
     else: train(configured(with_folder(words, of_hydra)))
 
+def _check_folders(words: list[str]):
+    "Raise `BadInput` for one folder of all runs."
+    for key, value in map(parse, words):
+        differs = isinstance(value, Sweep) or '${' in str(value)
+        check(key != 'run_dir' or differs, key, value, 'none in a sweep, which has a folder for each run', 'hydra.sweep.dir=<folder> says where they are.')
+
 def sweep(words: list[str], of_hydra: list[str], flags: list[str]):
     "Hand several runs to Hydra's sweeper and launcher, then show what came out."
-    fixed = [word for word in words if parse(word)[0] == 'run_dir' and '${' not in word and not isinstance(parse(word)[1], Sweep)]
-    check(not fixed, 'run_dir', *[parse(word)[1] for word in fixed] or [None], 'none in a sweep, which has a folder for each run', 'hydra.sweep.dir=<folder> says where they are.')
+    if '-m' in flags: _check_folders(words)
     said = dict(map(parse, of_hydra))
     folder = said.get('hydra.sweep.dir') or str(Path('outputs')/datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S'))
     application([*flags, *of_hydra, *sweep_lines(words), f'hydra.sweep.dir={text(folder)}'])
