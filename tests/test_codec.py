@@ -204,7 +204,7 @@ def test_shell(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     (tmp_path / 'text.wav').write_text('no sound'); (tmp_path / 'empty').mkdir()
     M = ('--model', tmp_path / 'model')
-    for args, says in [(('encode', tmp_path / 'no.wav', 'x.vbk', *M), 'no.wav'), (('encode', tmp_path / 'text.wav', 'x.vbk', *M), 'FFmpeg can read'), (('encode', tmp_path / 'a/0.wav', 'x.vbk'), 'VAEBOOK_MODEL'),
+    for args, says in [(('encode', tmp_path / 'a/0.wav', 'x.vbk', *M, '--which', 'best'), 'kept its best model'), (('encode', tmp_path / 'no.wav', 'x.vbk', *M), 'no.wav'), (('encode', tmp_path / 'text.wav', 'x.vbk', *M), 'FFmpeg can read'), (('encode', tmp_path / 'a/0.wav', 'x.vbk'), 'VAEBOOK_MODEL'),
                        (('encode', tmp_path / 'a/0.wav', 'x.vbk', '--kbps', 0.1, *M), 'one of'), (('decode', tmp_path / 'a/0.wav', 'x.wav', *M), 'starts with VBK'), (('decode', tmp_path / '0.vbk', 'x.wav', '--model', tmp_path / 'empty'), 'config.json'),
                        (('eval', tmp_path / 'a', tmp_path / 'empty'), 'at least one file'), (('eval', tmp_path / 'a', tmp_path / 'nowhere'), 'a folder of sounds')]:
         with pytest.raises(SystemExit) as e: run(*args)

@@ -11,7 +11,7 @@ from conftest import command, said
 from vaebook.config import compose, parse, text
 from vaebook.errors import BadInput, flat
 from vaebook.facade import allowed, choices, names, own_names, read, recipes, translate
-from vaebook.train import best_model, configured, meant, sweep_lines
+from vaebook.train import best_model, configured, meant, model_folder, sweep_lines
 from vaebook.trainers.video import TrainingArguments
 
 EXPERIMENTS = list(read('experiments'))
@@ -240,6 +240,8 @@ def test_best_is_what_the_monitor_says(tmp_path):
     cfg = lambda mode: OmegaConf.create(dict(trainer=dict(monitor='val/recon', monitor_mode=mode)))
     assert [best_model(tmp_path, cfg(m)).name for m in ('min', 'max')] == ['best_step_20', 'best_step_10']
     with pytest.raises(BadInput, match='kept its best model'): best_model(tmp_path / 'none', cfg('min'))
+    OmegaConf.save(cfg('min'), tmp_path / 'config.yaml')
+    assert [model_folder(tmp_path, w).name for w in ('last', 'best')] == [tmp_path.name, 'best_step_20'], 'no model/ is there yet'
 
 
 # Doors

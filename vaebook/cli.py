@@ -199,7 +199,8 @@ def add_codec(commands):
         dict(encode='a sound file to .vbk', decode='a .vbk file to WAV', eval='compare the sounds of two folders, paired by name').items()]
     for one, source, out in (encode, 'SOUND', 'VBK'), (decode, 'VBK', 'WAV'):
         one.add_argument('source', metavar=source); one.add_argument('out', metavar=out)
-        one.add_argument('--model', metavar='DIR', help='a saved model, <run>/model (default: $VAEBOOK_MODEL)')
+        one.add_argument('--model', metavar='DIR', help='a run or a saved model (default: $VAEBOOK_MODEL)')
+        one.add_argument('--which', choices=['last', 'best'], default='last', help='model of a run: its last, or its best in validation')
     encode.add_argument('--kbps', type=float, metavar='X', help='kbit/s at most (default: all stages of the quantiser)')
     judge.add_argument('a', metavar='DIR_A', help='originals'); judge.add_argument('b', metavar='DIR_B', help='what is judged')
     judge.add_argument('--out', metavar='CSV', help='also write the numbers there')

@@ -239,14 +239,15 @@ def reconstruct(self: Codec, x, sample_rate: int = None, kbps: float = None) -> 
 Codec.decode, Codec.decode_file, Codec.reconstruct = decode, decode_file, reconstruct
 
 # %% ../nbs/audio/codec.ipynb #c89dbc86
-def model_of(folder) -> AutoEncoder: # Ours, EnCodec's or DAC's; None: $VAEBOOK_MODEL
+def model_of(folder, # None: $VAEBOOK_MODEL
+             which: str = 'last') -> AutoEncoder: # Ours, EnCodec's or DAC's
+    "The model in a folder, or a run's last or best."
     folder = folder or os.environ.get('VAEBOOK_MODEL')
     check(folder, '--model', folder, 'the folder of a saved model, or of a run', 'Or set VAEBOOK_MODEL.')
-    inner = Path(folder)/'model'
-    return load_audio(inner if (inner/'config.json').is_file() else folder).requires_grad_(False)
+    return load_audio(need('vaebook.train').model_folder(folder, which)).requires_grad_(False)
 
-def encode_command(source, out, model=None, kbps=None): return Codec(model_of(model)).encode(source, kbps=kbps).save(out)
-def decode_command(source, out, model=None): return Codec(model_of(model)).decode_file(Codes.open(source), out)
+def encode_command(source, out, model=None, kbps=None, which='last'): return Codec(model_of(model, which)).encode(source, kbps=kbps).save(out)
+def decode_command(source, out, model=None, which='last'): return Codec(model_of(model, which)).decode_file(Codes.open(source), out)
 
 def pairs(a, b) -> dict: # Two folders → stem: (file in a, file in b)
     "Files of the same name, whatever their suffixes."
