@@ -52,6 +52,7 @@ class StopSignals:
         self.every = every
         self.at_once = at_once
         self.requested = None
+        self._raised = None # by a signal, at once
         self._pending = None # the signal that nobody has asked about yet
         self._interrupted = False
         self._former = {}
@@ -70,7 +71,9 @@ class StopSignals:
     def _note(self, number, frame):
         name = signal.Signals(number).name
         if name == 'SIGINT' and self._interrupted: raise KeyboardInterrupt
-        if self.at_once: raise self.at_once(name)
+        if self.at_once:
+            self._raised = self.at_once(name)
+            raise self._raised
         self.requested = name
         self._pending = number
         if name != 'SIGINT': return
@@ -97,7 +100,10 @@ class StopSignals:
     def __exit__(self, kind, error, trace):
         outer = getattr(self._former.get('SIGINT'), '__self__', None) # of the handler that is put back
         for name, handler in self._former.items(): signal.signal(getattr(signal, name), handler)
-        if isinstance(error, Stopped) and not isinstance(outer, StopSignals): error.say()
+        disguised = self._raised is not None and isinstance(error, Exception) # compiled code makes an error of its own of ours
+        ended = self._raised if disguised else error
+        if isinstance(ended, Stopped) and not isinstance(outer, StopSignals): ended.say()
+        if disguised: raise ended from error
         if error is None and self._pending: signal.raise_signal(self._pending)
 
 # %% ../../nbs/core/signals.ipynb #2b4568f4
