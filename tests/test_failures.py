@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, command, measured
 from vaebook.config import compose
 from vaebook.core import BadInput
-from vaebook.runs import Run, free, hold
+from vaebook.runs import Run, free, git_commit, hold
 from vaebook.train import reopen
 
 
@@ -42,6 +42,20 @@ def test_half_a_line(tmp_path):
     (tmp_path / 'metrics.csv').write_text('step,train/recon,val/total\n10,2.5,\n20,2.25,3.5\n2')
     logger = csv_logger(tmp_path, 20)
     assert logger.read() == [{'step': '10', 'train/recon': '2.5'}, {'step': '20', 'train/recon': '2.25', 'val/total': '3.5'}]
+
+
+def test_a_look_at_the_commit_locks_nothing(tmp_path, monkeypatch):
+    "Git refreshes its index when it is asked for the status, and a run killed meanwhile would leave `.git/index.lock` there."
+    git = lambda *said: subprocess.run(['git', '-C', tmp_path, '-c', 'user.name=a', '-c', 'user.email=a@b', *said], check=True, capture_output=True)
+    (tmp_path / 'core.py').write_text('')
+    git('init'), git('add', '.'), git('commit', '-m', 'first')
+    os.utime(tmp_path / 'core.py', (1, 1)) # the index is out of date, though nothing has changed
+    before = (tmp_path / '.git/index').read_bytes()
+    monkeypatch.setattr('vaebook.core.__file__', str(tmp_path / 'core.py'))
+    assert re.fullmatch(r'[0-9a-f]{7,}', git_commit())
+    assert (tmp_path / '.git/index').read_bytes() == before
+    git('status')
+    assert (tmp_path / '.git/index').read_bytes() != before, 'else this test could not fail'
 
 
 SECRETS = {k: f'SECRETOF{k.replace("_", "")}' for k in ('WANDB_API_KEY', 'CLEARML_API_SECRET_KEY', 'HF_TOKEN', 'AWS_SECRET_ACCESS_KEY', 'AWS_ACCESS_KEY_ID')}

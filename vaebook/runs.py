@@ -20,7 +20,9 @@ from .core import BadInput, atomic, check, flat, need, read_json, read_settings,
 # %% ../nbs/core/runs.ipynb #0063a40a
 def git_commit() -> str | None:
     "The commit of the vaebook that is imported, with `+` when its tree has changes; None outside a checkout."
-    git = lambda *args: subprocess.run(['git', '-C', str(Path(vaebook.core.__file__).parent), *args], capture_output=True, text=True, timeout=10)
+    place = str(Path(vaebook.core.__file__).parent)
+    start = ['git', '--no-optional-locks', '-C', place] # a run that is killed here would leave the repository locked
+    git = lambda *args: subprocess.run([*start, *args], capture_output=True, text=True, timeout=10)
     try: head, dirty = git('rev-parse', '--short', 'HEAD'), git('status', '--porcelain', '--', '.')
     except (OSError, subprocess.TimeoutExpired): return None
     return head.stdout.strip() + '+' * bool(dirty.stdout) if head.returncode == 0 else None
