@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import command, follows_golden, killed, measured, metrics, said, weights
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import BadInput
 from vaebook.models import ActionTokenizer, FSQVQVAE
 from vaebook.train import reopen, train

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import metrics, weights
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import BadInput
 from vaebook.data.audio import load, write_wav
 from vaebook.train import experiment, reopen, train

@@ -11,8 +11,8 @@ from PIL import Image
 from conftest import outputs
 from test_browser import can_be_moved, chromium, labelled, missing, ready
 from vaebook.models.audio import AutoEncoder
-from vaebook.sweeps import Standard, plane, sweep
-from vaebook.widgets import Explorer, film
+from vaebook.viz.traversal import Standard, plane, sweep
+from vaebook.viz.explorer import Explorer, film
 
 pytestmark = pytest.mark.slow
 

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from conftest import column, same
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import BadInput, set_seed
 from vaebook.data.batches import batches, sequential
 from vaebook.losses.audio_adversarial import AudioObjective
-from vaebook.pretrained import Pretrained
+from vaebook.core.pretrained import Pretrained
 from vaebook.trainers.callbacks import read_checkpoint
 from vaebook.trainers.fit import fit
 

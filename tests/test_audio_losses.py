@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from vaebook.audio_fidelity import AudioFidelity, perceptual
+from vaebook.metrics.audio import AudioFidelity, perceptual
 from vaebook.losses.spectral import AudioLoss, MRSTFT, Mel, mel_filters
 
 

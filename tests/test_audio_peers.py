@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import set_json, set_weights
-from vaebook.config import read
+from vaebook.core.config import read
 from vaebook.core import BadInput
 from vaebook.models.audio import AutoEncoder
 from vaebook.models.encodec_dac import CONFIG, FILES, dac_arguments, encodec_arguments, from_dac, from_encodec, load_audio

@@ -224,7 +224,7 @@ SLOW = '''
 import time, torch
 from torch import nn
 from vaebook.core import Latent
-from vaebook.widgets import Explorer
+from vaebook.viz.explorer import Explorer
 class Slow(nn.Module):
     latent_spec = [dict(name='level', range=(-3., 3.))]
     def __init__(self): super().__init__(); self.one = nn.Parameter(torch.ones(()))
@@ -239,8 +239,8 @@ def test_awkward_pages(page, tmp_path):
     "One film twice in a page, and names that look like HTML."
     import torch
     from vaebook.core import Latent
-    from vaebook.sweeps import sweep
-    from vaebook.widgets import film
+    from vaebook.viz.traversal import sweep
+    from vaebook.viz.explorer import film
     class Bars(torch.nn.Module):
         latent_spec = [dict(name='<!-- <script>', range=(-3., 3.)), dict(name='</script><b>"b\'', range=(-3., 3.))]
         def decode(self, z): return z.sigmoid()[:, None, :, None].repeat_interleave(4, 2).expand(-1, 1, -1, 8)

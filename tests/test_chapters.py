@@ -102,7 +102,7 @@ def process(home, engine):
     "Train every chapter; evaluation and pictures have their own tests."
     import vaebook.train
     from vaebook.core import seed_step
-    from vaebook.distributed import world
+    from vaebook.core.distributed import world
     from vaebook.experiments import experiment
     from vaebook.trainers import step
     rank, size = world()

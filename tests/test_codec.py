@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from conftest import command
-from vaebook.cli import main
-from vaebook.codec import MAGIC, Codec, Codes
+from vaebook.cli.main import main
+from vaebook.export.codec import MAGIC, Codec, Codes
 from vaebook.core import BadInput
 from vaebook.data.audio import Tones, read, to_float, wav_file, write_wav
 from vaebook.models.audio import AutoEncoder

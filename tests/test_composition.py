@@ -8,9 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from conftest import command, said
-from vaebook.config import compose, parse, text
-from vaebook.errors import BadInput, flat
-from vaebook.facade import allowed, choices, names, own_names, read, recipes, translate
+from vaebook.core.config import compose, parse, text
+from vaebook.core.errors import BadInput, flat
+from vaebook.core.facade import allowed, choices, names, own_names, read, recipes, translate
 from vaebook.train import best_model, configured, meant, model_folder, sweep_lines
 from vaebook.trainers.video import TrainingArguments
 
@@ -101,7 +101,7 @@ def test_every_choice_belongs_to_one_experiment_and_composes():
 
 
 def test_listed_recipes_are_accepted(tmp_path):
-    listed = said('list', cwd=tmp_path, of='vaebook.cli')
+    listed = said('list', cwd=tmp_path, of='vaebook.cli.main')
     for experiment in EXPERIMENTS:
         for recipe in recipes(experiment):
             assert recipe in listed and compose(experiment, recipe=recipe, size='cpu').recipe == recipe
@@ -247,7 +247,7 @@ def test_best_is_what_the_monitor_says(tmp_path):
 # Doors
 
 @pytest.mark.parametrize('code', [
-    "import vaebook.cli, sys; sys.argv = ['vaebook', '--help']; vaebook.cli.main()", "import vaebook.cli, sys; vaebook.cli.main(['list'])", "import vaebook.cli; vaebook.cli.main(['--version'])",
+    "import vaebook.cli.main, sys; sys.argv = ['vaebook', '--help']; vaebook.cli.main.main()", "import vaebook.cli.main, sys; vaebook.cli.main.main(['list'])", "import vaebook.cli.main; vaebook.cli.main.main(['--version'])",
     "import vaebook.train, sys; sys.argv = ['vaebook-train', '--help']; vaebook.train.main()", "import vaebook.train, sys; sys.argv = ['vaebook-train', '--version']; vaebook.train.main()",
     "import vaebook.train, sys; sys.argv = ['vaebook-train', '--cfg', 'job', 'recipe=world_model', 'size=paper']; vaebook.train.main()",
     "import vaebook.train, sys; sys.argv = ['vaebook-train', '-sc', 'install=bash']; vaebook.train.main()"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import BadInput
 from vaebook.trainers.plan import check_strategy
 
@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import BadInput, LossTerms, set_seed
 from vaebook.data.batches import batches, sequential
 from vaebook.data.images import Split
-from vaebook.distributed import from_main, world
-from vaebook.pretrained import Pretrained
+from vaebook.core.distributed import from_main, world
+from vaebook.core.pretrained import Pretrained
 from vaebook.trainers.fit import fit
 
 class Line(Pretrained):

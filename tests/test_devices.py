@@ -20,7 +20,7 @@ def apart(a, b): return max(float((a[k].double() - b[k].double()).abs().max()) f
 def test_a_plain_script(tmp_path):
     "Without `if __name__ == '__main__'`, and with the devices that a machine has by itself."
     (tmp_path / 'script.py').write_text(f'''
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.train import train
 numbers = train(compose('latent_actions', {FEW!r} + ['trainer.devices=2', 'trainer.max_steps=4', 'run_dir=run']))
 print('numbers of the user:', len(numbers))

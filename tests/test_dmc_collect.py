@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from conftest import command
-from vaebook.cli import main
+from vaebook.cli.main import main
 from vaebook.core import BadInput
 from vaebook.data import dmc_collect
 from vaebook.data.dmc_collect import backend, collect
@@ -75,7 +75,7 @@ def test_no_library_that_draws(monkeypatch):
 
 
 def test_command(tmp_path, capsys):
-    out = command('-m', 'vaebook.cli', 'data', 'dmc', '--episodes', 1, '--steps', 4, '--level', 'random', '--workers', 1, '--out', tmp_path, cwd=tmp_path)
+    out = command('-m', 'vaebook.cli.main', 'data', 'dmc', '--episodes', 1, '--steps', 4, '--level', 'random', '--workers', 1, '--out', tmp_path, cwd=tmp_path)
     assert out.strip().splitlines()[-1].endswith('.h5') and len(list(tmp_path.glob('*.h5'))) == 1
     for given, code, says in ('--help', 0, '--distractor'), ('--level=expert', 2, 'one of random, medium, mixed'):
         with pytest.raises(SystemExit) as e: main(['data', 'dmc', given])

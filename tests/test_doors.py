@@ -4,7 +4,7 @@ import json, os, signal, subprocess, sys, time
 import pytest
 
 pytestmark = pytest.mark.slow
-RUN = ['-m', 'vaebook.cli', 'run', 'train_latent_actions', 'out.ipynb', *'-p smoke True -p logger csv -p dataset synthetic_actions -p progress_bar False'.split()]
+RUN = ['-m', 'vaebook.cli.main', 'run', 'train_latent_actions', 'out.ipynb', *'-p smoke True -p logger csv -p dataset synthetic_actions -p progress_bar False'.split()]
 
 
 def start(folder, steps):
@@ -40,7 +40,7 @@ def test_a_kernel_that_dies(tmp_path):
 
 
 def test_signals_before_there_is_a_kernel(capsys):
-    from vaebook.cli import Execution
+    from vaebook.cli.main import Execution
     with pytest.raises(KeyboardInterrupt): Execution().forward(signal.SIGINT, None)
     with pytest.raises(SystemExit) as e: Execution().forward(signal.SIGTERM, None)
     assert e.value.code == 75 and capsys.readouterr().err == 'vaebook: stopped by SIGTERM before the run began; the same command line starts it\n'

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import BadInput, LossTerms
 from vaebook.data.batches import batches, sequential
-from vaebook.distributed import device_numbers
+from vaebook.core.distributed import device_numbers
 from vaebook.losses.balancing import make_balancer
 from vaebook.losses.terms import Objective
-from vaebook.pretrained import Pretrained
+from vaebook.core.pretrained import Pretrained
 from vaebook.trainers.callbacks import Callback, read_checkpoint
 from vaebook.trainers.fit import fit
 from vaebook.trainers.plan import TrainingPlan

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import column, command, follows_golden, killed, measured, metrics, same, weights
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import BadInput
 from vaebook.models import CNN, CVAE
 from vaebook.train import experiment, reopen, train
@@ -223,12 +223,12 @@ def test_named_classifier_is_reused(tmp_path):
 @pytest.mark.slow
 def test_both_stages_from_one_file(tmp_path):
     "`vaebook configs`, then the two commands of the original, from one file in its own form."
-    command('-m', 'vaebook.cli', 'configs', 'configs', cwd=tmp_path)
+    command('-m', 'vaebook.cli.main', 'configs', 'configs', cwd=tmp_path)
     assert len(list((tmp_path / 'configs').iterdir())) == 7
     text = (tmp_path / 'configs/fmnist_0_3_4.yml').read_text().replace('device: auto', 'device: cpu')
     (tmp_path / 'mine.yml').write_text(text)
-    command('-m', 'vaebook.cli', 'train_classifier', '--config', 'mine.yml', '--smoke', cwd=tmp_path)
-    out = command('-m', 'vaebook.cli', 'train_cvae_lightning', '--config', 'mine.yml', '--smoke', cwd=tmp_path)
+    command('-m', 'vaebook.cli.main', 'train_classifier', '--config', 'mine.yml', '--smoke', cwd=tmp_path)
+    out = command('-m', 'vaebook.cli.main', 'train_cvae_lightning', '--config', 'mine.yml', '--smoke', cwd=tmp_path)
     assert 'mine_train_cvae.ipynb' in out and len(list((tmp_path / 'outputs').glob('*/metrics.json'))) == 2
     assert list((tmp_path / 'CVAE_logs').rglob('events.out.tfevents*'))
 

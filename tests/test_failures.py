@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, command, measured
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import BadInput
-from vaebook.runs import Run, free, git_commit, hold
+from vaebook.core.runs import Run, free, git_commit, hold
 from vaebook.train import reopen
 
 
@@ -51,7 +51,7 @@ def test_a_look_at_the_commit_locks_nothing(tmp_path, monkeypatch):
     git('init'), git('add', '.'), git('commit', '-m', 'first')
     os.utime(tmp_path / 'core.py', (1, 1)) # the index is out of date, though nothing has changed
     before = (tmp_path / '.git/index').read_bytes()
-    monkeypatch.setattr('vaebook.core.__file__', str(tmp_path / 'core.py'))
+    monkeypatch.setattr('vaebook.__file__', str(tmp_path / 'core.py'))
     assert re.fullmatch(r'[0-9a-f]{7,}', git_commit())
     assert (tmp_path / '.git/index').read_bytes() == before
     git('status')

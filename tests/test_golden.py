@@ -2,7 +2,7 @@
 import pytest
 
 from conftest import follows_golden
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.train import experiment
 
 

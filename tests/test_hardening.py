@@ -148,7 +148,7 @@ KINDS |= dict(lerobot_info=lerobot('meta/info.json'), lerobot_episodes=lerobot('
 
 @kind
 def vbk(d):
-    from vaebook.codec import Codes, Header
+    from vaebook.export.codec import Codes, Header
     ids = torch.arange(3 * 20).view(1, 3, 20) % 7
     return Codes(Header('ids', 1, 20, 3, 7, 1280, 8000, 1, 1280, 8000, 64, 'model'), ids).save(d / 'a.vbk'), Codes.open
 
@@ -199,7 +199,7 @@ def checkpoint(d):
 def run_file(which):
     def make(d):
         from vaebook.experiments.experiment import read_curves
-        from vaebook.runs import collect
+        from vaebook.core.runs import collect
         run = d / 'run'
         for name, text in {'config.yaml': 'recipe: digits\nsize: cpu\nseed: 1\nmodel:\n  a: [2, 3]\n', 'environment.json': '{"python": "3.12", "fit_seconds": 2.0}', 'metrics.json': '{"a": 1.5, "b": 2}',
                            'metrics.csv': 'step,train/recon,val/total\n1,2.5,\n2,2.25,3.5\n'}.items(): written(run / name, text.encode())
@@ -213,7 +213,7 @@ KINDS |= {f'run_{name}': run_file(name) for name in ('config.yaml', 'environment
 def latents(which):
     def make(d):
         from safetensors.torch import save_file
-        from vaebook.latents import Latents
+        from vaebook.export.latents import Latents
         d = d / 'latents'; d.mkdir(); save_file({f'{i:08d}': torch.ones(2, 3) for i in range(3)}, shard := d / 'latents-00000-of-00001.safetensors')
         index = dict(shards=[dict(file=shard.name, clips=3, bytes=shard.stat().st_size)], dtype='float32', sample=False, ratio=[1, 1], mean=[0., 0.], std=[1., 1.], shapes=[[2, 3]] * 3, lengths=[5] * 3, model=dict(kind='X', digest='a'))
         (d / 'index.json').write_text(json.dumps(index))
@@ -227,7 +227,7 @@ KINDS |= dict(latents_index=latents('index.json'), latents_shard=latents('latent
 
 @kind
 def yaml_parameters(d):
-    from vaebook.cli import read_yaml
+    from vaebook.cli.main import read_yaml
     return written(d / 'mine.yml', b'general:\n  seed: 1\nvae:\n  n_alpha: 2\n  list: [1, 2]\n'), read_yaml
 
 

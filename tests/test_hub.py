@@ -13,14 +13,14 @@ import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 
-from vaebook.card import model_card
-from vaebook.config import compose
+from vaebook.hub.card import model_card
+from vaebook.core.config import compose
 from vaebook.core import BadInput, flat
 from vaebook.data.images import to_unit
 from vaebook.data.video import to_float
 from vaebook.models import CNN, CVAE, FSQVQVAE, ActionTokenizer
-from vaebook.pictures import new_figure
-from vaebook.pretrained import Pretrained
+from vaebook.viz.tiles import new_figure
+from vaebook.core.pretrained import Pretrained
 from vaebook.train import experiment
 
 hub = pytest.importorskip('huggingface_hub')

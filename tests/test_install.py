@@ -1,11 +1,11 @@
-"""The package imports with torch, numpy, einops and pydantic alone, and lightly.
+"""The package imports with torch, numpy, einops, lazy_loader and pydantic alone, and lightly.
 
 As a script (`python tests/test_install.py`) it imports every module that promises so, with all other libraries blocked;
 `.ci/run` runs it against the wheel in an otherwise empty environment."""
 import importlib, os, pkgutil, subprocess, sys
 
 PYDANTIC = {'pydantic', 'pydantic_core', 'annotated_types', 'typing_inspection'}
-PLAIN = {'torch', 'numpy', 'einops'} | PYDANTIC # and what torch itself imports:
+PLAIN = {'torch', 'numpy', 'einops', 'lazy_loader'} | PYDANTIC # and what torch itself imports:
 PLAIN |= set('torchgen functorch sympy mpmath networkx jinja2 markupsafe fsspec filelock typing_extensions setuptools triton nvidia cuda'.split())
 HEAVY = ('trainers', 'experiments', 'train', 'cli') # the modules that may need more
 
@@ -26,7 +26,7 @@ def modules(heavy=True):
 
 
 def import_plain():
-    "Import every module that promises to need no more than torch, numpy, einops and pydantic; return their names."
+    "Import every module that promises to need no more than torch, numpy, einops, lazy_loader and pydantic; return their names."
     sys.meta_path.insert(0, Blocked())
     names = modules(heavy=False)
     for name in names: importlib.import_module(name)
@@ -62,7 +62,7 @@ def test_models_load_no_more_than_torch_einops_and_pydantic():
     loaded = python('-c', 'import sys, torch; before = {*sys.modules}; import importlib, test_install\n'
                     'for name in test_install.modules(): name.startswith("vaebook.models") and importlib.import_module(name)\n'
                     'print(*{m.partition(".")[0] for m in {*sys.modules} - before} - sys.stdlib_module_names)').split()
-    assert {m for m in loaded if not m.startswith('_sysconfigdata')} == {'vaebook', 'einops', 'test_install'} | PYDANTIC
+    assert {m for m in loaded if not m.startswith('_sysconfigdata')} == {'vaebook', 'einops', 'lazy_loader', 'test_install'} | PYDANTIC
 
 
 if __name__ == '__main__': print('imported with torch, numpy, einops and pydantic alone:', *import_plain())

@@ -24,7 +24,7 @@ def alone(tmp_path, monkeypatch):
     threads, deterministic, dtype = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()
     states, hooks = (random.getstate(), np.random.get_state(), torch.get_rng_state()), (sys.displayhook, sys.excepthook)
     streams = sys.stdout, sys.stderr
-    from vaebook.pretrained import Pretrained
+    from vaebook.core.pretrained import Pretrained
     kinds = dict(Pretrained.kinds) # a notebook defines its classes anew
     os.environ['IPYTHONDIR'] = str(tmp_path / 'ipython')
     os.chdir(ROOT)

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 import vaebook.models
 from vaebook.bottlenecks import continuous, mixture, quantize, tokens
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import BadInput, set_seed
 from vaebook.layers import attention, causal, complex, frames, seanet, stft
 from vaebook.models import CVAE, CausalVAE, classifiers, world
@@ -17,8 +17,8 @@ from vaebook.models.action_tokenizer import ActionTokenizer
 from vaebook.models.audio import AutoEncoder
 from vaebook.models.fsq_vqvae import FSQVQVAE
 from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
-from vaebook.options import Count, Counts, Flag, Natural, Settings, Share, Weight, check_settings, checked, describe, words
-from vaebook.pretrained import Pretrained
+from vaebook.core.options import Count, Counts, Flag, Natural, Settings, Share, Weight, check_settings, checked, describe, words
+from vaebook.core.pretrained import Pretrained
 from vaebook.train import experiment
 
 NAN, INF = float('nan'), float('inf')
@@ -271,7 +271,7 @@ def test_one_check_costs_little():
 
 
 def test_options_load_without_torch():
-    code = 'import sys, vaebook.options; assert "torch" not in sys.modules and "omegaconf" not in sys.modules'
+    code = 'import sys, vaebook.core.options; assert "torch" not in sys.modules and "omegaconf" not in sys.modules'
     subprocess.run([sys.executable, '-c', code], check=True)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import command, metrics
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.data.actions import OwnRandomness, from_module
 from vaebook.models import FSQVQVAE
 from vaebook.train import train

@@ -10,12 +10,12 @@ import json, sys
 from pathlib import Path
 import torch
 from torch import nn
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import LossTerms, set_seed
 from vaebook.data.batches import batches, sequential
 from vaebook.data.images import Split
-from vaebook.pretrained import Pretrained
-from vaebook.distributed import from_main, world
+from vaebook.core.pretrained import Pretrained
+from vaebook.core.distributed import from_main, world
 from vaebook.trainers.fit import fit
 
 class Line(Pretrained):
@@ -94,8 +94,8 @@ def test_two_processes_are_one(engine, tmp_path):
 CLEARML = '''
 import sys
 from pathlib import Path
-from vaebook.config import compose
-from vaebook.pictures import new_figure
+from vaebook.core.config import compose
+from vaebook.viz.tiles import new_figure
 from vaebook.trainers.loggers import load_callbacks_and_logger
 
 run = Path(sys.argv[1])

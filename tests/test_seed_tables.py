@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import BadInput
 from vaebook.train import experiment
 from vaebook.trainers.plan import TrainingPlan
@@ -286,7 +286,7 @@ def video(**said): return arguments(**said).to_config()
 @functools.cache
 def films():
     "A folder of two short films, one below the other."
-    from vaebook.pictures import save_mp4
+    from vaebook.viz.tiles import save_mp4
     place = run.folder / 'films'
     for i, where in enumerate((place, place / 'deeper')):
         where.mkdir(parents=True)

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import BadInput
 from vaebook.train import experiment
 from vaebook.trainers.schedules import OPTIMIZERS, SCHEDULERS, make_optimizer, make_scheduler
@@ -117,7 +117,7 @@ def explaining(place, run_dir, *said, **more):
 
 
 def test_the_stored_classifier_is_used(stored, tmp_path, capsys):
-    from vaebook.pretrained import Pretrained
+    from vaebook.core.pretrained import Pretrained
     found, kept = explaining(stored, tmp_path / 'run').black_box(), Pretrained.from_pretrained(stored / 'mine')
     assert all(torch.equal(v, kept.state_dict()[k]) for k, v in found.state_dict().items())
     assert 'used as it was trained' not in capsys.readouterr().out

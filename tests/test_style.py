@@ -1,11 +1,12 @@
 "How a notebook reads, as numbers: small cells, visible lessons, stored outputs, imports that go one way."
-import ast, json, re, statistics
+import ast, functools, importlib, json, re, statistics
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = 'core layers bottlenecks losses models trainers experiments train cli'.split() # each imports only those before it
+ORDER = [line.split() for line in ('core', 'viz.tiles', 'data layers', 'bottlenecks', 'losses', 'models', 'metrics', 'viz export hub', 'explain trainers', 'experiments', 'train book', 'cli')]
+RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms} # a room imports itself and those on the lines above
 text = lambda c: ''.join(c['source'])
 public = lambda p, base: not any(part.startswith(('.', '_')) for part in p.relative_to(base).parts)
 NOTEBOOKS = {p.relative_to(ROOT / 'nbs').as_posix(): json.loads(p.read_text(encoding='utf-8'))
@@ -118,16 +119,29 @@ def test_public_functions_say_what_they_do():
             if not f.name.startswith('_') and size(f) > 6 and not ast.get_docstring(f)] == []
 
 
+@functools.cache
+def tree(module): return ast.parse(MODULES[module].read_text(encoding='utf-8'))
+
+
+@functools.cache
+def public_names(layer):
+    "The public list of a layer, its `__init__.pyi`: name → module."
+    stub = ROOT / layer.replace('.', '/') / '__init__.pyi'
+    if not stub.is_file(): return {}
+    found = [(a.name, f'{layer}.{n.module}') for n in ast.parse(stub.read_text(encoding='utf-8')).body for a in n.names]
+    assert len(dict(found)) == len(found), f'{layer}: a name with two meanings'
+    return dict(found)
+
+
 def imported(module, everywhere=True):
-    "The modules of the package that `module` imports, also inside functions if `everywhere`."
-    tree = ast.parse(MODULES[module].read_text(encoding='utf-8'))
+    "The modules of the package that `module` imports, also inside functions if `everywhere`; a name of a layer's list is its module."
     package = module.split('.') if MODULES[module].name == '__init__.py' else module.split('.')[:-1]
     names = set()
-    for node in ast.walk(tree) if everywhere else tree.body:
+    for node in ast.walk(tree(module)) if everywhere else tree(module).body:
         if isinstance(node, ast.Import): names |= {a.name for a in node.names}
         if isinstance(node, ast.ImportFrom):
             base = '.'.join([*(package[:len(package) - node.level + 1] if node.level else []), *filter(None, [node.module])])
-            names |= {f'{base}.{a.name}' if f'{base}.{a.name}' in MODULES else base for a in node.names}
+            for a in node.names: names.add(f'{base}.{a.name}' if f'{base}.{a.name}' in MODULES else public_names(base).get(a.name, base))
     return {n for n in names if n in MODULES and n not in ('vaebook', module)}
 
 
@@ -140,14 +154,21 @@ def reached(module):
     return seen
 
 
-layer = lambda module: module.split('.')[1]
+room = lambda module: 'viz.tiles' if module == 'vaebook.viz.tiles' else module.split('.')[1] # which draws arrays and knows no model
 
 
 @pytest.mark.parametrize('module', [m for m in MODULES if m != 'vaebook'])
 def test_imports_go_one_way(module):
+    assert room(module) in RANK, 'a room of its own: say where it stands in ORDER'
     uses = imported(module) | reached(module)
     assert module not in reached(module), 'imports itself, in a circle'
-    if layer(module) in LAYERS:
-        assert [m for m in uses if layer(m) in LAYERS[LAYERS.index(layer(module)) + 1:]] == [], ' ← '.join(LAYERS)
-    if layer(module) == 'data': assert [m for m in uses if layer(m) in LAYERS[1:]] == [], 'data knows no model'
-    if layer(module) == 'core': assert uses <= {'vaebook.errors', 'vaebook.files'}, 'core stands on errors and files alone'
+    above = [m for m in uses if room(m) != room(module) and RANK[room(m)] >= RANK[room(module)]]
+    assert above == [], f'{room(module)} stands below what it imports: ' + ' ← '.join(map('/'.join, ORDER))
+
+
+def test_public_lists_are_true():
+    "What a layer's list names is there, public, and made by the module that the list says."
+    for stub in sorted((ROOT / 'vaebook').glob('*/__init__.pyi')):
+        layer = f'vaebook.{stub.parent.name}'
+        for name, module in public_names(layer).items():
+            assert not name.startswith('_') and getattr(importlib.import_module(layer), name) is getattr(importlib.import_module(module), name), f'{layer}.{name}'

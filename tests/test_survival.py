@@ -23,7 +23,7 @@ def job(name, run, said):
     sys.stdout = sys.stderr = open(f'{run}.log', 'a')
     import torch
     torch.set_num_threads(1)
-    from vaebook.config import compose
+    from vaebook.core.config import compose
     from vaebook.train import experiment
     body = experiment(compose(name, overrides=f'{SHORT} {CHAPTERS[name]} run_dir={run} resume=auto {said}'))
     with body.stoppable():
@@ -165,7 +165,7 @@ def test_ctrl_c(tmp_path):
 NOTEBOOK = '''
 import os, signal, threading, time
 from pathlib import Path
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.train import experiment
 
 def stop():

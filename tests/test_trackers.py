@@ -3,8 +3,8 @@ import importlib.util, json, os, socket, sqlite3, subprocess, sys, time
 from pathlib import Path
 
 import pytest
-from vaebook.config import compose
-from vaebook.pictures import new_figure
+from vaebook.core.config import compose
+from vaebook.viz.tiles import new_figure
 from vaebook.trainers import loggers
 from vaebook.trainers.loggers import Careful, StepCSV, make_loggers, make_tracker
 
@@ -40,7 +40,7 @@ def port(request):
 AWAY = '''
 import sys, time
 from pathlib import Path
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.trainers.loggers import make_loggers
 need = __import__(sys.argv[1]) # its import is not what is measured
 begun = time.time()
@@ -159,5 +159,5 @@ def test_tensorboard(tmp_path):
 
 def test_no_lightning(tmp_path):
     "What writes metrics.csv does not load Lightning."
-    program = 'import sys; import vaebook.trainers.loggers, vaebook.trainers.signals, vaebook.runs; print([m for m in sys.modules if m.startswith(("pytorch_lightning", "lightning", "accelerate", "wandb", "clearml", "mlflow"))])'
+    program = 'import sys; import vaebook.trainers.loggers, vaebook.trainers.signals, vaebook.core.runs; print([m for m in sys.modules if m.startswith(("pytorch_lightning", "lightning", "accelerate", "wandb", "clearml", "mlflow"))])'
     assert subprocess.run([sys.executable, '-c', program], capture_output=True, text=True).stdout.strip() == '[]'

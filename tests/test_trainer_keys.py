@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import BadInput, LossTerms, set_seed
 from vaebook.data.batches import batches, sequential
 from vaebook.data.images import Split
-from vaebook.pretrained import Pretrained
+from vaebook.core.pretrained import Pretrained
 from vaebook.trainers.callbacks import read_checkpoint
 from vaebook.trainers.fit import fit
 from vaebook.trainers.plan import TrainingPlan, check_training

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from conftest import command, metrics
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.data.video import load, to_bytes, write_video
 from vaebook.models import CausalVAE
 from vaebook.train import reopen, train

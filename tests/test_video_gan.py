@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from conftest import column, command, same
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import BadInput, LossTerms, set_seed
 from vaebook.data.batches import batches, sequential
 from vaebook.losses.adversarial import VideoObjective
 from vaebook.losses.perceptual import msgrad
-from vaebook.pretrained import Pretrained
+from vaebook.core.pretrained import Pretrained
 from vaebook.trainers.callbacks import read_checkpoint
 from vaebook.trainers.fit import fit
 

@@ -116,8 +116,8 @@ def test_resume(run, monkeypatch):
 
 def test_weights_from_everywhere(run):
     "A run, its model and its checkpoint hold the same weights; another model names what does not fit."
-    import vaebook.pretrained
-    model = vaebook.pretrained.Pretrained.from_pretrained(run / 'model')
+    import vaebook.core.pretrained
+    model = vaebook.core.pretrained.Pretrained.from_pretrained(run / 'model')
     for place in ('.', 'model', 'checkpoints/last.ckpt'):
         found = read_weights(run / place)
         assert all(torch.equal(v, found[k]) for k, v in model.named_parameters()), place
@@ -168,7 +168,7 @@ class Features(torch.nn.Module):
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 def test_fvd_of_a_file():
-    from vaebook.fidelity import frechet, fvd
+    from vaebook.metrics.video import frechet, fvd
     torch.jit.script(Features()).save('i3d.pt')
     x = torch.rand(40, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     found = fvd(x, x.square(), 'i3d.pt')

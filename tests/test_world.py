@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import command, metrics, weights
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import BadInput
 from vaebook.data.dmc import DMCVBDataset, pendulum_episodes, write_episodes
 from vaebook.train import experiment, reopen, train
@@ -77,13 +77,13 @@ def test_doors_agree(tmp_path, root):
 
 TWO = '''
 import sys, torch
-from vaebook.config import compose
+from vaebook.core.config import compose
 from vaebook.core import set_seed
 from vaebook.data.batches import batches, sequential
 from vaebook.data.dmc import DMCVBDataset, pendulum_episodes
 from vaebook.losses.world import WorldObjective
 from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
-from vaebook.distributed import from_main, world
+from vaebook.core.distributed import from_main, world
 from vaebook.trainers.fit import fit
 from pathlib import Path
 
@@ -137,7 +137,7 @@ def test_overfits_four_clips():
 def test_averaged_likelihood_collapses():
     "The origin's likelihood, a mean over pixels beside a KL that is summed, drives the KL to nothing, and the doctor says so."
     from vaebook.core import set_seed
-    from vaebook.diagnostics import kl_collapse
+    from vaebook.metrics.world import kl_collapse
     from vaebook.losses.world import LossAggregator
     from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
     data, left = DMCVBDataset(pendulum_episodes(8, 24, 16), 8), {}

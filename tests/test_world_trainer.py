@@ -8,7 +8,7 @@ from conftest import weights
 
 from vaebook.core import BadInput, set_seed
 from vaebook.data.dmc import DMCVBDataset, pendulum_episodes
-from vaebook.diagnostics import examine, look
+from vaebook.metrics.world import examine, look
 from vaebook.losses.world import WorldObjective
 from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
 from vaebook.trainers.doctor import WorldModelDoctor

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from .core import Latent, check, need
-from .pictures import colours, draw, legend, new_figure, save_gif, tile
-from .sweeps import Lens, Plane, SweepResult, chance, lens, offsets, place, plane, sweep, turned
+from .viz.tiles import colours, draw, legend, new_figure, save_gif, tile
+from .viz.traversal import Lens, Plane, SweepResult, chance, lens, offsets, place, plane, sweep, turned
 
 # %% ../nbs/images/explain.ipynb #bf13884a
 def check_question(x, classifier):

@@ -11,10 +11,10 @@ __all__ = ['HELP', 'experiment', 'train', 'best_model', 'validations', 'model_fo
 import csv, datetime, importlib, importlib.metadata, json, multiprocessing, re, sys
 from pathlib import Path
 
-from .config import Said, Sweep, begun, compose, go_on, group_lines, lay_over, of_experiment, parse, saved_config, text, understand
-from .errors import BadInput, check, check_choice, flat, need, table
-from .facade import CONF, chapter, read
-from .files import read_json, reading
+from .core.config import Said, Sweep, begun, compose, go_on, group_lines, lay_over, of_experiment, parse, saved_config, text, understand
+from .core.errors import BadInput, check, check_choice, flat, need, table
+from .core.facade import CONF, chapter, read
+from .core.files import read_json, reading
 from .trainers.signals import Stopped, StopSignals
 
 # %% ../nbs/core/train.ipynb #86265020
@@ -31,7 +31,7 @@ def train(cfg) -> dict: # the final numbers, as in metrics.json
     parts = (body.fit, body.data, body.model) if body.launches() else (body.data, body.model, body.fit) # processes of their own load data themselves
     with body.stoppable():
         for part in parts: part()
-        if not need('vaebook.distributed').is_main(): return {}
+        if not need('vaebook.core.distributed').is_main(): return {}
         body.evaluate(), body.figures()
     print(f'{body.folder()}\n{body.evaluate()}')
     return dict(body.evaluate())
@@ -67,12 +67,12 @@ def reopen(folder, # Of a run
     place = model_folder(folder, which)
     folder, cfg = Path(folder).expanduser(), saved_config(str(folder))
     ok = cfg is not None and (folder/'model'/'config.json').is_file() and (folder/'metrics.json').is_file()
-    near = [str(f) for f in need('vaebook.runs').finished(folder.parent)][-3:]
+    near = [str(f) for f in need('vaebook.core.runs').finished(folder.parent)][-3:]
     mend = f'It was stopped: vaebook-train resume={folder} goes on.' if cfg is not None else f'Near it are {", ".join(near)}.' if near else ''
     check(ok, 'run', str(folder.resolve()), 'the folder of a finished run', mend)
     with reading(folder/'config.yaml', 'the configuration of a run', blames=(LookupError, AttributeError, TypeError, ValueError)): body = experiment(cfg, **given)
     body.reopened, body.run.folder = True, folder
-    network = need('vaebook.pretrained').Pretrained.from_pretrained(place)
+    network = need('vaebook.core.pretrained').Pretrained.from_pretrained(place)
     numbers = read_json(folder/'metrics.json')
     if which == 'best': # what its validation measured
         step = int(place.name.rpartition('_')[2])
@@ -138,7 +138,7 @@ def job_name(own: dict, hydra) -> str: # key → value of this run
 # %% ../nbs/core/train.ipynb #672ea9a3
 def summary(folder: Path, most: int = 6) -> str: # columns
     "A row for each finished run of a sweep: its folder and its first numbers."
-    runs = {f.relative_to(folder).as_posix(): read_json(f/'metrics.json') for f in need('vaebook.runs').finished(folder)}
+    runs = {f.relative_to(folder).as_posix(): read_json(f/'metrics.json') for f in need('vaebook.core.runs').finished(folder)}
     columns = list(dict.fromkeys(key for numbers in runs.values() for key in numbers))[:most]
     return table([['run', *columns], *([name, *(numbers.get(c, '') for c in columns)] for name, numbers in runs.items())])
 
@@ -192,7 +192,7 @@ def sweep(words: list[str], of_hydra: list[str], flags: list[str]):
     said = dict(map(parse, of_hydra))
     folder = said.get('hydra.sweep.dir') or str(Path('outputs')/datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S'))
     application([*flags, *of_hydra, *sweep_lines(words), f'hydra.sweep.dir={text(folder)}'])
-    if '-m' in flags and need('vaebook.runs').finished(folder): print(f'{folder}\n{summary(Path(folder))}')
+    if '-m' in flags and need('vaebook.core.runs').finished(folder): print(f'{folder}\n{summary(Path(folder))}')
 
 # %% ../nbs/core/train.ipynb #1b9122ca
 def application(arguments: list[str]):

@@ -9,7 +9,7 @@ from nbdev.process import NBProcessor
 from nbdev.processors import clean_magics, hide_line, rm_header_dash, strip_ansi
 from nbdev.showdoc import show_doc
 
-LAYERS = {'core': 'Core modules', 'data': 'Data', 'layers': 'Layers', 'bottlenecks': 'Bottlenecks', 'losses': 'Losses', 'models': 'Models', 'trainers': 'Trainers', 'experiments': 'Experiments'}
+LAYERS = {'core': 'Core modules', 'data': 'Data', 'layers': 'Layers', 'bottlenecks': 'Bottlenecks', 'losses': 'Losses', 'models': 'Models', 'metrics': 'Metrics', 'trainers': 'Trainers', 'experiments': 'Experiments', 'viz': 'Pictures and widgets', 'export': 'Export', 'hub': 'Hub', 'cli': 'Command line'}
 DEFS = ast.FunctionDef, ast.ClassDef
 
 
@@ -161,8 +161,8 @@ def api(src):
     folder.mkdir()
     ours = {n: full for mod, names in syms.items() for full in names if (n := full[len(mod) + 1:])[0].isupper() and '.' not in n}
     for layer, title in LAYERS.items():
-        mods = [m for m in syms if m.startswith(f'vaebook.{layer}.') or layer == 'core' and m.count('.') == 1 and m[8:] not in LAYERS or m == f'vaebook.{layer}']
-        (folder / f'{layer}.md').write_text('\n\n'.join([f'# {title}', *(module(m, told, ours) for m in sorted(mods, key=lambda m: (m != 'vaebook.core', m)))]), encoding='utf-8')
+        mods = [m for m in syms if m.startswith(f'vaebook.{layer}.') or layer == 'core' and m.count('.') == 1]
+        (folder / f'{layer}.md').write_text('\n\n'.join([f'# {title}', *(module(m, told, ours) for m in sorted(mods, key=lambda m: (m != 'vaebook.core.latent', m)))]), encoding='utf-8')
 
 
 if __name__ == '__main__':

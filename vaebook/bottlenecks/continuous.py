@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from .gaussian import gaussian_kl
 from .quantize import QUANTIZERS, FactorisedRVQ, Quantizer, options_of
 from ..core import BadInput, Latent, check, check_choice
-from ..options import Count, Flag, Rate, Weight, checked
+from ..core.options import Count, Flag, Rate, Weight, checked
 
 # %% ../../nbs/audio/bottlenecks.ipynb #065aa3b9
 class Bottleneck(nn.Module):

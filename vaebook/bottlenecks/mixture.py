@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from .quantize import average
 from ..core import check, check_choice, patch
 from ..layers.attention import entropy
-from ..options import Count, Flag, Rate, checked
+from ..core.options import Count, Flag, Rate, checked
 
 # %% ../../nbs/world/mixture.ipynb #1329b8da
 def stick_breaking(log_v: Tensor, # [..., K-1] log of the shares broken off

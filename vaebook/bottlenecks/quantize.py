@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import BadInput, Latent, check
-from ..options import Count, Flag, Level, Levels, Natural, Number, Rate, Share, Weight, checked, describe
+from ..core.options import Count, Flag, Level, Levels, Natural, Number, Rate, Share, Weight, checked, describe
 
 # %% ../../nbs/core/quantize.ipynb #b008974e
 def straight_through(hard: Tensor, # What the decoder gets

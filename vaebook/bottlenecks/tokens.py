@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .quantize import levels_for, make_quantizer
 from ..core import check
-from ..options import Count, checked
+from ..core.options import Count, checked
 
 # %% ../../nbs/world/tokens.ipynb #1db9b885
 class FrameTokenizer(nn.Module):

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ..errors import BadInput, check, check_choice, need
-from ..files import atomic, atomic_folder, cache_dir, check_growth, most_bytes, reading
+from ..core.errors import BadInput, check, check_choice, need
+from ..core.files import atomic, atomic_folder, cache_dir, check_growth, most_bytes, reading
 
 # %% ../../nbs/core/download.ipynb #8a29303a
 def opened(path): # Compressed with gzip, or not

@@ -29,7 +29,7 @@ from .actions import lot
 from .batches import generator
 from .download import fetch, provenance
 from .images import read_digits, read_published
-from ..pictures import save_gif, save_mp4
+from ..viz.tiles import save_gif, save_mp4
 
 # %% ../../nbs/video/data.ipynb #e7a78a4b
 def to_float(video: Tensor) -> Tensor: # uint8, or floats that are left as they are

@@ -14,8 +14,8 @@ import torch
 from ..trainers.callbacks import Callback
 from torch import Tensor
 
-from ..audio_fidelity import AudioFidelity, real_time_factor, spectrogram_figure
-from ..codec import Codec
+from ..metrics.audio import AudioFidelity, real_time_factor, spectrogram_figure
+from ..export.codec import Codec
 from ..core import BadInput, check, check_choice, need, seed_step
 from ..data.audio import RATES, load, sized, to_float, write_wav
 from .experiment import Experiment, once, plain
@@ -23,8 +23,8 @@ from ..losses.audio_adversarial import AudioObjective, Balancer, read_discrimina
 from ..losses.spectral import VALUES, AudioLoss, EvalLoss, mapping
 from ..models.audio import AutoEncoder
 from ..models.encodec_dac import load_audio
-from ..pictures import new_figure
-from ..sweeps import evaluating
+from ..viz.tiles import new_figure
+from ..viz.traversal import evaluating
 from ..trainers.callbacks import log_figure
 
 # %% ../../nbs/audio/audio_experiment.ipynb #a4fdeb9f

@@ -19,13 +19,13 @@ from ..core import need, seed_step
 from ..data.batches import sequential
 from ..data.video import load, to_bytes, to_float
 from .experiment import Experiment, once, plain
-from ..fidelity import Fidelity, frame_figure, pooling_floor
+from ..metrics.video import Fidelity, frame_figure, pooling_floor
 from ..layers.block_codec import BlockCodec
 from ..losses.adversarial import VideoObjective
 from ..losses.perceptual import make_perceptual
 from ..models.causal_video import CausalVAE, fitted
-from ..pictures import new_figure, save_mp4
-from ..sweeps import evaluating
+from ..viz.tiles import new_figure, save_mp4
+from ..viz.traversal import evaluating
 from ..trainers.video import load_initial
 
 # %% ../../nbs/video/causal_video_experiment.ipynb #ee137e9c

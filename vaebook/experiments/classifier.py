@@ -19,8 +19,8 @@ from ..data.images import ImageData, load, to_unit
 from .experiment import Experiment
 from ..losses.terms import class_log_probs
 from ..models.classifiers import CLASSIFIERS, Classifier, build_classifier
-from ..pretrained import Pretrained
-from ..pictures import draw, new_figure
+from ..core.pretrained import Pretrained
+from ..viz.tiles import draw, new_figure
 
 # %% ../../nbs/images/classifier_experiment.ipynb #779af2f3
 def recipe_of(cfg, images: ImageData) -> dict:

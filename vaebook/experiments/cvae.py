@@ -14,19 +14,19 @@ import torch
 from torch import nn
 
 from ..core import BadInput, check, need, seed_step
-from ..config import of_experiment
+from ..core.config import of_experiment
 from ..data.images import FACTORS, SQUARES, examples as first_of_each, shapes, to_unit
 from .classifier import ClassifierExperiment, ImageExperiment, check_outputs, classifier_store, find_classifier
 from .experiment import Parts, once
 from ..explain import alpha_plane, counterfactual, counterfactual_figure, counterfactual_summary, explain, invariance, plane_figure, plane_gif, removal, removal_bars
 from ..losses.causal_objective import CausalObjective, check_causal
 from ..losses.estimators import check_report
-from ..metrics import correlations, dci, knn_distance, mig, sap
+from ..metrics.disentanglement import correlations, dci, knn_distance, mig, sap
 from ..models.cvae import build_cvae
-from ..pictures import draw, new_figure
-from ..pretrained import Pretrained
-from ..runs import disk_errors
-from ..sweeps import offsets, sweep
+from ..viz.tiles import draw, new_figure
+from ..core.pretrained import Pretrained
+from ..core.runs import disk_errors
+from ..viz.traversal import offsets, sweep
 from ..trainers.callbacks import EveryEpochs, log_figure
 from ..trainers.plan import check_training
 from ..trainers.signals import Stopped

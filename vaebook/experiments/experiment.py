@@ -15,11 +15,11 @@ from torch import nn
 
 from ..core import check, need, reading, set_seed, table
 from ..data.batches import batches, sequential, steps_per_epoch
-from ..distributed import device_numbers, from_main, is_launched, is_main, world
+from ..core.distributed import device_numbers, from_main, is_launched, is_main, world
 from ..losses.terms import Objective
-from ..runs import Run, disk_errors
-from ..pictures import new_figure
-from ..pretrained import Pretrained
+from ..core.runs import Run, disk_errors
+from ..viz.tiles import new_figure
+from ..core.pretrained import Pretrained
 from ..trainers.fit import fit
 from ..trainers.plan import check_training
 from ..trainers.signals import Stopped, StopSignals

@@ -19,7 +19,7 @@ from ..core import need
 from ..data.actions import Normalised, from_module, load
 from .experiment import Experiment, once
 from ..models.fsq_vqvae import FSQVQVAE, entries
-from ..pictures import new_figure
+from ..viz.tiles import new_figure
 
 # %% ../../nbs/actions/latent_actions.ipynb #29407623
 class Loaders:

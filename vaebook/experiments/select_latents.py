@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config import compose, parse, text, understand, words
-from ..facade import CONF
-from ..parameters import as_list
+from ..core.config import compose, parse, text, understand, words
+from ..core.facade import CONF
+from ..core.parameters import as_list
 from ..core import BadInput, atomic, check, check_choice, need, table
-from ..runs import collect, disk_errors, write_csv
-from ..pictures import new_figure
+from ..core.runs import collect, disk_errors, write_csv
+from ..viz.tiles import new_figure
 from ..trainers.callbacks import read_checkpoint
 
 # %% ../../nbs/images/select_latents.ipynb #999796d3

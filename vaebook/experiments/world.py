@@ -20,7 +20,7 @@ from ..losses.likelihoods import FramePSNR
 from ..models.world import DPGMMVariationalRecurrentAutoencoder
 from ..trainers.doctor import WorldModelDoctor
 from ..trainers.world import Progress, WorldTraining
-from ..world_pictures import attention_figure, codebook_figure, components_figure, cosines_figure, dream_figure, horizon_figure, reconstructions_figure
+from ..viz.world import attention_figure, codebook_figure, components_figure, cosines_figure, dream_figure, horizon_figure, reconstructions_figure
 
 # %% ../../nbs/world/experiment.ipynb #440514ed
 class World(Experiment, name='world'):

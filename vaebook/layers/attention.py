@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import check
-from ..options import Count, Flag, Natural, checked
+from ..core.options import Count, Flag, Natural, checked
 
 # %% ../../nbs/world/attention.ipynb #79dcdeb1
 def rotate(x: Tensor) -> Tensor: # [..., T, d], d even

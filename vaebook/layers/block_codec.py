@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core import check
 from .causal import Repeat
-from ..options import Count, Natural, Triple, checked
+from ..core.options import Count, Natural, Triple, checked
 
 # %% ../../nbs/video/block_codec.ipynb #865742b3
 def cosines(n: int) -> Tensor: # [n, n] float64, a wave a column

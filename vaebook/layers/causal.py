@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..core import check
-from ..options import Count, Triple, checked
+from ..core.options import Count, Triple, checked
 
 # %% ../../nbs/video/causal.ipynb #7a70aea7
 @torch.no_grad()

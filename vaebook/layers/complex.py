@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..core import check, check_choice
 from .causal import Causal
-from ..options import Count, Flag, Pair, Rate, checked
+from ..core.options import Count, Flag, Pair, Rate, checked
 
 # %% ../../nbs/audio/complex.ipynb #4ff27138
 def planar(z: Tensor) -> Tensor: # complex [B, C, ...] → real [B, 2C, ...]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import check
-from ..options import Count, checked
+from ..core.options import Count, checked
 
 # %% ../../nbs/world/frames.ipynb #48afab20
 def mlp(inputs: int, outputs: int, hidden: int = 256) -> nn.Sequential:

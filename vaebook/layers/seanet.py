@@ -17,7 +17,7 @@ from ..core import check, check_choice
 from .causal import Causal, Stack, keyed
 from .complex import ACTIVATIONS, PADS, PLANES, Conv, make_activation
 from .stft import ISTFT, STFT
-from ..options import Count, Flag, Natural, Pair, Pairs, Rate, checked
+from ..core.options import Count, Flag, Natural, Pair, Pairs, Rate, checked
 
 # %% ../../nbs/audio/seanet.ipynb #050bf0ee
 class ResBlock(Causal):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..core import check
 from .causal import Causal
-from ..options import Count, Flag, Rate, Weight, checked
+from ..core.options import Count, Flag, Rate, Weight, checked
 
 # %% ../../nbs/audio/stft.ipynb #d6d858ca
 def overlap_add(frames: Tensor, # [..., T, n_fft]

@@ -23,7 +23,7 @@ from ..core import LossTerms, check, check_choice
 from .adversarial import Rival, average, hinge
 from .spectral import AudioLoss, EvalLoss, check_same_stft, mapping, weight
 from .terms import Objective
-from ..options import Count, Counts, Flag, Number, Rate, Weight, arguments, checked
+from ..core.options import Count, Counts, Flag, Number, Rate, Weight, arguments, checked
 
 # %% ../../nbs/audio/audio_adversarial.ipynb #ab78c3e2
 def planes(x: Tensor, # [B, C, N]

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core import LossTerms, check, check_choice, table
-from ..options import Count, Counts, Flag, Number, Rate, Weight, checked
+from ..core.options import Count, Counts, Flag, Number, Rate, Weight, checked
 
 # %% ../../nbs/audio/spectral.ipynb #6f3ed55f
 def constant(f):

@@ -18,8 +18,8 @@ from torch import Tensor
 from ..bottlenecks.quantize import CodeUse, whole
 from ..core import BadInput, atomic, check, check_choice, need, seed_step, set_seed, table
 from .fsq_vqvae import FSQVQVAE
-from ..options import checked
-from ..pretrained import push_to_hub
+from ..core.options import checked
+from ..core.pretrained import push_to_hub
 
 # %% ../../nbs/actions/action_tokenizer.ipynb #3d75d4be
 def as_chunks(actions) -> Tensor: # [B, T, D] float32

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bottlenecks.continuous import VAEBottleneck, make_bottleneck
-from ..config import read
+from ..core.config import read
 from ..core import BadInput, Latent, LossTerms, check, check_choice
 from ..layers.causal import Stack, keyed, regroup, step
 from ..layers.complex import PLANES, Conv
 from ..layers.seanet import Decoder, Encoder, Trunk, make_coder, needs
 from ..layers.stft import ISTFT, STFT
 from ..losses.spectral import AudioLoss
-from ..options import Count, Flag, Settings
-from ..pretrained import Pretrained
+from ..core.options import Count, Flag, Settings
+from ..core.pretrained import Pretrained
 
 # %% ../../nbs/audio/model.ipynb #2a161b55
 class Lift(nn.Module):

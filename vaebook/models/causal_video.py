@@ -27,8 +27,8 @@ from ..data.video import check_video, sized, to_float
 from ..layers.block_codec import BlockCodec
 from ..layers.causal import KERNELS, NORMS, PADS, BypassDown, BypassUp, CausalConv3d, FrameAttention, Repeat, ResBlock, Stack, keyed, regroup, step
 from ..layers.tiling import tiled
-from ..options import Count, Counts, Flag, Settings, Size, Weight
-from ..pretrained import Pretrained
+from ..core.options import Count, Counts, Flag, Settings, Size, Weight
+from ..core.pretrained import Pretrained
 
 # %% ../../nbs/video/causal_video.ipynb #2a33ac32
 LENGTHS = 'pad', 'trim', 'strict'

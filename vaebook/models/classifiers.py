@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..core import LossTerms, check, check_choice
 from ..data.images import as_input, to_unit
-from ..options import Count
-from ..pretrained import Pretrained
+from ..core.options import Count
+from ..core.pretrained import Pretrained
 
 # %% ../../nbs/images/classifiers.ipynb #f5d18714
 class Classifier(Pretrained):

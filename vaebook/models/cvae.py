@@ -18,8 +18,8 @@ from ..bottlenecks.gaussian import Gaussian
 from ..core import Latent, LossTerms, check, check_choice
 from ..data.images import as_input
 from ..losses.terms import RECONSTRUCTIONS
-from ..options import Count, Natural, Weight
-from ..pretrained import Pretrained
+from ..core.options import Count, Natural, Weight
+from ..core.pretrained import Pretrained
 
 # %% ../../nbs/images/cvae.ipynb #f3ea4aa5
 def small_encoder(channels: int, image_size: int, width: int, out: int):

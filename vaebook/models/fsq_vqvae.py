@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from ..bottlenecks.quantize import BOUNDS, QUANTIZERS, check_levels, make_quantizer
 from ..core import Latent, LossTerms, atomic, check, check_choice, need
-from ..options import Count, Level, Levels, Natural, Share, Weight
-from ..pretrained import Pretrained
+from ..core.options import Count, Level, Levels, Natural, Share, Weight
+from ..core.pretrained import Pretrained
 
 # %% ../../nbs/actions/fsq_vqvae.ipynb #6aa66ff6
 def entries(mask: Tensor, # [B, T] or [B, T, D]

@@ -24,8 +24,8 @@ from ..layers.attention import AttentionSchema, PerceiverContext, centre_of_mass
 from ..layers.frames import FrameDecoder, FrameEncoder, mlp
 from ..losses.likelihoods import SigmaVAE, balanced_kl, foreground_weights, gaussian_nll, logistic_mixture
 from ..losses.world import LossAggregator
-from ..options import Count, Natural, Rate, Weight, checked
-from ..pretrained import Pretrained
+from ..core.options import Count, Natural, Rate, Weight, checked
+from ..core.pretrained import Pretrained
 
 # %% ../../nbs/world/model.ipynb #7b9df84a
 LIKELIHOODS = 'sigma_vae', 'gaussian', 'logistic_mixture' # σ learned, σ given, its own spread for every pixel

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..core import need
-from ..distributed import device_numbers, is_launched, world
+from ..core.distributed import device_numbers, is_launched, world
 from ..losses.terms import Objective
 from .callbacks import RunView, check_hooks, ends_step
 from .fit import Fitted, Session

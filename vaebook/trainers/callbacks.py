@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..core import BadInput, atomic, atomic_folder, check
-from ..pictures import new_figure
+from ..viz.tiles import new_figure
 from .signals import Stopped, StopSignals
 
 # %% ../../nbs/core/callbacks.ipynb #891af717

@@ -13,7 +13,7 @@ import torch
 from .callbacks import Callback
 
 from ..core import atomic, check, table
-from ..diagnostics import Finding, examine, gradient_explosion, task_conflict
+from ..metrics.world import Finding, examine, gradient_explosion, task_conflict
 
 # %% ../../nbs/world/doctor.ipynb #bc6db5c2
 class WorldModelDoctor(Callback):

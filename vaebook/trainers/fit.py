@@ -12,9 +12,9 @@ from pathlib import Path
 from torch import nn
 
 from ..core import check, need, set_seed
-from ..distributed import is_main, world
+from ..core.distributed import is_main, world
 from ..losses.terms import Objective
-from ..runs import disk_errors
+from ..core.runs import disk_errors
 from .callbacks import Checkpoints, Report, ValidationCurves, read_checkpoint
 from .plan import TrainingPlan, engine_of, extension
 from .run_options import run_context

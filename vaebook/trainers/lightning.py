@@ -17,7 +17,7 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
 from ..core import BadInput, check, check_choice, need
-from ..distributed import device_numbers, is_launched, is_main, local_world, world
+from ..core.distributed import device_numbers, is_launched, is_main, local_world, world
 from ..losses.terms import Objective
 from .callbacks import HOOKS, RunView
 from .fit import Fitted, Session

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ..core import BadInput, check
-from ..options import Flag, Natural, Share, words
+from ..core.options import Flag, Natural, Share, words
 
 # %% ../../nbs/core/pass_through.ipynb #e19a0006
 _UNITS = 'weeks', 'days', 'hours', 'minutes', 'seconds'

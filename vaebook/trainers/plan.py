@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..core import check, check_choice, need
-from ..distributed import check_machines, device_numbers, is_launched
+from ..core.distributed import check_machines, device_numbers, is_launched
 from .loggers import LOGGERS
 from .schedules import make_optimizer, make_scheduler
 

@@ -8,7 +8,7 @@ __all__ = ['STOPPED', 'STOPS', 'AGREE_EVERY', 'Stopped', 'StopSignals', 'stay_at
 # %% ../../nbs/core/signals.ipynb #320943a9
 import builtins, os, shlex, signal, sys, threading, warnings
 
-from ..errors import need
+from ..core.errors import need
 
 # %% ../../nbs/core/signals.ipynb #3909669d
 STOPPED = 75 # the exit code: EX_TEMPFAIL, "try again later"

@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 import vaebook.trainers.loggers
-from ..config import compose
-from ..facade import read
-from ..parameters import coerce
+from ..core.config import compose
+from ..core.facade import read
+from ..core.parameters import coerce
 from ..core import BadInput, check, check_choice, flat, need
 from ..models.wan import from_wan
-from ..pretrained import Pretrained
-from ..distributed import device_numbers, world
+from ..core.pretrained import Pretrained
+from ..core.distributed import device_numbers, world
 from .callbacks import read_checkpoint
 
 # %% ../../nbs/video/trainer.ipynb #66cc2d2c

@@ -10,8 +10,8 @@ import sys, tempfile
 from pathlib import Path
 
 from ..core import BadInput, need, read_settings
-from ..distributed import launch, report
-from ..runs import Run, new_folder
+from ..core.distributed import launch, report
+from ..core.runs import Run, new_folder
 
 # %% ../../nbs/core/worker.ipynb #1ba094ce
 def fit_in_processes(cfg, # The run's configuration

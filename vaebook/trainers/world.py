@@ -17,22 +17,22 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from ..bottlenecks.mixture import cluster_entropy
-from ..config import read
+from ..core.config import read
 from ..core import BadInput, LossTerms, atomic, check, check_choice, need, seed_step
 from ..data.batches import batches, sequential, steps_per_epoch
-from ..distributed import from_main, is_main, world
+from ..core.distributed import from_main, is_main, world
 from ..data.images import to_unit
-from ..diagnostics import look
+from ..metrics.world import look
 from ..losses.likelihoods import BETA_SHAPES, beta_schedule, decibels
 from ..losses.world import LossAggregator, WorldObjective
-from ..pictures import tile
-from ..runs import Run, disk_errors
+from ..viz.tiles import tile
+from ..core.runs import Run, disk_errors
 from .doctor import WorldModelDoctor
 from .callbacks import Callback, ends_step, log_figure, read_checkpoint
 from .fit import fit
 from .plan import PRECISIONS, check_training
 from .step import gradient_norm
-from ..world_pictures import lit, reconstructions_figure
+from ..viz.world import lit, reconstructions_figure
 
 # %% ../../nbs/world/trainer.ipynb #77857612
 class Windows:
