@@ -240,7 +240,7 @@ def test_best_is_what_the_monitor_says(tmp_path):
     cfg = lambda mode: OmegaConf.create(dict(trainer=dict(monitor='val/recon', monitor_mode=mode)))
     assert [best_model(tmp_path, cfg(m)).name for m in ('min', 'max')] == ['best_step_20', 'best_step_10']
     with pytest.raises(BadInput, match='kept its best model'): best_model(tmp_path / 'none', cfg('min'))
-    OmegaConf.save(cfg('min'), tmp_path / 'config.yaml')
+    OmegaConf.save(compose('audio', overrides='trainer.monitor=val/recon trainer.monitor_mode=min'), tmp_path / 'config.yaml')
     assert [model_folder(tmp_path, w).name for w in ('last', 'best')] == [tmp_path.name, 'best_step_20'], 'no model/ is there yet'
 
 
