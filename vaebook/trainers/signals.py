@@ -36,6 +36,7 @@ class Stopped(SystemExit):
         "The line on stderr, once, by the first process; in a notebook the error itself is shown."
         if self.said or _rank() or hasattr(builtins, '__IPYTHON__'): return
         self.said = True
+        sys.stdout.flush() # so that this line is the last of a log
         print(self, file=sys.stderr, flush=True)
 
 def _rank() -> int: return int(os.environ.get('RANK', 0))
