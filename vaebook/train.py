@@ -8,14 +8,14 @@ __all__ = ['HELP', 'experiment', 'train', 'best_model', 'validations', 'model_fo
            'application', 'job', 'fail', 'main']
 
 # %% ../nbs/core/train.ipynb #d1b57ab5
-import datetime, importlib, importlib.metadata, json, multiprocessing, re, sys
+import atexit, datetime, importlib, importlib.metadata, json, multiprocessing, re, sys
 from pathlib import Path
 
 from .config import Said, Sweep, begun, compose, go_on, group_lines, lay_over, of_experiment, parse, saved_config, text, understand
 from .errors import BadInput, check, check_choice, flat, need, table
 from .facade import CONF, chapter, read
 from .files import read_json, reading
-from .trainers.signals import Stopped, StopSignals
+from .trainers.signals import Stopped, StopSignals, ignore_stops
 
 # %% ../nbs/core/train.ipynb #86265020
 def experiment(cfg, **given):
@@ -215,6 +215,7 @@ def fail(e: Exception):
 
 def main():
     "`vaebook-train key=value …`; mistakes of the user's are one line on stderr and exit code 2."
+    atexit.register(ignore_stops) # the first to be registered is the last to be called
     try:
         with StopSignals(at_once=lambda name: Stopped(name)): command(sys.argv[1:])
     except BadInput as e: fail(e)
