@@ -56,7 +56,7 @@ def page(request, chromium, address):
     page.problems, page.size = [], request.param
     page.on('pageerror', lambda e: page.problems.append(str(e)))
     page.on('console', lambda m: page.problems.append(m.text) if m.type == 'error' else None)
-    page.on('requestfailed', lambda r: page.problems.append(f'failed: {r.url}'))
+    page.on('requestfailed', lambda r: page.problems.append(f'failed: {r.url}') if r.failure != 'net::ERR_ABORTED' else None) # the page was left; what is missing answers 404
     page.on('response', lambda r: page.problems.append(f'{r.status}: {r.url}') if r.status >= 400 else None)
     page.on('request', lambda r: None if r.url.startswith((address, 'data:', 'blob:')) else page.problems.append(f'another host: {r.url}'))
     yield page

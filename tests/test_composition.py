@@ -11,7 +11,7 @@ from conftest import command, said
 from vaebook.core.config import compose, parse, text
 from vaebook.core.errors import BadInput, flat
 from vaebook.core.facade import allowed, choices, names, own_names, read, recipes, translate
-from vaebook.train import best_model, configured, meant, model_folder, sweep_lines
+from vaebook.train import best_model, configured, meant, model_folder, reopen, sweep_lines, train
 from vaebook.trainers.video import TrainingArguments
 
 EXPERIMENTS = list(read('experiments'))
@@ -67,7 +67,7 @@ REFUSED = [
     ('trainer.max_steps=5', 'It fits cvae, latent_actions, causal_video, audio, world: say experiment='), ('smoke=true', 'say experiment='), ('seed=1 run_dir=x', 'say experiment='),
     ('trainer.optimizer.lr=0.1', 'It fits'), ('lr=0.1', 'It fits'), ('model.latent_dim=8', 'It fits latent_actions, world'), ('trainer.optimizer.amsgrad=true', 'It fits'),
     ('loss.lam_ml=1 model.fsq_levels=[5]', 'loss.lam_ml is of cvae; model.fsq_levels is of latent_actions'), ('recipe=digits clearml.enable=false model.fsq_levels=[5]', "model.fsq_levels=[5]: expected a key"), ('recipe=digits dataset=tones', 'recipe is of cvae; dataset is of audio'),
-    ('trainer.max_step=5', "Did you mean 'trainer.max_steps'"), ('recipe=digit', 'one of'), ('dataset=imagenet', 'one of'), ('recipe=audio loss=causal', 'expected one of audio'),
+    ('trainer.max_step=5', "Did you mean 'trainer.max_steps'"), ('recipe=audio eval_loss_config={}', "Did you mean 'trainer.eval_loss_config'"), ('recipe=digit', 'one of'), ('dataset=imagenet', 'one of'), ('recipe=audio loss=causal', 'expected one of audio'),
     ('experiment=cva', "Did you mean 'cvae'"), ('dataset=digits model=oobleck', 'expected one of mnist_cvae'), ('hello', 'key=value'), ('dataset=digits seed=1,2', 'Several runs want -m'),
     ('recipe=digits,mnist_3_8', 'Several runs want -m'), ('dataset=digits trainer.max_steps=[1', "a list or keys and values"), ('dataset=digits run_dir=${nonsense}', 'values that can be found'),
 ]
@@ -240,8 +240,22 @@ def test_best_is_what_the_monitor_says(tmp_path):
     cfg = lambda mode: OmegaConf.create(dict(trainer=dict(monitor='val/recon', monitor_mode=mode)))
     assert [best_model(tmp_path, cfg(m)).name for m in ('min', 'max')] == ['best_step_20', 'best_step_10']
     with pytest.raises(BadInput, match='kept its best model'): best_model(tmp_path / 'none', cfg('min'))
-    OmegaConf.save(cfg('min'), tmp_path / 'config.yaml')
+    OmegaConf.save(compose('audio', overrides='trainer.monitor=val/recon trainer.monitor_mode=min'), tmp_path / 'config.yaml')
     assert [model_folder(tmp_path, w).name for w in ('last', 'best')] == [tmp_path.name, 'best_step_20'], 'no model/ is there yet'
+
+
+@pytest.mark.slow
+def test_best_is_another_model_than_the_last(tmp_path):
+    "Of a loss that falls, the first validation is the best where most is best."
+    from safetensors.torch import load_file
+    run = tmp_path / 'run'
+    train(compose('cvae', dataset='digits', smoke=True, logger='csv', run_dir=str(run),
+                  overrides='trainer.accelerator=cpu trainer.progress_bar=false trainer.val_every_n_steps=5 trainer.monitor_mode=max'))
+    last, best = (reopen(run, which=which) for which in ('last', 'best'))
+    assert best.evaluate()['step'] == 5 and 'step' not in last.evaluate()
+    kept, final = load_file(run / 'checkpoints/best_step_5/model.safetensors'), load_file(run / 'model/model.safetensors')
+    for name in kept: assert best.network().state_dict()[name].equal(kept[name]) and last.network().state_dict()[name].equal(final[name])
+    assert any(not kept[name].equal(final[name]) for name in kept)
 
 
 # Doors

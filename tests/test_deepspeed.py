@@ -146,6 +146,7 @@ REFUSED = [
     ({'trainer.strategy': 'deepspeed_stage_2_offload'}, 'expected one of deepspeed, deepspeed_stage_1, deepspeed_stage_2'),
     ({'trainer.engine': 'accelerate'}, 'trainer.engine=lightning has DeepSpeed'),
     ({'trainer.devices': 1}, 'several processes'),
+    ({'trainer.devices': 1, 'trainer.engine': 'auto'}, 'several processes'),
     ({'trainer.precision': 'bf16-mixed'}, '32-true beside trainer.strategy=deepspeed'),
     ({'trainer.ema_decay': 0.9}, 'null beside trainer.strategy=deepspeed'),
     ({'trainer.optimizer.name': 'Adafactor'}, 'Adam, AdamW or SGD beside trainer.strategy=deepspeed')]

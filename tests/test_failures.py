@@ -38,9 +38,9 @@ def test_two_runs_in_one_folder(tmp_path):
 
 def test_half_a_line(tmp_path):
     "A disk that was full has cut the last line of metrics.csv: the rows before it stay."
-    from vaebook.trainers.loggers import csv_logger
+    from vaebook.trainers.loggers import StepCSV
     (tmp_path / 'metrics.csv').write_text('step,train/recon,val/total\n10,2.5,\n20,2.25,3.5\n2')
-    logger = csv_logger(tmp_path, 20)
+    logger = StepCSV(tmp_path, 20)
     assert logger.read() == [{'step': '10', 'train/recon': '2.5'}, {'step': '20', 'train/recon': '2.25', 'val/total': '3.5'}]
 
 

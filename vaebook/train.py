@@ -8,14 +8,14 @@ __all__ = ['HELP', 'experiment', 'train', 'best_model', 'validations', 'model_fo
            'application', 'job', 'fail', 'main']
 
 # %% ../nbs/core/train.ipynb #d1b57ab5
-import csv, datetime, importlib, importlib.metadata, json, multiprocessing, re, sys
+import atexit, datetime, importlib, importlib.metadata, json, multiprocessing, re, sys
 from pathlib import Path
 
 from .core.config import Said, Sweep, begun, compose, go_on, group_lines, lay_over, of_experiment, parse, saved_config, text, understand
 from .core.errors import BadInput, check, check_choice, flat, need, table
 from .core.facade import CONF, chapter, read
 from .core.files import read_json, reading
-from .trainers.signals import Stopped, StopSignals
+from .trainers.signals import Stopped, StopSignals, ignore_stops
 
 # %% ../nbs/core/train.ipynb #86265020
 def experiment(cfg, **given):
@@ -41,15 +41,15 @@ def best_model(folder: Path, cfg) -> Path:
     "The model folder of a run whose validation was the best; raises `BadInput` without one."
     found = {int(f.name.rpartition('_')[2]): f for f in (folder/'checkpoints').glob('best_step_*') if (f/'config.json').is_file()}
     check(cfg and found, 'which', 'best', 'a run that kept its best model', f'There is no checkpoints/best_step_… in {folder}: say which=last.')
-    values = {step: row.get(cfg.trainer.monitor) for step, row in validations(folder).items() if step in found}
-    scored = {step: float(v) for step, v in values.items() if v}
-    best = dict(min=min, max=max)[cfg.trainer.monitor_mode]
+    monitor, best = cfg.trainer.monitor, dict(min=min, max=max)[cfg.trainer.monitor_mode]
+    scored = {step: row[monitor] for step, row in validations(folder).items() if step in found and monitor in row}
     return found[best(scored, key=scored.get) if scored else max(found)]
 
-def validations(folder: Path) -> dict: # step → {column: text}
+def validations(folder: Path) -> dict: # step → {column: number}
     "The logged rows of a run in which something was validated."
-    with reading(folder/'metrics.csv', 'the logged terms of a run'), (folder/'metrics.csv').open(newline='', encoding='utf-8') as file:
-        return {int(row['step']): row for row in csv.DictReader(file) if any(v for k, v in row.items() if k.startswith('val/'))}
+    path = folder/'metrics.csv'
+    with reading(path, 'the logged terms of a run'): rows = need('vaebook.core.runs').read_csv(path)
+    return {int(row['step']): row for row in rows if any(k.startswith('val/') for k in row)}
 
 # %% ../nbs/core/train.ipynb #48fb800d
 def model_folder(folder, # A run, or a saved model
@@ -76,7 +76,7 @@ def reopen(folder, # Of a run
     numbers = read_json(folder/'metrics.json')
     if which == 'best': # what its validation measured
         step = int(place.name.rpartition('_')[2])
-        numbers = dict(step=step) | {k: float(v) for k, v in validations(folder).get(step, {}).items() if v and k.startswith('val/')}
+        numbers = dict(step=step) | {k: v for k, v in validations(folder).get(step, {}).items() if k.startswith('val/')}
     body.done.update(folder=folder, network=network, fit=None, evaluate=need('vaebook.experiments.experiment').Numbers(numbers))
     checkpoint = folder/'checkpoints'/'last.ckpt'
     if checkpoint.exists(): need('vaebook.trainers.step').check_frozen(need('vaebook.trainers.callbacks').read_checkpoint(checkpoint), body.objective())
@@ -215,6 +215,7 @@ def fail(e: Exception):
 
 def main():
     "`vaebook-train key=value …`; mistakes of the user's are one line on stderr and exit code 2."
+    atexit.register(ignore_stops) # the first to be registered is the last to be called
     try:
         with StopSignals(at_once=lambda name: Stopped(name)): command(sys.argv[1:])
     except BadInput as e: fail(e)

@@ -138,7 +138,7 @@ def check_values(values: dict, usual):
     for key, value in values.items():
         check(not isinstance(value, Sweep), key, str(value), 'one value', 'Several runs want -m, a list brackets, a text with commas quotes within quotes.')
         known = has(keys, key) or is_open(key, usual.experiment) and key.split('.')[0] in usual
-        near = difflib.get_close_matches(key, keys, 1)
+        near = difflib.get_close_matches(key, [*keys, *own_names(usual.experiment)], 1)
         check(known, key, value, 'a key of the configuration', f'Did you mean {near[0]!r}?' if near else 'vaebook-train --help lists them.')
         default = need('omegaconf').OmegaConf.select(usual, key)
         fits = _alike(value, default) or key in PAIRS and _alike(value, []) or key.endswith(CHECKED_LATER)

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from .errors import BadInput
+
 # %% ../../nbs/core/options.ipynb #c9b3cf8c
 Count = Annotated[int, Field(strict=True, ge=1)]
 Natural = Annotated[int, Field(strict=True, ge=0)]
@@ -132,10 +134,6 @@ def _form(f) -> _Form:
     return _Form(signature, named, plain, TypeAdapter(fields).validator)
 
 # %% ../../nbs/core/options.ipynb #ceeea73b
-def _bad(name: str, value, expected: str, near: str = ''):
-    from vaebook.core import BadInput # here, since it loads torch
-    return BadInput(name, value, expected, near)
-
 def _nearest(word, names) -> str:
     lower = {str(name).lower(): name for name in names}
     found = difflib.get_close_matches(str(word).lower(), lower, 1)
@@ -156,12 +154,12 @@ def _wrong_call(form: _Form, who: str, args: tuple, kwargs: dict):
     given = len(args) - ('self' in form.signature.parameters)
     open = any(p.kind is p.VAR_KEYWORD for p in found)
     for key, value in kwargs.items():
-        if key not in known and not open: raise _bad(f'{who}: {key}', _short(value), 'one of its arguments, ' + ', '.join(known), _nearest(key, known))
-        if key in known[:given]: raise _bad(f'{who}: {key}', _short(value), 'this argument once; it is also given by its place')
-    if given > len(known): raise _bad(f'{who}: arguments', _short(args[-given:]), f'at most {len(known)}: ' + ', '.join(known))
+        if key not in known and not open: raise BadInput(f'{who}: {key}', _short(value), 'one of its arguments, ' + ', '.join(known), _nearest(key, known))
+        if key in known[:given]: raise BadInput(f'{who}: {key}', _short(value), 'this argument once; it is also given by its place')
+    if given > len(known): raise BadInput(f'{who}: arguments', _short(args[-given:]), f'at most {len(known)}: ' + ', '.join(known))
     for p in found:
         absent = p.default is p.empty and p.name in known[given:] and p.name not in kwargs
-        if absent: raise _bad(f'{who}: {p.name}', _Shown('(missing)'), words(form.hints.get(p.name, Any)))
+        if absent: raise BadInput(f'{who}: {p.name}', _Shown('(missing)'), words(form.hints.get(p.name, Any)))
 
 def _choices(hint) -> list:
     "What the literals in a type offer."
@@ -172,7 +170,7 @@ def _choices(hint) -> list:
 def _wrong_value(who: str, name: str, value, hint):
     "Raise what an argument should have been."
     choices = _choices(hint) if isinstance(value, str) else []
-    raise _bad(f'{who}: {name}', _short(value), words(hint), _nearest(value, choices))
+    raise BadInput(f'{who}: {name}', _short(value), words(hint), _nearest(value, choices))
 
 # %% ../../nbs/core/options.ipynb #767f9ec9
 def arguments(f, # A function, or the `__init__` of a class

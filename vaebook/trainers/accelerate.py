@@ -116,7 +116,6 @@ class Loop(RunView):
         self.terms = None # of the last batch
         self.val_values = {} # of the last validation
 
-
     def exported(self) -> nn.Module: return self.driver.exported(self.train_step)
 
     def say(self, text: str):

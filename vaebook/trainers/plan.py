@@ -102,9 +102,9 @@ def check_strategy(t, # `trainer` block
     "Raise `BadInput` for a way to share the work that the engine does not have, or that cannot train this run."
     kind = check_choice('strategy', str(t['strategy']).split('_')[0], STRATEGIES)
     if kind in ('auto', 'ddp'): return
-    check(engine_of(t) == 'lightning' or kind != 'deepspeed', 'strategy', kind, 'auto, ddp or fsdp beside trainer.engine=accelerate', 'trainer.engine=lightning has DeepSpeed.')
     several = is_launched() or t['num_nodes'] > 1 or len(device_numbers(t)) > 1
     check(several, 'strategy', kind, 'several processes', 'trainer.devices=2 starts two; torchrun and srun start them as well.')
+    check(engine_of(t) == 'lightning' or kind != 'deepspeed', 'strategy', kind, 'auto, ddp or fsdp beside trainer.engine=accelerate', 'trainer.engine=lightning has DeepSpeed.')
     check(t['precision'] != '16-mixed', 'precision', t['precision'], f'bf16-mixed or 32-true beside trainer.strategy={kind}')
     own = dict() if t['ema_decay'] is None else {'trainer.ema_decay': (t['ema_decay'], 'null')}
     for key, (value, fine) in (own | (obstacles or {})).items():
