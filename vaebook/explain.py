@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import Latent, check, need
+from .core import Latent, check, optional_import
 from .viz.tiles import colours, draw, legend, new_figure, save_gif, tile
 from .viz.traversal import Lens, Plane, SweepResult, chance, lens, offsets, place, plane, sweep, turned
 
@@ -262,9 +262,9 @@ def plane_frame(picture: np.ndarray, # of `plane_array`
     height, width = max(len(picture), len(shown) + 32), picture.shape[1]
     out, above, top = np.ones((height, width + shown.shape[1] + 12, 3)), (height - len(picture)) // 2, (height - len(shown)) // 2
     out[above:above + len(picture), :width], out[top:top + len(shown), width + 6:-6] = left, shown
-    page = need('PIL.Image').fromarray((out * 255).round().astype(np.uint8))
+    page = optional_import('PIL.Image').fromarray((out * 255).round().astype(np.uint8))
     ink = tuple(int(c * 255) for c in colours(label))
-    need('PIL.ImageDraw').Draw(page).text((width + 6, top - 14), name, fill=ink)
+    optional_import('PIL.ImageDraw').Draw(page).text((width + 6, top - 14), name, fill=ink)
     return np.asarray(page) / 255
 
 # %% ../nbs/images/explain.ipynb #0186a6ed

@@ -12,7 +12,7 @@ import atexit, datetime, importlib, importlib.metadata, json, multiprocessing, r
 from pathlib import Path
 
 from .core.config import Said, Sweep, begun, compose, go_on, group_lines, lay_over, of_experiment, parse, saved_config, text, understand
-from .core.errors import BadInput, check, check_choice, flat, need, table
+from .core.errors import BadInput, check, check_choice, flatten_dict, optional_import, format_table
 from .core.facade import CONF, chapter, read
 from .core.files import read_json, reading
 from .trainers.signals import Stopped, StopSignals, ignore_stops
@@ -22,7 +22,7 @@ def experiment(cfg, **given):
     "The `Experiment` of a configuration."
     name = check_choice('experiment', cfg.experiment, read('experiments'))
     importlib.import_module(f'vaebook.experiments.{name}')
-    return need('vaebook.experiments.experiment').Experiment.kinds[name](cfg, **given)
+    return optional_import('vaebook.experiments.experiment').Experiment.kinds[name](cfg, **given)
 
 def train(cfg) -> dict: # the final numbers, as in metrics.json
     "Run an experiment from data to pictures; everything is in its run folder."
@@ -31,7 +31,7 @@ def train(cfg) -> dict: # the final numbers, as in metrics.json
     parts = (body.fit, body.data, body.model) if body.launches() else (body.data, body.model, body.fit) # processes of their own load data themselves
     with body.stoppable():
         for part in parts: part()
-        if not need('vaebook.core.distributed').is_main(): return {}
+        if not optional_import('vaebook.core.distributed').is_main(): return {}
         body.evaluate(), body.figures()
     print(f'{body.folder()}\n{body.evaluate()}')
     return dict(body.evaluate())
@@ -48,7 +48,7 @@ def best_model(folder: Path, cfg) -> Path:
 def validations(folder: Path) -> dict: # step → {column: number}
     "The logged rows of a run in which something was validated."
     path = folder/'metrics.csv'
-    with reading(path, 'the logged terms of a run'): rows = need('vaebook.core.runs').read_csv(path)
+    with reading(path, 'the logged terms of a run'): rows = optional_import('vaebook.core.runs').read_csv(path)
     return {int(row['step']): row for row in rows if any(k.startswith('val/') for k in row)}
 
 # %% ../nbs/core/train.ipynb #48fb800d
@@ -67,19 +67,19 @@ def reopen(folder, # Of a run
     place = model_folder(folder, which)
     folder, cfg = Path(folder).expanduser(), saved_config(str(folder))
     ok = cfg is not None and (folder/'model'/'config.json').is_file() and (folder/'metrics.json').is_file()
-    near = [str(f) for f in need('vaebook.core.runs').finished(folder.parent)][-3:]
-    mend = f'It was stopped: vaebook-train resume={folder} goes on.' if cfg is not None else f'Near it are {", ".join(near)}.' if near else ''
-    check(ok, 'run', str(folder.resolve()), 'the folder of a finished run', mend)
+    near = [str(f) for f in optional_import('vaebook.core.runs').finished(folder.parent)][-3:]
+    hint = f'It was stopped: vaebook-train resume={folder} goes on.' if cfg is not None else f'Near it are {", ".join(near)}.' if near else ''
+    check(ok, 'run', str(folder.resolve()), 'the folder of a finished run', hint)
     with reading(folder/'config.yaml', 'the configuration of a run', blames=(LookupError, AttributeError, TypeError, ValueError)): body = experiment(cfg, **given)
     body.reopened, body.run.folder = True, folder
-    network = need('vaebook.core.pretrained').Pretrained.from_pretrained(place)
+    network = optional_import('vaebook.core.pretrained').Pretrained.from_pretrained(place)
     numbers = read_json(folder/'metrics.json')
     if which == 'best': # what its validation measured
         step = int(place.name.rpartition('_')[2])
         numbers = dict(step=step) | {k: v for k, v in validations(folder).get(step, {}).items() if k.startswith('val/')}
-    body.done.update(folder=folder, network=network, fit=None, evaluate=need('vaebook.experiments.experiment').Numbers(numbers))
+    body.done.update(folder=folder, network=network, fit=None, evaluate=optional_import('vaebook.experiments.experiment').Numbers(numbers))
     checkpoint = folder/'checkpoints'/'last.ckpt'
-    if checkpoint.exists(): need('vaebook.trainers.step').check_frozen(need('vaebook.trainers.callbacks').read_checkpoint(checkpoint), body.objective())
+    if checkpoint.exists(): optional_import('vaebook.trainers.step').check_frozen(optional_import('vaebook.trainers.callbacks').read_checkpoint(checkpoint), body.objective())
     return body
 
 # %% ../nbs/core/train.ipynb #68b8ab66
@@ -116,9 +116,9 @@ def sweep_lines(words: list[str]) -> list[str]:
 # %% ../nbs/core/train.ipynb #5025214c
 def swept_config(cfg, hydra): # composed by Hydra, with `given` → its configuration; Hydra's own settings
     "The configuration of one run of a sweep, in a folder of its own."
-    omegaconf = need('omegaconf')
+    omegaconf = optional_import('omegaconf')
     given = omegaconf.OmegaConf.to_container(cfg.given)
-    same, swept = json.loads(given['same']), flat(given.get('swept', {}))
+    same, swept = json.loads(given['same']), flatten_dict(given.get('swept', {}))
     with omegaconf.open_dict(cfg): cfg.pop('given')
     said = Said(same['groups'], same['values'] | swept, same['whole'])
     choices = dict(parse(line) for line in hydra.overrides.task if line.partition('=')[0] in same['swept'])
@@ -138,9 +138,9 @@ def job_name(own: dict, hydra) -> str: # key → value of this run
 # %% ../nbs/core/train.ipynb #672ea9a3
 def summary(folder: Path, most: int = 6) -> str: # columns
     "A row for each finished run of a sweep: its folder and its first numbers."
-    runs = {f.relative_to(folder).as_posix(): read_json(f/'metrics.json') for f in need('vaebook.core.runs').finished(folder)}
+    runs = {f.relative_to(folder).as_posix(): read_json(f/'metrics.json') for f in optional_import('vaebook.core.runs').finished(folder)}
     columns = list(dict.fromkeys(key for numbers in runs.values() for key in numbers))[:most]
-    return table([['run', *columns], *([name, *(numbers.get(c, '') for c in columns)] for name, numbers in runs.items())])
+    return format_table([['run', *columns], *([name, *(numbers.get(c, '') for c in columns)] for name, numbers in runs.items())])
 
 # %% ../nbs/core/train.ipynb #a176da2d
 HELP = """vaebook-train key=value ...: run an experiment of the book of variational autoencoders.
@@ -165,17 +165,17 @@ def help_text(words: list[str]) -> str:
     experiment, rest = meant(words)
     if not any(parse(word)[0] == 'size' for word in rest): rest = [*rest, 'size=paper']
     cfg = compose(experiment, rest)
-    return f"{HELP}\nThe values of experiment={cfg.experiment} recipe={cfg.recipe} size={cfg.size}:\n\n{need('omegaconf').OmegaConf.to_yaml(cfg)}"
+    return f"{HELP}\nThe values of experiment={cfg.experiment} recipe={cfg.recipe} size={cfg.size}:\n\n{optional_import('omegaconf').OmegaConf.to_yaml(cfg)}"
 
 # %% ../nbs/core/train.ipynb #6f16c0a5
 def command(arguments: list[str]):
     "What the command line asks for."
     if '--version' in arguments: return print(importlib.metadata.version('vaebook'))
-    asked = need('hydra._internal.utils').get_args_parser().parse_args(arguments)
+    asked = optional_import('hydra._internal.utils').get_args_parser().parse_args(arguments)
     is_hydras = lambda word: word.lstrip('+~').startswith(('hydra.', 'hydra/', 'hydra@'))
     words, of_hydra = ([w for w in asked.overrides if is_hydras(w) == kind] for kind in (False, True))
     if asked.help: print(help_text(words))
-    elif asked.cfg == 'job': print(need('omegaconf').OmegaConf.to_yaml(configured(words)), end='')
+    elif asked.cfg == 'job': print(optional_import('omegaconf').OmegaConf.to_yaml(configured(words)), end='')
     elif asked.cfg or asked.multirun: sweep(words, of_hydra, [f'--cfg={asked.cfg}'] if asked.cfg else ['-m'])
     elif asked.shell_completion or asked.hydra_help or asked.info or asked.experimental_rerun: application(arguments)
     else: train(configured(with_folder(words, of_hydra)))
@@ -192,20 +192,20 @@ def sweep(words: list[str], of_hydra: list[str], flags: list[str]):
     said = dict(map(parse, of_hydra))
     folder = said.get('hydra.sweep.dir') or str(Path('outputs')/datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S'))
     application([*flags, *of_hydra, *sweep_lines(words), f'hydra.sweep.dir={text(folder)}'])
-    if '-m' in flags and need('vaebook.core.runs').finished(folder): print(f'{folder}\n{summary(Path(folder))}')
+    if '-m' in flags and optional_import('vaebook.core.runs').finished(folder): print(f'{folder}\n{summary(Path(folder))}')
 
 # %% ../nbs/core/train.ipynb #1b9122ca
 def application(arguments: list[str]):
     "Hydra's own main function."
     sys.argv[1:] = arguments
-    need('hydra').main(config_path=str(CONF), config_name='config', version_base='1.3')(job)()
+    optional_import('hydra').main(config_path=str(CONF), config_name='config', version_base='1.3')(job)()
 
 def job(cfg):
     "One run of a sweep: what Hydra calls."
     method = multiprocessing.get_start_method()
     if method not in multiprocessing.get_all_start_methods(): # joblib's, by which loaders cannot start workers
         multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
-    try: train(swept_config(cfg, need('hydra.core.hydra_config').HydraConfig.get()))
+    try: train(swept_config(cfg, optional_import('hydra.core.hydra_config').HydraConfig.get()))
     except BadInput as e: fail(e)
 
 def fail(e: Exception):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..core.config import CONF
-from ..core import BadInput, check, need, read_json, table
+from ..core import BadInput, check, optional_import, read_json, format_table
 from ..viz.tiles import new_figure
 from ..core.runs import read_csv, write_csv
 
@@ -44,7 +44,7 @@ def curves(cfg, read=lambda run: {}) -> list: # of (step, term, value); `read` g
     "The terms of one run, untrained at step 0, as logged from then on, and at the end what it cost; a curve that ends early has diverged."
     from vaebook.experiments.experiment import read_curves
     with tempfile.TemporaryDirectory() as home, redirect_stdout(io.StringIO()):
-        run = need('vaebook.train').experiment(need('omegaconf').OmegaConf.merge(cfg, dict(run_dir=f'{home}/run')))
+        run = optional_import('vaebook.train').experiment(optional_import('omegaconf').OmegaConf.merge(cfg, dict(run_dir=f'{home}/run')))
         rows, more = [(0, f'train/{k}', float(t.value)) for k, t in run.first_loss().items()], {}
         try: run.fit(); more = read(run)
         except BadInput as e: check('finite' in str(e), 'cfg', cfg.recipe, 'a run that trains', str(e))
@@ -84,7 +84,7 @@ def golden(rows, case: str, terms, steps) -> str: # a table
     "What to expect at some steps: the mean over seeds, least and most."
     lines = {t: series(rows, case, t) for t in terms}
     said = lambda v: f'{statistics.fmean(v):.4g}' + (f' [{min(v):.4g}, {max(v):.4g}]' if len(v) > 1 else '') if v else ''
-    return table([['step', *terms], *([s, *(said(lines[t].get(s)) for t in terms)] for s in steps)])
+    return format_table([['step', *terms], *([s, *(said(lines[t].get(s)) for t in terms)] for s in steps)])
 
 # %% ../../nbs/core/expect.ipynb #423b6ece
 def plot(rows, terms, cases, log: bool = False): # log: logarithmic values

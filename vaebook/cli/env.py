@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..core.errors import BadInput, need
+from ..core.errors import BadInput, optional_import
 from ..core.files import cache_dir
 from ..data.download import SOURCES, find
 from ..core.runs import git_commit
@@ -56,7 +56,7 @@ def extra_rows() -> list:
 def rendering() -> list: # one row
     "The library that draws episodes without a window."
     if importlib.util.find_spec('dm_control') is None: return ['rendering', 'no simulator', "pip install 'vaebook[dmc]'"]
-    try: return ['rendering', need('vaebook.data.dmc_collect').backend(), '']
+    try: return ['rendering', optional_import('vaebook.data.dmc_collect').backend(), '']
     except BadInput as e: return ['rendering', 'nothing draws without a window', str(e).partition('. ')[2]]
 
 # %% ../../nbs/core/system.ipynb #2676c57a

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from ..core.configs import read_yaml, write_configs
-from ..core.errors import BadInput, check, check_choice, need
+from ..core.errors import BadInput, check, check_choice, optional_import
 from ..core.facade import CONF, read, recipes
-from ..core.files import atomic, cache_dir
+from ..core.files import atomic_write, cache_dir
 from ..data.download import SOURCES, fetch, provenance
 
 # %% ../../nbs/core/cli.ipynb #d7a6028f
@@ -70,20 +70,20 @@ class Execution:
         given = {k: v for k, v in (parameters or {}).items() if v is not None}
         said = [given.get('overrides', ''), *(str(v) for v in given.values() if isinstance(v, dict))]
         elsewhere = any(word in text for text in said for word in ('run_dir', 'resume', 'output_dir'))
-        if 'run_dir' in need('papermill').inspect_notebook(input_path) and not elsewhere:
+        if 'run_dir' in optional_import('papermill').inspect_notebook(input_path) and not elsewhere:
             if not {'run_dir', 'resume'} & set(given): given['run_dir'] = free_folder()
             self.folder = given.get('run_dir') or given['resume'] if given.get('resume') != 'auto' else given.get('run_dir')
         former = {number: signal.signal(number, self.forward) for number in SIGNALS}
-        try: return need('papermill').execute_notebook(input_path, output_path, parameters=given, **options)
-        except need('papermill').PapermillExecutionError as e: self.failed(e, output_path)
-        except need('nbclient.exceptions').DeadKernelError as e: self.died(output_path, e)
+        try: return optional_import('papermill').execute_notebook(input_path, output_path, parameters=given, **options)
+        except optional_import('papermill').PapermillExecutionError as e: self.failed(e, output_path)
+        except optional_import('nbclient.exceptions').DeadKernelError as e: self.died(output_path, e)
         finally:
             for number, handler in former.items(): signal.signal(number, handler)
 
     def forward(self, number, frame):
         "Pass a signal on to the kernel; a second Ctrl-C, or one before there is a kernel, stops at once."
         again, self.signal = self.signal == 'SIGINT', signal.Signals(number).name
-        kernels = [child for child in need('psutil').Process().children() if 'ipykernel' in ' '.join(child.cmdline())]
+        kernels = [child for child in optional_import('psutil').Process().children() if 'ipykernel' in ' '.join(child.cmdline())]
         for kernel in kernels: kernel.send_signal(number)
         if kernels and not again: return
         if number == signal.SIGINT: raise KeyboardInterrupt
@@ -121,12 +121,12 @@ def run(name: str, options: list[str]): # what follows the name
 
 def papermill(path: str, *options) -> Execution: # of the notebook; where its executed copy goes, then papermill's own
     "The command `papermill` within this process, showing what the notebook prints."
-    cli, execution = need('papermill.cli'), Execution()
+    cli, execution = optional_import('papermill.cli'), Execution()
     command = partial(cli.papermill.main, prog_name='vaebook run', standalone_mode=False)
     former, cli.execute_notebook = cli.execute_notebook, execution
     try: command([path, *options, '--stdout-file', '-', '--stderr-file', '-'])
-    except need('click').ClickException as e: raise BadInput('options', ' '.join(options), "papermill's options", e.format_message()) from e
-    except need('click').exceptions.Abort as e: raise KeyboardInterrupt from e
+    except optional_import('click').ClickException as e: raise BadInput('options', ' '.join(options), "papermill's options", e.format_message()) from e
+    except optional_import('click').exceptions.Abort as e: raise KeyboardInterrupt from e
     finally: cli.execute_notebook = former
     return execution
 
@@ -138,7 +138,7 @@ def copy_notebooks(folder: str) -> list[Path]:
     differ = [c.name for p, c in copies.items() if c.exists() and c.read_bytes() != p.read_bytes()]
     check(not differ, 'DIR', folder, 'a folder without other notebooks of these names', f'{", ".join(differ)} would be lost: move them away, or choose another folder.')
     for path, copy in copies.items():
-        with atomic(copy) as f: shutil.copyfile(path, f)
+        with atomic_write(copy) as f: shutil.copyfile(path, f)
     return list(copies.values())
 
 # %% ../../nbs/core/cli.ipynb #281126dd
@@ -166,13 +166,13 @@ def fetched(name: str) -> str:
 
 def simulated() -> str:
     "The folder of Meta-World's demonstrations, of the tasks of the recipe."
-    need('vaebook.data.metaworld').metaworld()
+    optional_import('vaebook.data.metaworld').metaworld()
     return f"{cache_dir('data', 'metaworld')}\n{MADE['metaworld']}"
 
 def collected(**options):
     "Collect episodes; what was stopped goes on."
     if 'level' in options: options['level'] = options['level'].split(',')
-    return need('vaebook.data.dmc_collect').collect(**options)
+    return optional_import('vaebook.data.dmc_collect').collect(**options)
 
 # %% ../../nbs/core/cli.ipynb #941e4672
 SELECT = dict( # option: type, what it stands for, help
@@ -189,7 +189,7 @@ def add_select(commands):
     for name, (kind, metavar, said) in SELECT.items(): select.add_argument(f'--{name.replace("_", "-")}', type=kind, metavar=metavar, help=said)
     select.add_argument('--smoke', action='store_const', const=['smoke=true'], default=[], help='tiny trainings on embedded data')
     select.add_argument('overrides', nargs='*', default=[], metavar='KEY=VALUE', help='further settings of all trainings')
-    select.set_defaults(do=lambda smoke, overrides, **options: need('vaebook.experiments.select_latents').select_latents(**options, overrides=[*overrides, *smoke]))
+    select.set_defaults(do=lambda smoke, overrides, **options: optional_import('vaebook.experiments.select_latents').select_latents(**options, overrides=[*overrides, *smoke]))
 
 # %% ../../nbs/core/cli.ipynb #fe9a6205
 def add_codec(commands):
@@ -206,7 +206,7 @@ def add_codec(commands):
     judge.add_argument('--out', metavar='CSV', help='also write the numbers there')
     for one, name in zip(ones, ('encode', 'decode', 'eval')): one.set_defaults(do=partial(coded, name))
 
-def coded(action: str, **options): return getattr(need('vaebook.export.codec'), f'{action}_command')(**options)
+def coded(action: str, **options): return getattr(optional_import('vaebook.export.codec'), f'{action}_command')(**options)
 
 # %% ../../nbs/core/cli.ipynb #4842eefd
 SCRIPTS = dict(train_classifier='train_classifier', train_cvae_lightning='train_cvae') # command → notebook
@@ -241,7 +241,7 @@ def parser() -> argparse.ArgumentParser:
     command('run', 'run a notebook', run, ('name', dict(metavar='NAME')),
             ('options', dict(nargs=argparse.REMAINDER, metavar='...', help="where to write the executed copy, if wanted, and papermill's options: -p KEY VALUE, -f FILE …")))
     command('notebooks', 'copy the notebooks out', lambda folder: '\n'.join(map(str, copy_notebooks(folder))), ('folder', dict(metavar='DIR')))
-    command('doctor', 'versions, device, extras and data of this machine', lambda: need('vaebook.cli.env').doctor())
+    command('doctor', 'versions, device, extras and data of this machine', lambda: optional_import('vaebook.cli.env').doctor())
     command('configs', 'write the seven configurations of the image chapter', lambda folder: '\n'.join(map(str, write_configs(folder))), ('folder', dict(metavar='DIR')))
     for add in add_data, add_select, add_codec, add_scripts: add(commands)
     return top

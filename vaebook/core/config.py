@@ -12,7 +12,7 @@ __all__ = ['RATHER', 'TRAINERS', 'LINEAR', 'PAIRS', 'CHECKED_LATER', 'one_horizo
 import difflib, shlex
 from pathlib import Path
 
-from .errors import BadInput, check, check_choice, flat, need, table
+from .errors import BadInput, check, check_choice, flatten_dict, optional_import, format_table
 from .facade import CONF, entry, has, is_open, names, own_names, read, settings, translate
 from .files import read_settings
 from .overrides import Said, Sweep, parse, text, understand
@@ -49,7 +49,7 @@ def devices(values: dict) -> dict:
 def cpu_only(values: dict) -> bool:
     "Will this run be on a CPU?"
     wanted = values.get('trainer.accelerator') or 'auto'
-    return wanted == 'cpu' or wanted == 'auto' and not need('torch').accelerator.is_available()
+    return wanted == 'cpu' or wanted == 'auto' and not optional_import('torch').accelerator.is_available()
 
 # %% ../../nbs/core/config.ipynb #260d3794
 def group_lines(said: Said, experiment: str) -> list[str]:
@@ -72,18 +72,18 @@ def group_lines(said: Said, experiment: str) -> list[str]:
 # %% ../../nbs/core/config.ipynb #01fa493d
 def hydra_compose(lines: list[str]):
     "Hydra's composition of `config.yaml` with choices in our own names."
-    hydra, running = need('hydra'), need('hydra.core.global_hydra').GlobalHydra.instance()
+    hydra, running = optional_import('hydra'), optional_import('hydra.core.global_hydra').GlobalHydra.instance()
     outer, running.hydra = running.hydra, None
     try:
         with hydra.initialize_config_dir(str(CONF), version_base='1.3'): return hydra.compose('config', lines)
-    except need('hydra.errors').HydraException as e:
+    except optional_import('hydra.errors').HydraException as e:
         raise BadInput('overrides', ' '.join(lines), 'choices of the configuration', str(e).replace('\n', ' ')) from e
     finally: running.hydra = outer
 
 # %% ../../nbs/core/config.ipynb #0964359c
 def of_experiment(composed, experiment: str):
     "What Hydra composed, for one experiment: a classifier's own block is moved to the top."
-    OmegaConf, own = need('omegaconf').OmegaConf, entry(experiment).get('own')
+    OmegaConf, own = optional_import('omegaconf').OmegaConf, entry(experiment).get('own')
     if not own: return composed
     plain = OmegaConf.to_container(composed, resolve=True)
     return OmegaConf.create(plain | plain.pop(own) | dict(experiment=experiment))
@@ -92,7 +92,7 @@ def of_experiment(composed, experiment: str):
 def lay_over(base, # composed, or the configuration of a run
              said: Said):
     "The configuration an experiment gets: what was said laid over `base`, keys and types checked."
-    omegaconf = need('omegaconf'); OmegaConf = omegaconf.OmegaConf
+    omegaconf = optional_import('omegaconf'); OmegaConf = omegaconf.OmegaConf
     values = one_horizon(devices(said.values))
     usual = OmegaConf.create(OmegaConf.to_container(base, resolve=True))
     check_values(values, usual)
@@ -105,7 +105,7 @@ def lay_over(base, # composed, or the configuration of a run
     betas = plain['trainer']['optimizer']['betas']
     if betas is not None: plain['trainer']['optimizer']['betas'] = [float(b) for b in betas]
     if plain['experiment'] == 'world': render_environment(plain['dataset'])
-    need('vaebook.core.unused').tell_unused(plain, said.values)
+    optional_import('vaebook.core.unused').tell_unused(plain, said.values)
     return OmegaConf.create(plain)
 
 def render_environment(dataset: dict):
@@ -120,12 +120,12 @@ def render_environment(dataset: dict):
 # %% ../../nbs/core/config.ipynb #c4cf27f8
 def suit(cfg, said): # said: keys that the user gave
     "Null for what the recipe says of another optimiser or schedule than the one that was chosen."
-    OmegaConf = need('omegaconf').OmegaConf
+    OmegaConf = optional_import('omegaconf').OmegaConf
     for block in TRAINERS:
         keys = [key.removeprefix(block) for key in said if key.startswith((f'{block}optimizer', f'{block}scheduler'))]
         if not keys or not OmegaConf.select(cfg, block[:-1]): continue
         parts = OmegaConf.to_container(OmegaConf.select(cfg, block[:-1]))
-        suited = need('vaebook.trainers.schedules').suited({part: parts[part] for part in ('optimizer', 'scheduler')}, keys)
+        suited = optional_import('vaebook.trainers.schedules').suited({part: parts[part] for part in ('optimizer', 'scheduler')}, keys)
         for part, settings in suited.items(): OmegaConf.update(cfg, f'{block}{part}', settings, merge=False)
 
 PAIRS = 'dataset.resolution', # a number, or one for each axis
@@ -134,19 +134,19 @@ CHECKED_LATER = 'trainer.devices', # a number, a list of numbers, or auto
 # %% ../../nbs/core/config.ipynb #a063eed7
 def check_values(values: dict, usual):
     "Raise `BadInput` for a key that a configuration does not have, and for a value of another type."
-    keys = flat(need('omegaconf').OmegaConf.to_container(usual))
+    keys = flatten_dict(optional_import('omegaconf').OmegaConf.to_container(usual))
     for key, value in values.items():
         check(not isinstance(value, Sweep), key, str(value), 'one value', 'Several runs want -m, a list brackets, a text with commas quotes within quotes.')
         known = has(keys, key) or is_open(key, usual.experiment) and key.split('.')[0] in usual
         near = difflib.get_close_matches(key, [*keys, *own_names(usual.experiment)], 1)
         check(known, key, value, 'a key of the configuration', f'Did you mean {near[0]!r}?' if near else 'vaebook-train --help lists them.')
-        default = need('omegaconf').OmegaConf.select(usual, key)
+        default = optional_import('omegaconf').OmegaConf.select(usual, key)
         fits = _alike(value, default) or key in PAIRS and _alike(value, []) or key.endswith(CHECKED_LATER)
         check(fits, key, value, f'a value like {default!r}')
 
 def _alike(value, default) -> bool:
     "May `value` replace `default`? Anything may replace null, and null anything."
-    is_a = lambda x, kind: isinstance(x, kind) or need('omegaconf').OmegaConf.is_config(x) and isinstance(x._content, kind)
+    is_a = lambda x, kind: isinstance(x, kind) or optional_import('omegaconf').OmegaConf.is_config(x) and isinstance(x._content, kind)
     if value is None or default is None: return True
     for kind in (dict, list | tuple):
         if is_a(default, kind): return is_a(value, kind)
@@ -158,7 +158,7 @@ def saved_config(resume: str): # A run folder, or a checkpoint in one
     folder = Path(str(resume)).expanduser()
     path = (folder.parent.parent if folder.suffix == '.ckpt' else folder)/'config.yaml'
     if not path.is_file(): return None
-    cfg = need('omegaconf').OmegaConf.create(read_settings(path))
+    cfg = optional_import('omegaconf').OmegaConf.create(read_settings(path))
     suit(cfg, [f'{block}optimizer.name' for block in TRAINERS]) # an older run may hold what its optimiser has not
     return cfg
 
@@ -179,7 +179,7 @@ def go_on(saved, said: Said, experiment: str):
     for group, choice in said.groups.items():
         file, _, block = group.partition('@')
         if file not in ('dataset', 'model', 'logger'): continue # the others have one choice
-        OmegaConf, place, found = need('omegaconf').OmegaConf, block or group, settings(f'{file}/{choice}')
+        OmegaConf, place, found = optional_import('omegaconf').OmegaConf, block or group, settings(f'{file}/{choice}')
         if found['name'] == OmegaConf.select(cfg, place).name: continue
         OmegaConf.update(cfg, place, {}, merge=False)
         for key, value in found.items(): OmegaConf.update(cfg, f'{place}.{key}', value)
@@ -207,11 +207,11 @@ def words(overrides) -> list[str]:
 class Changes:
     "The keys of a configuration that differ from its recipe's."
     def __init__(self, cfg):
-        plain = need('omegaconf').OmegaConf.to_container
+        plain = optional_import('omegaconf').OmegaConf.to_container
         like = lambda **group: compose(cfg.experiment, recipe=cfg.recipe, size=cfg.size, **group)
         usual, data = like(), cfg.dataset.name
         moved = [['dataset', usual.dataset.name, data]] if data != usual.dataset.name else []
-        new, old = (flat(plain(c)) for c in (cfg, like(dataset=data) if moved else usual))
+        new, old = (flatten_dict(plain(c)) for c in (cfg, like(dataset=data) if moved else usual))
         changed = [[k, old.get(k), v] for k, v in new.items() if v != old.get(k)]
         for block in ('loss', 'eval_loss'):
             lost = [k for k in old if k.startswith(f'{block}.') and k not in new]
@@ -222,7 +222,7 @@ class Changes:
 
     def show(self, md):
         head = f'{self.cfg.experiment}: {self.cfg.recipe}, size {self.cfg.size}'
-        return f'{head}\n\n' + table([['key', 'recipe', 'this run'], *self.rows], md) if self.rows else f'{head}, nothing changed'
+        return f'{head}\n\n' + format_table([['key', 'recipe', 'this run'], *self.rows], md) if self.rows else f'{head}, nothing changed'
 
     def __repr__(self): return self.show(False)
     def _repr_markdown_(self): return self.show(True)
@@ -256,7 +256,7 @@ def given_parameters(declared: dict, # globals() of the notebook
 def from_file(given: dict, experiment: str) -> dict:
     "Parameters of which some come from the blocks of a file: the published size, and in a smoke run not the file's numbers."
     owner = entry(experiment).get('part_of', experiment)
-    smoke = flat(read(f'smoke/{owner}')) if given.get('smoke') else {}
+    smoke = flatten_dict(read(f'smoke/{owner}')) if given.get('smoke') else {}
     small = set(smoke) | {k.removeprefix(f'{experiment}.') for k in smoke}
     return dict(size='paper') | {path: v for path, v in given.items() if '.' not in path or translate(path, names(experiment))[0] not in small}
 

@@ -9,16 +9,16 @@ __all__ = ['SHIPPED', 'four_blocks', 'write_configs', 'read_yaml']
 from pathlib import Path
 
 from .config import compose
-from .errors import BadInput, check, need
+from .errors import BadInput, check, optional_import
 from .facade import read
-from .files import atomic
+from .files import atomic_write
 
 # %% ../../nbs/images/configs.ipynb #cba7a739
 SHIPPED = 'mnist_3_8 mnist_1_4_9 mnist_all fmnist_0_3_4 fmnist_all cifar_all dummy'.split()
 
 def four_blocks(recipe: str) -> dict:
     "A recipe in its published size as the blocks general, dataset, classifier and vae."
-    OmegaConf = need('omegaconf').OmegaConf
+    OmegaConf = optional_import('omegaconf').OmegaConf
     cfg = OmegaConf.merge(compose('cvae', recipe=recipe, size='paper'))
     values = dict(save_dir='./pretrained_models/', log_dir='CVAE_logs', model_name=recipe)
     places = {'dataset': 'dataset.name', 'model': 'model.name', 'model@classifier.model': 'classifier.model.name'}
@@ -38,10 +38,10 @@ def write_configs(folder) -> list[Path]:
     "Write the seven shipped configurations as YAML; raises `BadInput` rather than overwrite a file that differs."
     written = []
     for recipe in SHIPPED:
-        path, text = Path(folder)/f'{recipe}.yml', need('omegaconf').OmegaConf.to_yaml(four_blocks(recipe))
+        path, text = Path(folder)/f'{recipe}.yml', optional_import('omegaconf').OmegaConf.to_yaml(four_blocks(recipe))
         same = not path.exists() or path.read_text() == text
         check(same, 'DIR', str(folder), 'a folder without other configurations', f'{path} differs from the shipped one: move it away.')
-        with atomic(path) as f: f.write_text(text)
+        with atomic_write(path) as f: f.write_text(text)
         written.append(path)
     return written
 
@@ -50,7 +50,7 @@ def read_yaml(path) -> dict:
     "The parameters in a YAML file; raises `BadInput` when it is none."
     path = Path(path)
     check(path.is_file(), '--config', str(path), 'a YAML file', '`vaebook configs DIR` writes some.')
-    try: values = need('omegaconf').OmegaConf.to_container(need('omegaconf').OmegaConf.load(path))
+    try: values = optional_import('omegaconf').OmegaConf.to_container(optional_import('omegaconf').OmegaConf.load(path))
     except Exception as e: raise BadInput('--config', str(path), 'a YAML file', str(e).replace('\n', ' ')) from e
     check(isinstance(values, dict) and values, '--config', str(path), 'keys and values', 'See `vaebook configs DIR`.')
     return {k: 'null' if v is None else v for k, v in values.items()}

@@ -10,12 +10,12 @@ __all__ = ['ERRORS', 'world', 'is_main', 'is_launched', 'local_world', 'from_mai
 import os, signal, sys, tempfile
 from pathlib import Path
 
-from . import BadInput, check, need
+from . import BadInput, check, optional_import
 
 # %% ../../nbs/core/distributed.ipynb #04dc9521
 def _from_slurm():
     "Set what PyTorch's launchers would have set, from what `srun` says."
-    slurm = need('pytorch_lightning.plugins.environments').SLURMEnvironment(auto_requeue=False)
+    slurm = optional_import('pytorch_lightning.plugins.environments').SLURMEnvironment(auto_requeue=False)
     nodes = int(os.environ.get('SLURM_NNODES', 1))
     told = dict(
         RANK=slurm.global_rank(),
@@ -46,7 +46,7 @@ def local_world() -> tuple[int, int]: # (processes of this machine, machines)
 # %% ../../nbs/core/distributed.ipynb #c578edf3
 def _meet():
     "Open the process group of all processes, if it is not there yet."
-    torch = need('torch')
+    torch = optional_import('torch')
     dist = torch.distributed
     if dist.is_initialized(): return
     on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= local_world()[0]
@@ -61,13 +61,13 @@ def from_main(make): # function of nothing
     if is_main():
         try: box = [make()]
         except BadInput as e: box = [e]
-    need('torch').distributed.broadcast_object_list(box)
+    optional_import('torch').distributed.broadcast_object_list(box)
     if isinstance(box[0], BadInput): raise box[0]
     return box[0]
 
 # %% ../../nbs/core/distributed.ipynb #a99588a9
 def _gpus() -> int: # found on this machine
-    return need('torch').accelerator.device_count()
+    return optional_import('torch').accelerator.device_count()
 
 def device_numbers(t) -> list[int]: # `trainer` block: accelerator, devices
     "The devices of this machine that a run asks for, one process each; raises `BadInput` for those it has not."
@@ -114,8 +114,8 @@ def launch(module: str, # to run, once a device
            arguments: list[str],
            t): # `trainer` block: accelerator, devices
     "Run `python -m <module> <arguments>` in one process a device; raises the `BadInput`, or the `SystemExit`, that ended them."
-    api, errors = need('torch.distributed.launcher.api'), need('torch.distributed.elastic.multiprocessing')
-    for name in ('torch.distributed.elastic', 'torch.distributed.elastic.agent.server.api', 'torch.distributed.run'): need('logging').getLogger(name).setLevel('CRITICAL')
+    api, errors = optional_import('torch.distributed.launcher.api'), optional_import('torch.distributed.elastic.multiprocessing')
+    for name in ('torch.distributed.elastic', 'torch.distributed.elastic.agent.server.api', 'torch.distributed.run'): optional_import('logging').getLogger(name).setLevel('CRITICAL')
     numbers, on_cpu = device_numbers(t), t['accelerator'] == 'cpu' or not _gpus()
     config = api.LaunchConfig(1, 1, len(numbers), rdzv_backend='c10d', rdzv_endpoint='localhost:0', max_restarts=0, monitor_interval=0.2, run_id=f'vaebook-{os.getpid()}')
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ import difflib, functools
 from pathlib import Path
 
 import vaebook
-from .errors import BadInput, check, check_choice, flat, need
+from .errors import BadInput, check, check_choice, flatten_dict, optional_import
 
 # %% ../../nbs/core/facade.ipynb #367c3400
 CONF = Path(vaebook.__file__).parent/'conf'
@@ -20,7 +20,7 @@ GROUPS = 'recipe', 'dataset', 'model', 'loss', 'trainer', 'logger'
 @functools.cache
 def read(name: str) -> dict: # dataset/mnist
     "A file of `vaebook/conf` as plain values."
-    OmegaConf = need('omegaconf').OmegaConf
+    OmegaConf = optional_import('omegaconf').OmegaConf
     return OmegaConf.to_container(OmegaConf.load(CONF/f'{name}.yaml'))
 
 @functools.cache
@@ -35,7 +35,7 @@ def settings(name: str) -> dict: # dataset/mnist → dotted key: value
     group, found = name.partition('/')[0], {}
     for base in read(name).get('defaults', []):
         if isinstance(base, str) and (CONF/group/f'{base}.yaml').is_file(): found |= settings(f'{group}/{base}')
-    return found | flat({k: v for k, v in read(name).items() if k not in ('defaults', 'hydra')})
+    return found | flatten_dict({k: v for k, v in read(name).items() if k not in ('defaults', 'hydra')})
 
 # %% ../../nbs/core/facade.ipynb #7feb8009
 def entry(experiment: str) -> dict:
@@ -145,6 +145,6 @@ def _expected(path: str, value, experiments) -> dict:
         known = dict.fromkeys(choice for name in experiments for choice in allowed(name, path))
         near = difflib.get_close_matches(str(value), known, 1)
         hint = 'A sweep keeps to one experiment.' if ',' in str(value) else f'Did you mean {near[0]!r}?' if near else '`vaebook list` tells more of them.'
-        return dict(expected='one of ' + ', '.join(known), mend=hint)
+        return dict(expected='one of ' + ', '.join(known), hint=hint)
     near = difflib.get_close_matches(path, sorted({k for name in experiments for k in (*keys(name), *own_names(name))}), 1)
-    return dict(expected='a key of the configuration', mend=f'Did you mean {near[0]!r}?' if near else 'vaebook-train --help lists them.')
+    return dict(expected='a key of the configuration', hint=f'Did you mean {near[0]!r}?' if near else 'vaebook-train --help lists them.')

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import BadInput, check, check_choice, flat, need, table # other notebooks find them here
-from .files import atomic, atomic_folder, cache_dir, check_growth, locked, most_bytes, read_json, read_settings, reading
+from .errors import BadInput, check, check_choice, flatten_dict, optional_import, format_table # other notebooks find them here
+from .files import atomic_write, atomic_write_folder, cache_dir, check_growth, locked, max_unpacked, read_json, read_settings, reading
 
 # %% ../../nbs/core/core.ipynb #b135b98d
 class Latent(NamedTuple):
@@ -62,8 +62,8 @@ def loss_rows(terms: LossTerms):
     rows = [[n, float(t.value), float(t.weight), float(t.weighted), f'{abs(float(t.weighted)) / scale:.0%}'] for n, t in terms.items()]
     return [['term', 'value', 'weight', 'weighted', 'share'], *rows, ['total', '', '', float(terms.total), '']]
 
-LossTerms.__repr__ = lambda self: table(loss_rows(self))
-LossTerms._repr_markdown_ = lambda self: table(loss_rows(self), md=True)
+LossTerms.__repr__ = lambda self: format_table(loss_rows(self))
+LossTerms._repr_markdown_ = lambda self: format_table(loss_rows(self), md=True)
 
 # %% ../../nbs/core/core.ipynb #e5fcb6b8
 def set_seed(seed: int, # 0 … 2³²−1

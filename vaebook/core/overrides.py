@@ -9,7 +9,7 @@ __all__ = ['TEXTS', 'Sweep', 'parse', 'text', 'Said', 'understand']
 import json, re
 from typing import NamedTuple
 
-from .errors import BadInput, check, check_choice, need
+from .errors import BadInput, check, check_choice, optional_import
 from .facade import BLOCKS, GROUPS, allowed, is_open, names, translate
 
 # %% ../../nbs/core/overrides.ipynb #11e18768
@@ -24,8 +24,8 @@ def parse(override: str) -> tuple: # → path, value
     known = equals and re.fullmatch(r'\+{0,2}[\w@./:-]+', path)
     check(known, 'override', override, 'key=value', 'For example trainer.max_steps=500.')
     path = path.lstrip('+')
-    try: found = need('hydra.core.override_parser.overrides_parser').OverridesParser.create().parse_override(f'_={said}')
-    except need('hydra.errors').HydraException as e:
+    try: found = optional_import('hydra.core.override_parser.overrides_parser').OverridesParser.create().parse_override(f'_={said}')
+    except optional_import('hydra.errors').HydraException as e:
         check(not said.startswith(('[', '{')), path, said, 'a list or keys and values', 'A text that begins so wants quotes within quotes.')
         return path, said
     if found.is_sweep_override(): return path, Sweep(said)

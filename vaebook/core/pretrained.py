@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HAND', 'MENDS', 'STATUS', 'UPLOADED', 'remembering', 'Pretrained', 'save_pretrained', 'kind', 'read_config',
-           'load_weights', 'described', 'restore', 'hub_name', 'hub_mend', 'hub_errors', 'access', 'fetch', 'download',
+           'load_weights', 'described', 'restore', 'hub_name', 'hub_errors', 'access', 'fetch', 'download',
            'from_pretrained', 'pack', 'public', 'push_to_hub', 'upload']
 
 # %% ../../nbs/core/pretrained.ipynb #edf128a8
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
-from . import BadInput, atomic, check, need
+from . import BadInput, atomic_write, check, optional_import
 from .options import arguments
 
 # %% ../../nbs/core/pretrained.ipynb #5a696bcd
@@ -52,8 +52,8 @@ def save_pretrained(self: Pretrained, folder) -> Path:
     "Write `config.json` and `model.safetensors` into `folder`; a killed process leaves no half model."
     folder = Path(folder); config = folder/'config.json'
     text = json.dumps(dict(kind=type(self).__name__, config=self.config), indent=2) + '\n'
-    with atomic(config) as c, atomic(folder/'model.safetensors') as f:
-        c.write_text(text); need('safetensors.torch').save_model(self, str(f))
+    with atomic_write(config) as c, atomic_write(folder/'model.safetensors') as f:
+        c.write_text(text); optional_import('safetensors.torch').save_model(self, str(f))
     return folder
 
 Pretrained.save_pretrained = save_pretrained
@@ -61,7 +61,7 @@ Pretrained.save_pretrained = save_pretrained
 # %% ../../nbs/core/pretrained.ipynb #93c912e0
 def kind(name: str):
     "The `Pretrained` class called `name`: one already defined, or one of vaebook's own models."
-    found = isinstance(name, str) and (Pretrained.kinds.get(name) or getattr(need('vaebook.models'), name, None))
+    found = isinstance(name, str) and (Pretrained.kinds.get(name) or getattr(optional_import('vaebook.models'), name, None))
     known = isinstance(found, type) and issubclass(found, nn.Module)
     check(known, 'kind', name, 'the name of a model of vaebook', 'Is this the config.json of another library?')
     return found
@@ -80,8 +80,8 @@ def read_config(folder) -> dict:
 # %% ../../nbs/core/pretrained.ipynb #c597677f
 def load_weights(model: nn.Module, path: Path):
     "Fill `model` from a safetensors file, or from a state dict that torch saved."
-    if path.suffix == '.safetensors': need('safetensors.torch').load_model(model, str(path), device='cpu')
-    else: model.load_state_dict(need('torch').load(path, map_location='cpu', weights_only=True))
+    if path.suffix == '.safetensors': optional_import('safetensors.torch').load_model(model, str(path), device='cpu')
+    else: model.load_state_dict(optional_import('torch').load(path, map_location='cpu', weights_only=True))
 
 # %% ../../nbs/core/pretrained.ipynb #ac0e88f9
 def described(cls, folder) -> tuple: # class, arguments
@@ -123,11 +123,11 @@ MENDS |= dict.fromkeys(['OfflineModeIsEnabled', 'ConnectError', 'TimeoutExceptio
 STATUS = {401: ('a valid access token', 'Run `hf auth login`.'), 403: ('a token that may do this', 'A new one for `hf auth login` is made under Settings, Access Tokens.'),
           429: ('fewer requests', 'Wait some minutes.')} | dict.fromkeys(range(500, 600), ('a Hub that works', 'It has trouble itself: try again later.'))
 
-def hub_mend(e: Exception) -> tuple | None: # expected, mend
+def _hub_hint(e: Exception) -> tuple | None: # expected, mend
     "What a known error of `huggingface_hub`, or the error behind it, means."
     names = [c.__name__ for c in type(e).__mro__]
     status = e.response.status_code if 'HfHubHTTPError' in names else None
-    behind = hub_mend(e.__cause__) if e.__cause__ else None
+    behind = _hub_hint(e.__cause__) if e.__cause__ else None
     return behind or next((MENDS[k] for k in MENDS if k in names), None) or STATUS.get(status)
 
 # %% ../../nbs/core/pretrained.ipynb #89024d60
@@ -138,7 +138,7 @@ def hub_errors(name: str, revision: str | None = None):
     except BadInput: raise
     except Exception as e:
         other = 'an answer of the Hub', f'{type(e).__name__}: {e}'.split('\n')[0] + '. Try again: what has arrived is kept.'
-        raise BadInput('model', f'{name}@{revision}' if revision else name, *(hub_mend(e) or other)) from e
+        raise BadInput('model', f'{name}@{revision}' if revision else name, *(_hub_hint(e) or other)) from e
 
 # %% ../../nbs/core/pretrained.ipynb #23b99cf6
 def access(token): # str, bool or None
@@ -148,7 +148,7 @@ def access(token): # str, bool or None
 
 def fetch(name: str, file: str, revision: str | None = None, token: str | None = None) -> Path:
     "One file of a model on the Hub, in the cache."
-    try: hub = need('huggingface_hub', extra='hub')
+    try: hub = optional_import('huggingface_hub', extra='hub')
     except ImportError as e: raise ImportError(f'{name} is no folder here. To look for it on the Hub, {e}') from e
     with hub_errors(name, revision): return Path(hub.hf_hub_download(name, file, revision=revision, token=access(token)))
 
@@ -174,10 +174,10 @@ Pretrained.from_pretrained = classmethod(from_pretrained)
 # %% ../../nbs/core/pretrained.ipynb #52f26990
 def pack(model, folder, run=None, name: str = 'user/model', license: str | None = None) -> Path:
     "Config, weights, the card as `README.md` and two figures of the run, in `folder`."
-    card, folder = need('vaebook.hub.card'), Path(folder)
+    card, folder = optional_import('vaebook.hub.card'), Path(folder)
     text = card.model_card(model, run, name, license)
     model.save_pretrained(folder)
-    with atomic(folder/'README.md') as f: f.write_text(text, encoding='utf-8')
+    with atomic_write(folder/'README.md') as f: f.write_text(text, encoding='utf-8')
     for figure in card.figures(run):
         (folder/'figures').mkdir(exist_ok=True); shutil.copyfile(figure, folder/'figures'/figure.name)
     return folder
@@ -195,7 +195,7 @@ def push_to_hub(self: Pretrained, name: str, # 'user/model', made if it is not t
                 license: str | None = None) -> str: # Of the model, such as 'mit'; None: the card names none. Returns the address
     "Upload config, weights, card and two figures of the run; raises `BadInput` that says what to do."
     check(isinstance(name, str) and re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name), 'name', name, "'user/model'", 'The user is you, or an organisation of yours.')
-    api = need('huggingface_hub', extra='hub').HfApi(token=access(token))
+    api = optional_import('huggingface_hub', extra='hub').HfApi(token=access(token))
     with tempfile.TemporaryDirectory() as folder:
         pack(self, folder, run, name, license)
         with hub_errors(name, revision): return upload(api, name, folder, private, revision)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import vaebook
-from . import BadInput, atomic, check, flat, need, read_json, read_settings, table
+from . import BadInput, atomic_write, check, flatten_dict, optional_import, read_json, read_settings, format_table
 
 # %% ../../nbs/core/runs.ipynb #0063a40a
 def git_commit() -> str | None:
@@ -62,8 +62,8 @@ def holds_work(folder: Path) -> bool:
 
 def check_new(folder: Path):
     "Raise `BadInput` for a folder where a run has learnt something."
-    mend = 'To go on with it add resume=auto; to start afresh choose another run_dir.'
-    check(not (folder/'config.yaml').exists() or not holds_work(folder), 'run_dir', str(folder), 'a new folder: this one holds a run', mend)
+    hint = 'To go on with it add resume=auto; to start afresh choose another run_dir.'
+    check(not (folder/'config.yaml').exists() or not holds_work(folder), 'run_dir', str(folder), 'a new folder: this one holds a run', hint)
 
 # %% ../../nbs/core/runs.ipynb #1809626b
 _open_locks = set() # of this process
@@ -71,7 +71,7 @@ _open_locks = set() # of this process
 def hold(folder: Path):
     "The folder, open and locked until `free`; raises `BadInput` when another run is at work there. None where the system has no such locks."
     if os.name == 'nt': return None
-    fcntl = need('fcntl')
+    fcntl = optional_import('fcntl')
     held = os.open(folder, os.O_RDONLY)
     try: fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
@@ -83,7 +83,7 @@ def hold(folder: Path):
 
 def free(held):
     "Unlock what `hold` gave."
-    need('fcntl').flock(held, need('fcntl').LOCK_UN)
+    optional_import('fcntl').flock(held, optional_import('fcntl').LOCK_UN)
     _open_locks.discard(held)
     os.close(held)
 
@@ -129,7 +129,7 @@ def _may_differ(key: str) -> bool:
 
 def same_run(old: dict, new: dict, folder):
     "Raise `BadInput` when `new` would train something else than `old` did."
-    a, b = flat(old), flat(new)
+    a, b = flatten_dict(old), flatten_dict(new)
     differ = [k for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k) and not _may_differ(k)]
     check(not differ, 'resume', str(folder), 'a run of the same configuration',
           '; '.join(f'{k} was {a.get(k)!r}, is {b.get(k)!r}' for k in differ[:5]) + '. Start a new run, or repeat the old settings.')
@@ -160,7 +160,7 @@ def find_run(resume, run_dir) -> tuple[Path | None, Path | None]:
     return folder, checkpoint
 
 # %% ../../nbs/core/runs.ipynb #915de844
-PART = re.compile(r'\..+\.\d+\.tmp') # what `atomic` calls a file that is not whole yet
+PART = re.compile(r'\..+\.\d+\.tmp') # what `atomic_write` calls a file that is not whole yet
 
 def sweep_parts(folder: Path):
     "Remove what killed processes have left half-written below `folder`, which is held."
@@ -190,7 +190,7 @@ class Run:
 
     def start(self) -> Path:
         "Create the folder, or check that it can be gone on with; writes `config.yaml` and `environment.json`."
-        OmegaConf = need('omegaconf').OmegaConf
+        OmegaConf = optional_import('omegaconf').OmegaConf
         plain = OmegaConf.to_container(self.cfg)
         resumed = self.folder is not None
         if resumed: same_run(read_settings(self.folder/'config.yaml'), plain, self.folder)
@@ -202,7 +202,7 @@ class Run:
 
     def begin(self, plain: dict, resumed: bool):
         "Write `config.yaml` and `environment.json`, with the seconds of earlier sittings."
-        OmegaConf = need('omegaconf').OmegaConf
+        OmegaConf = optional_import('omegaconf').OmegaConf
         if not self.checkpoint and not resumed: check_new(self.folder)
         with disk_errors(self.folder):
             sweep_parts(self.folder)
@@ -218,7 +218,7 @@ class Run:
     def write(self, name: str, content):
         "Write text, or an object as JSON, to `name` in the folder, whole or not at all."
         text = content if isinstance(content, str) else json.dumps(content, indent=1, allow_nan=False) + '\n'
-        with atomic(self.folder/name) as f: f.write_text(text, encoding='utf-8')
+        with atomic_write(self.folder/name) as f: f.write_text(text, encoding='utf-8')
 
     def spent(self, peak_memory_gib: float, **seconds: float):
         "Add seconds to those of earlier sittings that ended, in `environment.json`."
@@ -229,7 +229,7 @@ class Run:
 
     def figure(self, name: str, fig):
         "Save a matplotlib figure as `figures/<name>.png` and return it."
-        with disk_errors(self.folder), atomic(self.folder/'figures'/f'{name}.png') as f: fig.savefig(f, format='png', dpi=100, bbox_inches='tight')
+        with disk_errors(self.folder), atomic_write(self.folder/'figures'/f'{name}.png') as f: fig.savefig(f, format='png', dpi=100, bbox_inches='tight')
         return fig
 
     def metrics(self, **numbers) -> dict:
@@ -251,13 +251,13 @@ def collect(folders, # Run folders, or a folder of them
     "One row a finished run: those keys and everything in its `metrics.json`."
     folders = finished(folders) if isinstance(folders, str | Path) else map(Path, folders)
     def row(folder):
-        known = flat(read_settings(folder/'config.yaml') | dict(environment=read_json(folder/'environment.json')))
+        known = flatten_dict(read_settings(folder/'config.yaml') | dict(environment=read_json(folder/'environment.json')))
         return {k: known.get(k) for k in keys} | read_json(folder/'metrics.json')
     return list(map(row, folders))
 
 def write_csv(rows: list[dict], path):
     "Rows as a CSV file with the union of their keys."
-    with atomic(path) as f, f.open('w', newline='', encoding='utf-8') as file:
+    with atomic_write(path) as f, f.open('w', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(k for r in rows for k in r)), lineterminator='\n')
         writer.writeheader(); writer.writerows(rows)
 
@@ -284,5 +284,5 @@ class Summary:
         head = [self.names.get(k, k) for k in [*self.by, 'runs', *self.columns]]
         return [head, *([*key, len(group), *(self.cell(group, k) for k in self.columns)] for key, group in self.groups.items())]
 
-    def __repr__(self): return table(self.rows())
-    def _repr_markdown_(self): return table(self.rows(), md=True)
+    def __repr__(self): return format_table(self.rows())
+    def _repr_markdown_(self): return format_table(self.rows(), md=True)

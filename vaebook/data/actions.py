@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed as dist
 
-from ..core import BadInput, check, check_choice, check_growth, reading, table
+from ..core import BadInput, check, check_choice, check_growth, reading, format_table
 from .batches import batches, sequential
 
 # %% ../../nbs/actions/data.ipynb #b5aa6403
@@ -161,9 +161,9 @@ class ActionData:
 def window_weights(windows: Windows, names: list, weights) -> Tensor: # [W]
     "Each data set's weight, 1 if it has none, spread over its windows; None stays None."
     if weights is None: return None
-    mend = f"Say dataset.weights='{{{names[0]}: 2}}'."
-    check(isinstance(weights, Mapping), 'weights', weights, 'a number for each data set that has one', mend)
-    for k, v in weights.items(): check(check_choice('weights', k, names, mend) and isinstance(v, Real) and 0 <= v < np.inf, f'weights.{k}', v, 'a number from 0', mend)
+    hint = f"Say dataset.weights='{{{names[0]}: 2}}'."
+    check(isinstance(weights, Mapping), 'weights', weights, 'a number for each data set that has one', hint)
+    for k, v in weights.items(): check(check_choice('weights', k, names, hint) and isinstance(v, Real) and 0 <= v < np.inf, f'weights.{k}', v, 'a number from 0', hint)
     w = torch.tensor([float(weights.get(n, 1)) for n in names])
     check(w.sum() > 0, 'weights', weights, 'at least one above 0')
     return (w / windows.dataset.bincount(minlength=len(names)).clamp(min=1))[windows.dataset]
@@ -199,8 +199,8 @@ def size_rows(data: ActionData):
             for (n, h), c in zip(data.held.items(), count)]
     return [['data set', '', 'train episodes', 'val', 'train windows', 'val', 'steps'], *rows, ['all', '', *(sum(c) for c in list(zip(*rows))[2:])]]
 
-ActionData.__repr__ = lambda self: table(size_rows(self))
-ActionData._repr_markdown_ = lambda self: table(size_rows(self), md=True)
+ActionData.__repr__ = lambda self: format_table(size_rows(self))
+ActionData._repr_markdown_ = lambda self: format_table(size_rows(self), md=True)
 
 # %% ../../nbs/actions/data.ipynb #f827a3d8
 def minimum_jerk(start, goal) -> np.ndarray: # [t,3] a leg as displacements, none above 1

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import BadInput, atomic, atomic_folder, cache_dir, check, check_choice, locked, need, reading
+from ..core import BadInput, atomic_write, atomic_write_folder, cache_dir, check, check_choice, locked, optional_import, reading
 from .batches import generator
 from .download import fetch, provenance
 
@@ -42,7 +42,7 @@ def wav_header(kind: str, sample_rate: int, channels: int, size: int) -> bytes: 
 def wav_file(path, sample_rate: int, channels: int, kind: str = 'int16'): # or float32
     "Yield a function that appends a piece [C,n], int16 or floats in [-1,1], to a WAV file."
     check_choice('kind', kind, ('int16', 'float32')); size = 0
-    with atomic(path) as part, open(part, 'wb') as f:
+    with atomic_write(path) as part, open(part, 'wb') as f:
         def write(x: Tensor):
             nonlocal size
             y = (to_int16(x) if kind == 'int16' else to_float(x)).detach().cpu().numpy()
@@ -68,9 +68,9 @@ def as_float(frame) -> np.ndarray: # [n,C] float32
 
 def decoded(path):
     "Yield (rate in Hz, float32 [n,C]) for each frame of a file's first sound."
-    av = need('av', extra='audio')
-    name, mend = Path(path).name, 'Replace or remove it.'
-    with reading(name, 'a sound that FFmpeg can read', mend), av.open(str(path), metadata_errors='replace') as f:
+    av = optional_import('av', extra='audio')
+    name, hint = Path(path).name, 'Replace or remove it.'
+    with reading(name, 'a sound that FFmpeg can read', hint), av.open(str(path), metadata_errors='replace') as f:
         check(f.streams.audio, 'file', name, 'a file with sound in it', 'It has only pictures.' if f.streams.video else '')
         for frame in f.decode(f.streams.audio[0]): yield frame.sample_rate, as_float(frame)
 
@@ -91,7 +91,7 @@ def resampled(sound, to: int = None): # sound: of (rate, [n,C]); to: Hz, None: a
     "Yield the pieces at another rate, by soxr in its high quality; one sample at least."
     stream, rate, made = None, None, 0
     for r, x in sound:
-        if rate is None and to not in (None, r): stream = need('soxr', extra='audio').ResampleStream(r, to, x.shape[1], dtype='float32')
+        if rate is None and to not in (None, r): stream = optional_import('soxr', extra='audio').ResampleStream(r, to, x.shape[1], dtype='float32')
         rate = check(rate in (None, r), 'sample_rate', r, f'{rate} Hz, as the file began') and r
         y = stream.resample_chunk(x) if stream else x
         made += len(y); yield y
@@ -156,7 +156,7 @@ def decode_all(root: Path, names: list, held: list, folder: Path, sample_rate: i
     "Write the array and its index."
     out, index, skipped = Writer(folder/'sound.npy', channels), [], []
     order = sorted(range(len(names)), key=lambda i: held[i])
-    for i in need('tqdm.auto').tqdm(order, desc=f'decoding {root.name}', leave=False):
+    for i in optional_import('tqdm.auto').tqdm(order, desc=f'decoding {root.name}', leave=False):
         try: index.append((names[i], held[i], out.n, out.add(pieces(root/names[i], sample_rate, channels))))
         except BadInput as e:
             if not skip_broken: raise
@@ -172,7 +172,7 @@ def decode_once(root: Path, names: list, held: list, sample_rate: int, channels:
     folder = cache_dir('audio', key)
     with locked(folder):
         if not (folder/'index.json').exists():
-            with atomic_folder(folder) as part: decode_all(root, names, held, part, sample_rate, channels, skip_broken)
+            with atomic_write_folder(folder) as part: decode_all(root, names, held, part, sample_rate, channels, skip_broken)
     return folder
 
 # %% ../../nbs/audio/data.ipynb #1e571ebd

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from einops import einsum, reduce
 
-from ..core import BadInput, atomic, cache_dir, check, check_choice, locked, need, reading
+from ..core import BadInput, atomic_write, cache_dir, check, check_choice, locked, optional_import, reading
 from .dmc import Episode, write_episodes
 
 # %% ../../nbs/world/collect.ipynb #4ce1047f
@@ -25,7 +25,7 @@ TRY = 'import mujoco; c = mujoco.GLContext(8, 8); c.make_current(); c.free()'
 @cache
 def backend() -> str: # A value of MUJOCO_GL
     "The first library that draws here: yours by MUJOCO_GL, EGL, OSMesa; raises `BadInput` when there is none."
-    need('dm_control', extra='dmc')
+    optional_import('dm_control', extra='dmc')
     names = list(dict.fromkeys(filter(None, [os.environ.get('MUJOCO_GL'), 'egl', 'osmesa'] if sys.platform == 'linux' else [os.environ.get('MUJOCO_GL'), 'glfw'])))
     works = lambda name: not subprocess.run([sys.executable, '-c', TRY], env=os.environ | dict(MUJOCO_GL=name), capture_output=True).returncode
     for name in filter(works, names): return name
@@ -34,7 +34,7 @@ def backend() -> str: # A value of MUJOCO_GL
 def ready():
     "The suite, imported with a library that draws; Mesa stays within one thread, as there are several processes."
     os.environ['MUJOCO_GL'] = backend(); os.environ.setdefault('LP_NUM_THREADS', '0')
-    return need('dm_control.suite', extra='dmc')
+    return optional_import('dm_control.suite', extra='dmc')
 
 # %% ../../nbs/world/collect.ipynb #dadf060b
 QUALITY = dict(offsamples=0, shadowsize=256, numslices=12, numstacks=8, numquads=2)
@@ -131,7 +131,7 @@ def work(plan: dict, folder, numbers):
     made, boss = simulator(plan['env']), os.getppid()
     for i in numbers:
         done = episode(made, plan, i)
-        with atomic(Path(folder)/f'{i}.npz') as part, open(part, 'wb') as f: np.savez(f, **done)
+        with atomic_write(Path(folder)/f'{i}.npz') as part, open(part, 'wb') as f: np.savez(f, **done)
         if os.getppid() != boss: return
         yield i
 
@@ -145,7 +145,7 @@ def start(plan: dict, folder, numbers): # a process that works
 # %% ../../nbs/world/collect.ipynb #b372cbed
 def share_out(plan: dict, folder: Path, missing: list, workers: int):
     "Have the missing episodes made by processes, with a bar; raises `RuntimeError` when one fails."
-    bar = need('tqdm.auto').tqdm(total=len(missing), desc=f'{plan["env"]} episodes', leave=False, disable=bool(os.environ.get('TQDM_DISABLE')))
+    bar = optional_import('tqdm.auto').tqdm(total=len(missing), desc=f'{plan["env"]} episodes', leave=False, disable=bool(os.environ.get('TQDM_DISABLE')))
     if workers == 1:
         for i in work(plan, folder, missing): bar.update()
         return bar.close()
@@ -182,7 +182,7 @@ def file_name(plan: dict) -> str:
 # %% ../../nbs/world/collect.ipynb #7e17e77d
 def about(plan: dict) -> dict:
     "What is written beside the episodes."
-    versions = {name: need('importlib.metadata').version(name) for name in ('dm-control', 'mujoco')}
+    versions = {name: optional_import('importlib.metadata').version(name) for name in ('dm-control', 'mujoco')}
     return dict(env=plan['env'], level='+'.join(plan['level']), seed=plan['seed'], repeat=plan['repeat'], action_convention='after',
                 plan=json.dumps(plan), quality=json.dumps(QUALITY | FLAGS), versions=json.dumps(versions), backend=backend())
 
@@ -219,7 +219,7 @@ def collect(env: str = 'cartpole-swingup', # Of the suite: domain-task
 
 def same_plan(path: Path, plan: dict) -> Path:
     "`path`, when it holds what is asked for; raises `BadInput` rather than replace other episodes."
-    with reading(path, 'a file of episodes'), need('h5py', extra='dmc').File(path) as f: held = json.loads(f.attrs.get('plan', '{}'))
+    with reading(path, 'a file of episodes'), optional_import('h5py', extra='dmc').File(path) as f: held = json.loads(f.attrs.get('plan', '{}'))
     other = ', '.join(f'{k}={held.get(k)!r}' for k in plan if held.get(k) != plan[k])
     check(not other, 'path', str(path), 'episodes of this plan', f'The file has {other}: choose another path, or move it away.')
     return path

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ..core.errors import BadInput, check, check_choice, need
-from ..core.files import atomic, atomic_folder, cache_dir, check_growth, most_bytes, reading
+from ..core.errors import BadInput, check, check_choice, optional_import
+from ..core.files import atomic_write, atomic_write_folder, cache_dir, check_growth, max_unpacked, reading
 
 # %% ../../nbs/core/download.ipynb #8a29303a
 def opened(path): # Compressed with gzip, or not
@@ -34,7 +34,7 @@ def whole(path): # The file that is being read
 # %% ../../nbs/core/download.ipynb #371a2c95
 def unpacked(path) -> bytes:
     "The uncompressed content of `path`, if it is no larger than such a file should hold."
-    with whole(path), opened(path) as f: data = f.read(most_bytes(path) + 1)
+    with whole(path), opened(path) as f: data = f.read(max_unpacked(path) + 1)
     check_growth(path, len(data))
     return data
 
@@ -206,7 +206,7 @@ def copy_url(url: str, # http, https, ftp or file
     "Copy `url` to `path` under a progress bar."
     with urllib.request.urlopen(url, timeout=silence) as r, open(path, 'wb') as f:
         total = int(r.headers.get('Content-Length') or 0)
-        with need('tqdm.auto').tqdm(total=total or None, unit='B', unit_scale=True, desc=url.rsplit('/', 1)[-1], leave=False, disable=0 < total < 1 << 20) as bar:
+        with optional_import('tqdm.auto').tqdm(total=total or None, unit='B', unit_scale=True, desc=url.rsplit('/', 1)[-1], leave=False, disable=0 < total < 1 << 20) as bar:
             while chunk := r.read(1 << 18): f.write(chunk); bar.update(len(chunk))
         if f.tell() < total: raise OSError(f'the connection ended after {f.tell()} of {total} bytes')
 
@@ -216,7 +216,7 @@ def placing(folder, # The data set's folder in the cache
             name: str, # The file's name there, with or without `.gz`
             want: str): # What it must contain
     "Yield a temporary path; what is written there is verified, then takes its place."
-    with atomic(Path(folder)/name) as tmp:
+    with atomic_write(Path(folder)/name) as tmp:
         yield tmp
         verify(tmp, want, name)
     if name.endswith('.gz'): (Path(folder)/name[:-3]).unlink(missing_ok=True)
@@ -252,7 +252,7 @@ def from_tar(path, # A tar file, compressed or not
 def plant(path, # A tar file, compressed or not
           tree: Tree, folder):
     "Take the files of `tree` out of a tar file."
-    with whole(path), tarfile.open(path) as tar, atomic_folder(folder) as tmp:
+    with whole(path), tarfile.open(path) as tar, atomic_write_folder(folder) as tmp:
         for m in tar:
             _, found, name = f'/{PurePosixPath(m.name)}'.partition(f'/{tree.inside}')
             if not (found and m.isfile() and name.endswith(tree.suffix)) or '..' in PurePosixPath(name).parts: continue
@@ -324,7 +324,7 @@ def data_tar(deb, # A Debian package
 def from_debian(package: str, files: Files, folder):
     "Fetch a Debian package by `apt-get` on private folders, and take the files out of it."
     if not shutil.which('apt-get'): raise OSError('this system has no apt-get')
-    with scratch() as tmp, need('tqdm.auto').tqdm(total=3, desc=f'Debian {package}', leave=False) as bar:
+    with scratch() as tmp, optional_import('tqdm.auto').tqdm(total=3, desc=f'Debian {package}', leave=False) as bar:
         apt, tmp = ['apt-get', '-q', '-y', '-c', f'{tmp}/apt.conf'], Path(tmp)
         for d in 'state', 'lists/partial', 'cache/archives/partial', 'log': (tmp/d).mkdir(parents=True)
         (tmp/'apt.conf').write_text(APT.format(tmp))

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..core import atomic, check, check_growth, need, reading
+from ..core import atomic_write, check, check_growth, optional_import, reading
 from .tfrecord import read_tfrecord, record_length
 
 # %% ../../nbs/world/readers.ipynb #ec512383
@@ -74,21 +74,21 @@ def append_episode(f, e: Episode):
     for k in ('actions', 'rewards'): append_rows(f, k, finite_rows(np.asarray(getattr(e, k)), e.name, k))
     append_rows(f, 'dones', np.asarray(e.dones, bool))
     append_rows(f, 'lengths', np.array([len(e)]))
-    append_rows(f, 'names', np.array([e.name], object), dtype=need('h5py', 'dmc').string_dtype())
+    append_rows(f, 'names', np.array([e.name], object), dtype=optional_import('h5py', 'dmc').string_dtype())
 
 # %% ../../nbs/world/readers.ipynb #95eed787
 def episode_names(path) -> list:
     "The names of the episodes in a file of ours, in order; of a file that is not there, none."
     if not Path(path).exists(): return []
-    with need('h5py', 'dmc').File(path, 'r') as f: return [n.decode() for n in f['names'][:]] if 'names' in f else []
+    with optional_import('h5py', 'dmc').File(path, 'r') as f: return [n.decode() for n in f['names'][:]] if 'names' in f else []
 
 def write_episodes(path, episodes, # An iterable of Episode
                    **attrs) -> Path: # Facts to store with them: strings and numbers
     "Write episodes, after those that are there already; the file is whole at any time."
     path, known = Path(path), set(episode_names(path))
-    with atomic(path) as part:
+    with atomic_write(path) as part:
         if path.exists(): shutil.copyfile(path, part)
-        with need('h5py', 'dmc').File(part, 'a') as f:
+        with optional_import('h5py', 'dmc').File(part, 'a') as f:
             f.attrs.update(dict(format='vaebook episodes', action_convention='after') | attrs)
             for e in episodes:
                 check(e.name not in known, 'name', e.name, 'a name that is not in the file yet')
@@ -190,7 +190,7 @@ def open_npz(path) -> dict:
         return {k[:-4]: NpzColumn(path, z, k[:-4]) for k in z.namelist() if k.endswith('.npy')}
 
 def open_h5(path): # The open file
-    f = need('h5py', 'dmc').File(path, 'r')
+    f = optional_import('h5py', 'dmc').File(path, 'r')
     size = lambda d: max(d.nbytes, d.dtype.itemsize * prod(d.chunks or [1])) # a chunk is unpacked whole
     check_growth(path, sum(size(d) for d in f.values() if hasattr(d, 'nbytes')))
     return f

@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import BadInput, check, check_choice, need, reading, table
+from ..core import BadInput, check, check_choice, optional_import, reading, format_table
 from .batches import permutation
 from .download import fetch, find, provenance, unpacked
 
@@ -54,9 +54,9 @@ DIGITS = 'Handwritten digits (E. Alpaydin, C. Kaynak; UCI Machine Learning Repos
 def read_digits(path=None): # An npz file, by default the package's own
     "Images [1797,1,8,8] and labels [1797] of the digits in the package."
     path = path or files('vaebook.data')/'digits.npz'
-    name, what, mend = Path(path).name, 'the 1,797 digits of the package', 'Install vaebook again.'
-    with reading(name, what, mend), np.load(path, allow_pickle=False) as f: x, y = f['x'], f['y']
-    check(x.shape == (1797, 8, 8) and y.shape == (1797,) and x.dtype == y.dtype == np.uint8 and x.max() < 17 and y.max() < 10, 'file', name, what, mend)
+    name, what, hint = Path(path).name, 'the 1,797 digits of the package', 'Install vaebook again.'
+    with reading(name, what, hint), np.load(path, allow_pickle=False) as f: x, y = f['x'], f['y']
+    check(x.shape == (1797, 8, 8) and y.shape == (1797,) and x.dtype == y.dtype == np.uint8 and x.max() < 17 and y.max() < 10, 'file', name, what, hint)
     return (torch.from_numpy(x).float() * 255 / 16).round().byte()[:, None], torch.from_numpy(y).long()
 
 # %% ../../nbs/images/data.ipynb #c96e1b5e
@@ -103,9 +103,9 @@ def resize(x: Tensor, # [N,C,H,W] uint8
 def read_picture(path, size: int) -> Tensor: # [3,size,size] uint8
     "One picture file, upright, in colour, at one size."
     path = Path(path)
-    with reading(f'{path.parent.name}/{path.name}', 'a picture', 'Replace or remove it.'), need('PIL.Image').open(path) as im:
-        upright = need('PIL.ImageOps').exif_transpose(im).convert('RGB')
-    return torch.from_numpy(np.array(upright.resize((size, size), need('PIL.Image').Resampling.BILINEAR))).permute(2, 0, 1)
+    with reading(f'{path.parent.name}/{path.name}', 'a picture', 'Replace or remove it.'), optional_import('PIL.Image').open(path) as im:
+        upright = optional_import('PIL.ImageOps').exif_transpose(im).convert('RGB')
+    return torch.from_numpy(np.array(upright.resize((size, size), optional_import('PIL.Image').Resampling.BILINEAR))).permute(2, 0, 1)
 
 # %% ../../nbs/images/data.ipynb #2e96399c
 def read_folder(root, # Has a folder for each class
@@ -117,7 +117,7 @@ def read_folder(root, # Has a folder for each class
     pictures = lambda d: sorted(p for p in d.iterdir() if p.suffix.lower() in kinds and not p.name.startswith('.'))
     classes = [d.name for d in sorted(root.iterdir()) if d.is_dir() and not d.name.startswith('.') and pictures(d)]
     paths = [(p, i) for i, c in enumerate(classes) for p in pictures(root/c)]
-    for p, i in need('tqdm.auto').tqdm(paths, desc='pictures', leave=False, disable=len(paths) < 1000):
+    for p, i in optional_import('tqdm.auto').tqdm(paths, desc='pictures', leave=False, disable=len(paths) < 1000):
         try: xs.append(read_picture(p, size)); ys.append(i)
         except BadInput: bad.append(f'{p.parent.name}/{p.name}')
     check(xs, 'root', str(root), 'readable pictures in class folders, root/<class>/*.png or *.jpg', f'Unreadable: {", ".join(bad[:8])}.' if bad else '')
@@ -183,8 +183,8 @@ def size_rows(data: ImageData):
     return [['id', 'class', 'train', 'val', 'test'], *rows, ['', 'all', *map(len, splits)]]
 
 def heading(data: ImageData): return f'{data.name} {list(data.shape)}' + (f': {data.note}' if data.note else '')
-ImageData.__repr__ = lambda self: heading(self) + '\n' + table(size_rows(self))
-ImageData._repr_markdown_ = lambda self: heading(self) + '\n\n' + table(size_rows(self), md=True)
+ImageData.__repr__ = lambda self: heading(self) + '\n' + format_table(size_rows(self))
+ImageData._repr_markdown_ = lambda self: heading(self) + '\n\n' + format_table(size_rows(self), md=True)
 
 # %% ../../nbs/images/data.ipynb #7909f4fb
 def as_bytes(x: Tensor) -> Tensor: # [N,H,W] or [N,C,H,W], bytes or floats in [0,1]
@@ -293,8 +293,8 @@ def to_unit(x: Tensor, # Bytes, or floats that are left as they are
 def as_input(x: Tensor, # Bytes, or floats in [0,1]
              shape=None) -> Tensor: # (C, H, W) a network was built for; None: any
     "`to_unit(x)` for a network; raises `BadInput` unless x is [B, *shape]."
-    mend = 'x[None] is a batch of one image; vaebook.data.images.resize changes the size of bytes.'
-    if shape: check(x.shape[1:] == shape, 'images', list(x.shape), '[B, {}, {}, {}]'.format(*shape), mend)
+    hint = 'x[None] is a batch of one image; vaebook.data.images.resize changes the size of bytes.'
+    if shape: check(x.shape[1:] == shape, 'images', list(x.shape), '[B, {}, {}, {}]'.format(*shape), hint)
     return to_unit(x)
 
 # %% ../../nbs/images/data.ipynb #c8c26e7b

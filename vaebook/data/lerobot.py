@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import BadInput, atomic_folder, check, check_choice, check_growth, need, reading
+from ..core import BadInput, atomic_write_folder, check, check_choice, check_growth, optional_import, reading
 from .actions import Episodes, paths_of
 
 # %% ../../nbs/actions/lerobot.ipynb #5d976484
@@ -45,19 +45,19 @@ def read_info(root) -> dict:
 # %% ../../nbs/actions/lerobot.ipynb #dc53b0e0
 def numbers(column) -> np.ndarray: # [rows, D]
     "A column of numbers, vectors or nested vectors; what is missing among the numbers becomes NaN."
-    pa, array = need('pyarrow', 'actions'), column.combine_chunks()
+    pa, array = optional_import('pyarrow', 'actions'), column.combine_chunks()
     rows = len(array)
     while True:
         if isinstance(array.type, pa.BaseExtensionType): array = array.storage
         if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type)): break
-        if array.null_count or len(need('pyarrow.compute', 'actions').list_value_length(array).unique()) > 1: raise ValueError('its vectors differ in length')
+        if array.null_count or len(optional_import('pyarrow.compute', 'actions').list_value_length(array).unique()) > 1: raise ValueError('its vectors differ in length')
         array = array.flatten()
     return array.to_numpy(zero_copy_only=False).reshape(rows, -1 if len(array) else 1)
 
 def read_columns(path, columns: list) -> dict: # Those of `columns` that are there
     "Columns of a parquet file as arrays [rows, D]."
     with part(path):
-        with need('pyarrow.parquet', 'actions').ParquetFile(path, page_checksum_verification=True) as f:
+        with optional_import('pyarrow.parquet', 'actions').ParquetFile(path, page_checksum_verification=True) as f:
             groups = [f.metadata.row_group(i) for i in range(f.num_row_groups)]
             check_growth(path, 8 * sum(g.column(j).num_values for g in groups for j in range(g.num_columns)))
             table = f.read(columns)
@@ -73,7 +73,7 @@ def listed(root, info: dict) -> list:
         found = paths_of(root/'meta'/'episodes', '*/*.parquet')
         rows, keys = [], ['episode_index', 'length', 'tasks', 'id', 'data/chunk_index', 'data/file_index']
         for path in found:
-            with part(path), need('pyarrow.parquet', 'actions').ParquetFile(path) as f: rows += f.read([k for k in keys if k in f.schema_arrow.names]).to_pylist()
+            with part(path), optional_import('pyarrow.parquet', 'actions').ParquetFile(path) as f: rows += f.read([k for k in keys if k in f.schema_arrow.names]).to_pylist()
         for r in rows: r |= dict(chunk_index=r['data/chunk_index'], file_index=r['data/file_index'])
     return [r | dict(path=root/info['data_path'].format(**r)) for r in sorted(rows, key=lambda r: r['episode_index'])]
 
@@ -126,7 +126,7 @@ def statistics(x: np.ndarray) -> dict: # [M,D]
 # %% ../../nbs/actions/lerobot.ipynb #8962d688
 def frames(e: Episodes, i: int, first: int, task: int): # Episode, its first row in the data set, its task's number
     "The table of one episode's frames."
-    pa, n = need('pyarrow', 'actions'), len(e.actions[i])
+    pa, n = optional_import('pyarrow', 'actions'), len(e.actions[i])
     vector = lambda x: pa.array(x[:, 0]) if x.shape[1] == 1 else pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])
     columns = dict(action=vector(e.actions[i])) | ({'observation.state': vector(e.states[i])} if e.states else {})
     at = np.arange(n)
@@ -155,13 +155,13 @@ def describe(e: Episodes, tasks: int, robot_type: str) -> dict:
 def write_lerobot(episodes: Episodes, folder, # Must not exist yet
                   robot_type: str = 'unknown'):
     "A LeRobot data set of version 3.0, whole or not at all; returns its path."
-    pa, pq, e = need('pyarrow', 'actions'), need('pyarrow.parquet', 'actions'), episodes
+    pa, pq, e = optional_import('pyarrow', 'actions'), optional_import('pyarrow.parquet', 'actions'), episodes
     check(e.fps > 0, 'fps', e.fps, 'a rate above 0 Hz', 'LeRobot has times for its frames: make Episodes with fps.')
     tasks = e.tasks or [e.name] * len(e)
     names, ends = list(dict.fromkeys(tasks)), np.cumsum([len(a) for a in e.actions])
     folder = Path(folder).expanduser()
     check(not folder.exists(), 'folder', str(folder), 'a folder that does not exist yet', 'Remove it or take another name.')
-    with atomic_folder(folder) as root:
+    with atomic_write_folder(folder) as root:
         for p in ('meta/episodes/chunk-000', 'data/chunk-000'): (root/p).mkdir(parents=True)
         tables = [frames(e, i, int(ends[i]) - len(a), names.index(tasks[i])) for i, a in enumerate(e.actions)]
         with pq.ParquetWriter(root/'data/chunk-000/file-000.parquet', tables[0].schema, write_page_checksum=True) as f:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import cache_dir, check, check_choice, need
+from ..core import cache_dir, check, check_choice, optional_import
 from .actions import Episodes
 from .lerobot import read_lerobot, write_lerobot
 
@@ -25,7 +25,7 @@ FPS, LIMIT, AFTER = 80., 500, 10 # Hz; steps at most; steps that are kept after 
 # %% ../../nbs/actions/metaworld.ipynb #aaacd22e
 def task_class(task: str): # A name without its version, as in `TRAIN_TASKS`
     "Meta-World's class of a task."
-    tasks = need('metaworld.env_dict', extra='actions').ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+    tasks = optional_import('metaworld.env_dict', extra='actions').ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
     check_choice('task', task, [t.removesuffix('-v3-goal-observable') for t in tasks])
     return tasks[f'{task}-v3-goal-observable']
 
@@ -37,7 +37,7 @@ def simulator(task: str):
 
 def expert(task: str):
     "The script that solves a task, as a policy: observation [39] → action [4]."
-    script = need('metaworld.policies', extra='actions').ENV_POLICY_MAP[f'{task}-v3']()
+    script = optional_import('metaworld.policies', extra='actions').ENV_POLICY_MAP[f'{task}-v3']()
     def policy(obs):
         with warnings.catch_warnings(): # one for each command above 1
             warnings.simplefilter('ignore')
@@ -102,7 +102,7 @@ WORKER = 'import sys, json; from vaebook.data.metaworld import work; work(json.l
 def simulate(jobs: list, processes: int = None): # See `work`; None: one a core
     "Do `jobs` in new processes, with a bar."
     for _, task, *_ in jobs: task_class(task)
-    need('pyarrow', extra='actions')
+    optional_import('pyarrow', extra='actions')
     n = min(len(jobs), processes or os.cpu_count())
     env = os.environ | dict(MUJOCO_GL='disabled', OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
     source, sink = os.pipe()
@@ -111,7 +111,7 @@ def simulate(jobs: list, processes: int = None): # See `work`; None: one a core
         os.close(sink)
         try:
             total = sum(j[2] for j in jobs)
-            for _ in need('tqdm.auto').tqdm(lines, 'demonstrations', total, unit='episode', disable=total < 10): pass
+            for _ in optional_import('tqdm.auto').tqdm(lines, 'demonstrations', total, unit='episode', disable=total < 10): pass
             failed = [w for w in workers if w.wait()]
         finally:
             for w in workers: w.kill()
@@ -126,7 +126,7 @@ def demonstration_folders(wanted: dict, # task → successful episodes
     folders = {t: home/f'episodes{n}_noise{noise:g}_seed{seed}'/t for t, n in wanted.items()}
     if all(f.is_dir() for f in folders.values()): return list(folders.values())
     home.mkdir(parents=True, exist_ok=True)
-    with need('filelock').FileLock(home/'.lock'):
+    with optional_import('filelock').FileLock(home/'.lock'):
         jobs = [(str(f), t, wanted[t], noise, seed) for t, f in folders.items() if not f.is_dir()]
         if jobs: simulate(jobs)
     return list(folders.values())

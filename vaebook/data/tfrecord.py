@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import need
+from ..core import optional_import
 
 # %% ../../nbs/world/tfrecord.ipynb #696ac6dc
 def checksum(data: bytes) -> int:
@@ -92,7 +92,7 @@ def decode_picture(v) -> np.ndarray: # uint8 [H,W,3]
     "A PNG, a JPEG or a bare square."
     v = inflated(v)
     if v[:4] == b'\x89PNG' or v[:2] == b'\xff\xd8':
-        picture = need('PIL.Image').open(io.BytesIO(v))
+        picture = optional_import('PIL.Image').open(io.BytesIO(v))
         if max(picture.size) > SIDE: raise ValueError(f'a picture of {picture.size} pixels')
         return np.asarray(picture.convert('RGB'))
     side = math.isqrt(len(v) // 3)

@@ -24,7 +24,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import BadInput, atomic, cache_dir, check, check_choice, locked, need, reading
+from ..core import BadInput, atomic_write, cache_dir, check, check_choice, locked, optional_import, reading
 from .actions import lot
 from .batches import generator
 from .download import fetch, provenance
@@ -59,8 +59,8 @@ def check_values(x: Tensor, slack: float):
     if not low > -torch.inf or not high < torch.inf:
         at = (~x.isfinite()).nonzero()[0].tolist()
         raise BadInput('video', x[tuple(at)].item(), 'finite numbers; clip {}, channel {}, frame {}, row {}, column {} is not'.format(*at), 'Find out where it was made.')
-    mend = 'Divide by 127.5 and subtract 1.' if high > 2 else 'Scale the clips to [-1, 1].'
-    check(-1 - slack <= low and high <= 1 + slack, 'video', [round(low, 4), round(high, 4)], 'values in [-1, 1]; these are the least and the greatest', mend)
+    hint = 'Divide by 127.5 and subtract 1.' if high > 2 else 'Scale the clips to [-1, 1].'
+    check(-1 - slack <= low and high <= 1 + slack, 'video', [round(low, 4), round(high, 4)], 'values in [-1, 1]; these are the least and the greatest', hint)
 
 # %% ../../nbs/video/data.ipynb #3c0dc94f
 def write_video(path, # .mp4 (H.264), .mkv (FFV1, lossless) or .gif
@@ -76,8 +76,8 @@ def write_video(path, # .mp4 (H.264), .mkv (FFV1, lossless) or .gif
 def save_mkv(path, frames: np.ndarray, # [T,H,W,3] uint8
              fps: float):
     "Frames as FFV1: every byte returns."
-    av = need('av', extra='video')
-    with atomic(path) as part, av.open(str(part), 'w', format='matroska') as film:
+    av = optional_import('av', extra='video')
+    with atomic_write(path) as part, av.open(str(part), 'w', format='matroska') as film:
         stream = film.add_stream('ffv1', rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], 'bgr0'
         for f in frames: film.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(f), format='rgb24')))
@@ -106,12 +106,12 @@ LARGEST = 2**26 # pixels of a frame: 8192 × 8192
 @contextmanager
 def film(path): # Of a file
     "Its container and its stream of pictures; what FFmpeg complains about becomes a `BadInput`."
-    av = need('av', extra='video')
-    name, mend = Path(path).name, 'Replace or remove it.'
-    with reading(name, 'a video that FFmpeg can read', mend), av.open(str(path), metadata_errors='replace') as f:
+    av = optional_import('av', extra='video')
+    name, hint = Path(path).name, 'Replace or remove it.'
+    with reading(name, 'a video that FFmpeg can read', hint), av.open(str(path), metadata_errors='replace') as f:
         check(f.streams.video, 'file', name, 'a video', 'It has only sound.' if f.streams.audio else 'It is empty.')
         stream = f.streams.video[0]
-        check(0 < stream.width * stream.height <= LARGEST, 'file', name, f'at most {LARGEST} pixels a frame; it says {stream.width} × {stream.height}', mend)
+        check(0 < stream.width * stream.height <= LARGEST, 'file', name, f'at most {LARGEST} pixels a frame; it says {stream.width} × {stream.height}', hint)
         yield f, stream
 
 # %% ../../nbs/video/data.ipynb #18bc7a35
@@ -155,7 +155,7 @@ def numbered(folder) -> list: # Of a video as pictures
     return [p for _, p in sorted(found)]
 
 def picture(path) -> np.ndarray: # [H,W,3] uint8
-    with reading(f'{path.parent.name}/{path.name}', 'a picture', 'Replace or remove it.'), need('PIL.Image').open(path) as im: return np.array(im.convert('RGB'))
+    with reading(f'{path.parent.name}/{path.name}', 'a picture', 'Replace or remove it.'), optional_import('PIL.Image').open(path) as im: return np.array(im.convert('RGB'))
 
 def look(path) -> Video: # A file or a folder of numbered pictures
     "What is in it, from the cache if it was seen before."
@@ -170,7 +170,7 @@ def look(path) -> Video: # A file or a folder of numbered pictures
     try: return Video(path, **{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(kept.read_text()).items()})
     except (OSError, ValueError, TypeError): video = scan(path)
     try:
-        with atomic(kept) as part: part.write_text(json.dumps({k: v for k, v in vars(video).items() if k != 'path'}))
+        with atomic_write(kept) as part: part.write_text(json.dumps({k: v for k, v in vars(video).items() if k != 'path'}))
     except OSError: pass
     return video
 
@@ -238,7 +238,7 @@ def index(root, span: int = 1, # Frames that a window reaches over
     "The `Video`s below `root` that are long enough."
     check_choice('on_error', on_error, ('skip', 'raise'))
     paths, good, bad = find_videos(root), [], []
-    for p in need('tqdm.auto').tqdm(paths, desc='looking into videos', leave=False, disable=len(paths) < 20):
+    for p in optional_import('tqdm.auto').tqdm(paths, desc='looking into videos', leave=False, disable=len(paths) < 20):
         try:
             v = look(p); good.append(v)
             if v.frames < span: good.pop(); raise BadInput('file', p.name, f'{span} frames or more for a window; it has {v.frames}', 'Ask for fewer num_frames or a smaller stride.')
@@ -269,7 +269,7 @@ class Frames:
         self.videos, self.size, self.channels, self.memory = videos, size, channels, {}
         need_gb = sum(v.frames * np.prod(scaled(v, size)) for v in videos) * channels / 1e9
         if need_gb > preload_gb: return
-        for i, v in enumerate(need('tqdm.auto').tqdm(videos, desc='decoding videos', leave=False, disable=need_gb < 0.02)):
+        for i, v in enumerate(optional_import('tqdm.auto').tqdm(videos, desc='decoding videos', leave=False, disable=need_gb < 0.02)):
             try: self.memory[i] = self.decode(i, range(v.frames))
             except BadInput: pass # told when a window needs it
 
@@ -469,11 +469,11 @@ def render_episodes(domain_task: str = 'cartpole-swingup', # Of the suite, domai
     "An array file [episodes,steps,H,W,3] uint8 in the cache."
     path = cache_dir('data', 'dmc_video', f'{domain_task}-{episodes}x{steps}-{size[0]}x{size[1]}-{seed}.npy')
     if path.exists(): return path
-    module = need('vaebook.data.dmc_collect')
+    module = optional_import('vaebook.data.dmc_collect')
     plan, parts = module.planned(domain_task, episodes, steps, 1, list(size), 'random', 'none', 0., seed), path.with_suffix('.parts')
     with locked(path):
         if path.exists(): return path
-        with atomic(path) as part, open(part, 'wb') as f: np.save(f, np.stack([e.observations.transpose(0, 2, 3, 1) for e in module.made_in(parts, plan, 2)]))
+        with atomic_write(path) as part, open(part, 'wb') as f: np.save(f, np.stack([e.observations.transpose(0, 2, 3, 1) for e in module.made_in(parts, plan, 2)]))
         shutil.rmtree(parts)
     return path
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..metrics.audio import AudioFidelity, real_time_factor, spectrogram_figure
 from ..export.codec import Codec
-from ..core import BadInput, check, check_choice, need, seed_step
+from ..core import BadInput, check, check_choice, optional_import, seed_step
 from ..data.audio import RATES, load, sized, to_float, write_wav
 from .experiment import Experiment, once, plain
 from ..losses.audio_adversarial import AudioObjective, Balancer, read_discriminator
@@ -39,10 +39,10 @@ def check_trains(loss: dict, discriminator): # as configured; as read
     "Raise `BadInput` for losses that leave nothing to train on, at the beginning or at all."
     if AudioLoss(loss).losses: return
     weights = {family: (entry or {}).get('weights', {}) for family, entry in loss.items()}
-    mend = 'Give a loss of spectral or time a weight above 0.'
-    check(discriminator, 'loss', weights, 'a loss of the sound to train on', mend)
+    hint = 'Give a loss of spectral or time a weight above 0.'
+    check(discriminator, 'loss', weights, 'a loss of the sound to train on', hint)
     start = discriminator[2]['start']
-    check(start == 0, 'loss.discriminator.config.start', start, '0, where there is no other loss to train on before', mend)
+    check(start == 0, 'loss.discriminator.config.start', start, '0, where there is no other loss to train on before', hint)
 
 def check_losses(
     loss: dict,                                 # families spectral, time, bottleneck, discriminator
@@ -62,8 +62,8 @@ def check_losses(
     both = [f'{name}_loss' for name in trained.losses if name in measured.losses]
     judged = discriminator[3] if discriminator else {}
     watched = ['total', *measured.losses, *trained.losses, *both, *judged, *VALUES]
-    mend = 'Say trainer.monitor=val/total trainer.monitor_mode=min, or measure it in eval_loss.'
-    check_choice('monitor', monitor, [f'val/{name}' for name in watched], mend)
+    hint = 'Say trainer.monitor=val/total trainer.monitor_mode=min, or measure it in eval_loss.'
+    check_choice('monitor', monitor, [f'val/{name}' for name in watched], hint)
 
 # %% ../../nbs/audio/audio_experiment.ipynb #585c1c25
 class Audio(Experiment, name='audio'):
@@ -71,7 +71,7 @@ class Audio(Experiment, name='audio'):
     def __init__(self, cfg):
         super().__init__(cfg)
         rate, channels, samples = form(cfg.dataset)
-        self.losses = [plain(v) if need('omegaconf').OmegaConf.is_config(v) else v for v in (cfg.loss, cfg.eval_loss, cfg.balancer)]
+        self.losses = [plain(v) if optional_import('omegaconf').OmegaConf.is_config(v) else v for v in (cfg.loss, cfg.eval_loss, cfg.balancer)]
         check_losses(*self.losses, rate, samples, cfg.trainer.monitor)
         if self.losses[2] == {}: self.losses[2] = True # a balancer with its own settings
         for key, least in dict(clips=0, seconds=0.1).items(): check(cfg.demo[key] >= least, f'demo.{key}', cfg.demo[key], f'{least} or more')

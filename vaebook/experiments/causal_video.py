@@ -15,7 +15,7 @@ from ..trainers.callbacks import Callback
 from torch import Tensor
 
 from ..bottlenecks.gaussian import gaussian_kl
-from ..core import need, seed_step
+from ..core import optional_import, seed_step
 from ..data.batches import sequential
 from ..data.video import load, to_bytes, to_float
 from .experiment import Experiment, once, plain
@@ -33,7 +33,7 @@ class CausalVideo(Experiment, name='causal_video'):
     "A causal video autoencoder."
     def __init__(self, cfg):
         super().__init__(cfg)
-        need('av', extra='video') # films: to be missed now, and not at the first validation
+        optional_import('av', extra='video') # films: to be missed now, and not at the first validation
         self.build(None)
 
     def obstacles(self) -> dict:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core import BadInput, atomic, cache_dir, check, flat, need, read_json
+from ..core import BadInput, atomic_write, cache_dir, check, flatten_dict, optional_import, read_json
 from ..data.images import ImageData, load, to_unit
 from .experiment import Experiment
 from ..losses.terms import class_log_probs
@@ -25,7 +25,7 @@ from ..viz.tiles import draw, new_figure
 # %% ../../nbs/images/classifier_experiment.ipynb #779af2f3
 def recipe_of(cfg, images: ImageData) -> dict:
     "What decides the weights of the classifier that `cfg` trains; the images by a digest of their pixels."
-    plain = need('omegaconf').OmegaConf.to_container(cfg)
+    plain = optional_import('omegaconf').OmegaConf.to_container(cfg)
     trainer = {k: v for k, v in plain['trainer'].items() if k in ('max_epochs', 'max_steps', 'batch_size', 'optimizer', 'scheduler', 'gradient_clip_val', 'accumulate_grad_batches', 'ema_decay', 'precision')}
     data = {k: v for k, v in plain['dataset'].items() if k != 'num_workers'}
     pixels = hashlib.sha256(images.train.x.numpy().tobytes() + images.train.y.numpy().tobytes()).hexdigest()[:16]
@@ -47,7 +47,7 @@ def check_outputs(net: nn.Module, cfg) -> nn.Module:
 # %% ../../nbs/images/classifier_experiment.ipynb #5ffeaef0
 def load_state(net: nn.Module, path: Path) -> nn.Module:
     "Fill `net` from a state dict: by name, else in order if all shapes agree."
-    try: state = need('safetensors.torch').load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
+    try: state = optional_import('safetensors.torch').load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e: raise BadInput('model_name', str(path), 'a state dict (torch.save(net.state_dict(), …)) or a folder of save_pretrained', f'It cannot be read: {type(e).__name__}.') from e
     own = net.state_dict()
     shapes = [list(v.shape) for v in state.values()] if isinstance(state, dict) else []
@@ -75,7 +75,7 @@ def _data_differ(old: dict, new: dict) -> list: # two of `recipe_of`
     return found + (['other images under the same name'] if same_split and old['pixels'] != new['pixels'] else [])
 
 def _training_differs(old: dict, new: dict) -> list:
-    a, b = flat(old['trainer']), flat(new['trainer'])
+    a, b = flatten_dict(old['trainer']), flatten_dict(new['trainer'])
     return [f'{k}: {a[k]!r}, not {b[k]!r}' for k in a if None not in (a[k], b.get(k)) and a[k] != b[k]]
 
 def check_stored(net: nn.Module, name: str, cfg, folder: Path, images: ImageData):
@@ -83,8 +83,8 @@ def check_stored(net: nn.Module, name: str, cfg, folder: Path, images: ImageData
     told, wanted = folder/'classifier.json', recipe_of(cfg, images)
     trained = read_json(told, 'dataset', 'pixels', 'trainer', 'seed') if told.exists() else None
     differ = _network_differs(net, cfg) + (_data_differ(trained, wanted) if trained else [])
-    mend = f'{folder} has {"; ".join(differ)}. Ask for what it is, or choose another model_name or save_dir.'
-    check(not differ, 'classifier.model_name', name, 'a stored classifier of the network, width and data of this run', mend)
+    hint = f'{folder} has {"; ".join(differ)}. Ask for what it is, or choose another model_name or save_dir.'
+    check(not differ, 'classifier.model_name', name, 'a stored classifier of the network, width and data of this run', hint)
     other = _training_differs(trained, wanted) if trained else []
     if other: print(f'classifier {name} is used as it was trained, with {"; ".join(other)}')
 
@@ -111,7 +111,7 @@ def keep_classifier(net: Pretrained, cfg, store: Path, images: ImageData):
     "Save `net` under its name in `store`, with what it was trained on."
     with store_errors(store):
         folder = net.save_pretrained(store/classifier_name(cfg, images))
-        with atomic(folder/'classifier.json') as f: f.write_text(json.dumps(recipe_of(cfg, images), indent=1) + '\n')
+        with atomic_write(folder/'classifier.json') as f: f.write_text(json.dumps(recipe_of(cfg, images), indent=1) + '\n')
 
 def classifier_store(cfg) -> Path:
     "`save_dir`, or the user's cache; raises `BadInput` when it cannot be written."

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core import BadInput, check, need, seed_step
+from ..core import BadInput, check, optional_import, seed_step
 from ..core.config import of_experiment
 from ..data.images import FACTORS, SQUARES, examples as first_of_each, shapes, to_unit
 from .classifier import ClassifierExperiment, ImageExperiment, check_outputs, classifier_store, find_classifier
@@ -34,7 +34,7 @@ from ..trainers.signals import Stopped
 # %% ../../nbs/images/cvae_experiment.ipynb #3ef14118
 def classifier_config(cfg):
     "The classifier's own configuration, cut from that of the experiment which explains it."
-    OmegaConf = need('omegaconf').OmegaConf
+    OmegaConf = optional_import('omegaconf').OmegaConf
     return of_experiment(OmegaConf.merge(cfg, dict(run_dir=None, resume=None)), 'classifier')
 
 # %% ../../nbs/images/cvae_experiment.ipynb #35bfa548
@@ -153,7 +153,7 @@ def flows(self: CVAEExperiment) -> dict:
     objective, a, b = self.objective().eval(), self.cfg.loss.eval_alpha_samples, self.cfg.loss.eval_beta_samples
     seed_step(self.cfg.seed, 0, 3_000)
     asked = dict(causal_effect=objective.alpha, leakage=objective.beta) | {f"flow/{s['name']}": [i] for i, s in enumerate(self.network().latent_spec)}
-    bar = need('tqdm.auto').tqdm(asked.items(), 'information flow', disable=not self.cfg.trainer.progress_bar or bool(os.environ.get('TQDM_DISABLE')), leave=False)
+    bar = optional_import('tqdm.auto').tqdm(asked.items(), 'information flow', disable=not self.cfg.trainer.progress_bar or bool(os.environ.get('TQDM_DISABLE')), leave=False)
     found = {name: objective.measure(of, a, b) if name == 'causal_effect' else objective.measure(of, a // 2, 2 * b) for name, of in bar}
     out = {k: v for name, e in found.items() for k, v in {name: e.value, f'{name}/low': e.low, f'{name}/high': e.high}.items()}
     best = sorted(range(objective.d), key=lambda i: -out[f"flow/{self.network().latent_spec[i]['name']}"])[:len(objective.alpha)]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core import check, need, reading, set_seed, table
+from ..core import check, optional_import, reading, set_seed, format_table
 from ..data.batches import batches, sequential, steps_per_epoch
 from ..core.distributed import device_numbers, from_main, is_launched, is_main, world
 from ..losses.terms import Objective
@@ -61,8 +61,8 @@ class Parts:
         parts = [[name, type(m).__name__, f'{count(m):,}'] for name, m in self.model.named_children() if count(m)]
         return [['part', 'kind', 'parameters'], *parts, ['total', type(self.model).__name__, f'{count(self.model):,}']]
 
-    def __repr__(self): return table(self.rows())
-    def _repr_markdown_(self): return table(self.rows(), md=True)
+    def __repr__(self): return format_table(self.rows())
+    def _repr_markdown_(self): return format_table(self.rows(), md=True)
 
 # %% ../../nbs/core/experiment.ipynb #e47d512e
 class Numbers(dict):
@@ -82,8 +82,8 @@ class Numbers(dict):
         names = [k for k in self if not k.endswith(('/low', '/high'))]
         return [['metric', 'value', *self.others], *([k, self.shown(k), *(o.get(k, '') for o in self.others.values())] for k in names)]
 
-    def __repr__(self): return table(self.rows())
-    def _repr_markdown_(self): return table(self.rows(), md=True)
+    def __repr__(self): return format_table(self.rows())
+    def _repr_markdown_(self): return format_table(self.rows(), md=True)
 
 # %% ../../nbs/core/experiment.ipynb #f103013f
 def once(method):
@@ -95,7 +95,7 @@ def once(method):
     return remembered
 
 # %% ../../nbs/core/experiment.ipynb #2b0c1fb9
-def plain(block) -> dict: return need('omegaconf').OmegaConf.to_container(block) # of a configuration
+def plain(block) -> dict: return optional_import('omegaconf').OmegaConf.to_container(block) # of a configuration
 
 @contextmanager
 def threads(count: int | None): # None: as many as torch has

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..bottlenecks.quantize import CodeUse
-from ..core import need
+from ..core import optional_import
 from ..data.actions import Normalised, from_module, load
 from .experiment import Experiment, once
 from ..models.fsq_vqvae import FSQVQVAE, entries
@@ -53,12 +53,12 @@ class LatentActions(Experiment, name='latent_actions'):
         return {'model.bottleneck': (bottleneck, 'fsq, rfsq or lfq')} if bottleneck in ('vq', 'rvq') else {}
 
     def load(self):
-        d = need('omegaconf').OmegaConf.to_container(self.cfg.dataset)
+        d = optional_import('omegaconf').OmegaConf.to_container(self.cfg.dataset)
         if d['module'] and not d['stand_in']: return Loaders(d['module'], self.batch_size, self.cfg.seed)
         return load(**{k: v for k, v in d.items() if k not in ('num_workers', 'module')}) # which episodes validate is the same for every seed
 
     def build(self, data, fitted: bool = True):
-        options = {k: v for k, v in need('omegaconf').OmegaConf.to_container(self.cfg.model).items() if k != 'name'}
+        options = {k: v for k, v in optional_import('omegaconf').OmegaConf.to_container(self.cfg.model).items() if k != 'name'}
         model = FSQVQVAE(len(data.names), getattr(data, 'horizon', self.cfg.dataset.horizon), **options)
         return model.fit_statistics(**self.chunks()) if fitted else model
 

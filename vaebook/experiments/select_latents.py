@@ -20,7 +20,7 @@ import numpy as np
 from ..core.config import compose, parse, text, understand, words
 from ..core.facade import CONF
 from ..core.parameters import as_list
-from ..core import BadInput, atomic, check, check_choice, need, table
+from ..core import BadInput, atomic_write, check, check_choice, optional_import, format_table
 from ..core.runs import collect, disk_errors, write_csv
 from ..viz.tiles import new_figure
 from ..trainers.callbacks import read_checkpoint
@@ -210,7 +210,7 @@ def stop(child: subprocess.Popen):
 def watch(child: subprocess.Popen, jobs, every: float = 0.5): # seconds
     "A progress bar of finished jobs, until the child ends."
     what = ' '.join(dict.fromkeys(str(j.point) for j in jobs))
-    with need('tqdm.auto').tqdm(total=len(jobs), desc=what, unit='run', disable=bool(os.environ.get('TQDM_DISABLE'))) as bar:
+    with optional_import('tqdm.auto').tqdm(total=len(jobs), desc=what, unit='run', disable=bool(os.environ.get('TQDM_DISABLE'))) as bar:
         ended = False
         while not ended:
             try: child.wait(every); ended = True
@@ -239,7 +239,7 @@ def run_hydra(jobs, launcher: str = 'basic', # or joblib: side by side
 # %% ../../nbs/images/select_latents.ipynb #7157fdf3
 def open_folder(folder, settings: dict) -> Path:
     "The folder of a selection, new or the same one's; raises `BadInput` otherwise."
-    OmegaConf, folder = need('omegaconf').OmegaConf, Path(folder).expanduser().absolute()
+    OmegaConf, folder = optional_import('omegaconf').OmegaConf, Path(folder).expanduser().absolute()
     check('$' not in str(folder), 'folder', str(folder), 'a path without $')
     note = folder/'select.yaml'
     if note.is_file():
@@ -249,7 +249,7 @@ def open_folder(folder, settings: dict) -> Path:
     with disk_errors(folder):
         check(note.is_file() or not folder.exists() or not any(folder.iterdir()), 'folder', str(folder), 'a new folder, or one that holds a selection')
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic(note) as f: f.write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
+        with atomic_write(note) as f: f.write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
     return folder
 
 @contextmanager
@@ -294,7 +294,7 @@ class Selection:
 
     def show(self, md):
         lam = 'no λ' if self.lam_ml is None else f'λ = {self.lam_ml:g}'
-        return f'K = {self.n_alpha}, L = {self.n_beta}, {lam}. {self.reason}.\n\n' + table(self.rows(), md)
+        return f'K = {self.n_alpha}, L = {self.n_beta}, {lam}. {self.reason}.\n\n' + format_table(self.rows(), md)
 
     def __repr__(self): return self.show(False)
     def _repr_markdown_(self): return self.show(True)
@@ -374,5 +374,5 @@ def select_latents(recipe: str = 'mnist_3_8', # of the image chapter
     with locked(place):
         answer = drive(algorithm_1(rules), functools.partial(complete, place, common, seeds, run))
         selection = Selection(answer, finished_runs(place), rules)
-        with atomic(place/'selection.png') as f: selection.figure().savefig(f, format='png', dpi=100, bbox_inches='tight')
+        with atomic_write(place/'selection.png') as f: selection.figure().savefig(f, format='png', dpi=100, bbox_inches='tight')
     return selection

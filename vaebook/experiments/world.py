@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..bottlenecks.mixture import cluster_entropy
 from ..bottlenecks.quantize import entropy, histogram
-from ..core import check, check_choice, seed_step, table
+from ..core import check, check_choice, seed_step, format_table
 from ..data.dmc import load
 from .experiment import Experiment, once, plain
 from ..losses.likelihoods import FramePSNR
@@ -168,6 +168,6 @@ def doctor(self: World) -> str:
     if not path.exists(): return 'dream.doctor is 0: nobody looked'
     with path.open(newline='') as file: rows = list(csv.DictReader(file))
     last = [r for r in rows if r['step'] == rows[-1]['step']]
-    return table([['step', 'name', 'severity', 'value', 'threshold'], *([r['step'], r['name'], r['severity'], float(r['value']), float(r['threshold'])] for r in last)])
+    return format_table([['step', 'name', 'severity', 'value', 'threshold'], *([r['step'], r['name'], r['severity'], float(r['value']), float(r['threshold'])] for r in last)])
 
 World.callbacks, World.doctor = callbacks, doctor

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import atomic, check, need, table
+from ..core import atomic_write, check, optional_import, format_table
 from ..data.audio import find_sounds, pieces, read, resampled, to_float, wav_file
 from .latents import digest
 from ..models.audio import AutoEncoder
@@ -95,7 +95,7 @@ def save(self: Codes, path) -> Path: # .vbk
     h, head = self.header, json.dumps(asdict(self.header)).encode()
     flat = self.numbers.cpu().numpy().reshape(-1)
     data = MAGIC + struct.pack('<BI', VERSION, len(head)) + head + (pack(flat, h.bits) if h.kind == 'ids' else flat.astype('<f2').tobytes())
-    with atomic(path) as part: part.write_bytes(data + struct.pack('<I', zlib.crc32(data)))
+    with atomic_write(path) as part: part.write_bytes(data + struct.pack('<I', zlib.crc32(data)))
     return Path(path)
 
 def open_codes(path) -> Codes:
@@ -244,7 +244,7 @@ def model_of(folder, # None: $VAEBOOK_MODEL
     "The model in a folder, or a run's last or best."
     folder = folder or os.environ.get('VAEBOOK_MODEL')
     check(folder, '--model', folder, 'the folder of a saved model, or of a run', 'Or set VAEBOOK_MODEL.')
-    return load_audio(need('vaebook.train').model_folder(folder, which)).requires_grad_(False)
+    return load_audio(optional_import('vaebook.train').model_folder(folder, which)).requires_grad_(False)
 
 def encode_command(source, out, model=None, kbps=None, which='last'): return Codec(model_of(model, which)).encode(source, kbps=kbps).save(out)
 def decode_command(source, out, model=None, which='last'): return Codec(model_of(model, which)).decode_file(Codes.open(source), out)
@@ -262,15 +262,15 @@ def eval_command(a, # Folder of originals
                  out=None) -> str: # CSV file
     "Numbers of each pair, and their mean, as a table."
     rows, judges = [], {}
-    for name, files in need('tqdm.auto').tqdm(pairs(a, b).items(), 'comparing', leave=False):
+    for name, files in optional_import('tqdm.auto').tqdm(pairs(a, b).items(), 'comparing', leave=False):
         (x, rate), (y, other) = map(read, files)
         check(rate == other, 'sample_rate', other, f'{rate} Hz as in {files[0]}', f'Convert {files[1]}.')
         check(len(x) == len(y) and abs(x.shape[1] - y.shape[1]) < 0.1 * rate, 'sound', list(y.shape), f'{list(x.shape)} as in {files[0].name}, up to 0.1 s', f'{files[1]} is not of it.')
         n = min(x.shape[1], y.shape[1])
-        if rate not in judges: judges[rate] = need('vaebook.metrics.audio').AudioFidelity(rate)
+        if rate not in judges: judges[rate] = optional_import('vaebook.metrics.audio').AudioFidelity(rate)
         judges[rate].update(y[None, :, :n], x[None, :, :n])
         rows.append(dict(file=name, seconds=n / rate) | {k: v[-1].item() for k, v in judges[rate].by_clip().items()})
     rows.append(dict(file='mean') | {k: sum(r[k] for r in rows) / len(rows) for k in rows[0] if k != 'file'})
     if out:
-        with atomic(out) as part, open(part, 'w', newline='') as f: w = csv.DictWriter(f, [*rows[0]]); w.writeheader(); w.writerows(rows)
-    return table([[*rows[0]], *([*r.values()] for r in rows)])
+        with atomic_write(out) as part, open(part, 'w', newline='') as f: w = csv.DictWriter(f, [*rows[0]]); w.writeheader(); w.writerows(rows)
+    return format_table([[*rows[0]], *([*r.values()] for r in rows)])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import vaebook
 from ..bottlenecks.gaussian import reparameterise
 from ..bottlenecks.latent_stats import Welford
-from ..core import BadInput, atomic_folder, check, check_choice, need, read_json, reading
+from ..core import BadInput, atomic_write_folder, check, check_choice, optional_import, read_json, reading
 from ..data.batches import sequential
 from ..data.video import to_float
 from ..losses.terms import fingerprint
@@ -51,7 +51,7 @@ class Shards:
     def write(self):
         if not self.held: return
         self.files.append(len(self.held))
-        need('safetensors.torch').save_file(self.held, self.folder/f'{len(self.files)}.part')
+        optional_import('safetensors.torch').save_file(self.held, self.folder/f'{len(self.files)}.part')
         self.held, self.bytes = {}, 0
 
     def close(self) -> list: # of {file, clips, bytes}
@@ -75,9 +75,9 @@ def export_latents(model: nn.Module, clips, # Anything with a length that gives 
     training, stats, shapes, lengths = model.training, Welford(), [], []
     model.eval()
     try:
-        with atomic_folder(folder) as part:
+        with atomic_write_folder(folder) as part:
             shards = Shards(part, shard_mb * 2**20)
-            for batch in need('tqdm.auto').tqdm(loader, 'latents'):
+            for batch in optional_import('tqdm.auto').tqdm(loader, 'latents'):
                 z = encode_batch(model, batch, sample).to(kind).cpu()
                 stats.update(z); shapes += [list(z.shape[1:])] * len(z)
                 lengths += [(batch['video'] if isinstance(batch, dict) else batch).shape[2]] * len(z)
@@ -121,7 +121,7 @@ class Latents:
         check(-len(self) <= i < len(self), 'index', i, f'0 to {len(self) - 1}')
         i %= len(self); shard = self.index['shards'][bisect.bisect_right(self.ends, i)]['file']
         try:
-            if shard not in self.open: self.open[shard] = need('safetensors').safe_open(self.folder/shard, 'pt')
+            if shard not in self.open: self.open[shard] = optional_import('safetensors').safe_open(self.folder/shard, 'pt')
             return self.open[shard].get_tensor(f'{i:08d}')
         except Exception as e: raise BadInput('shard', shard, 'a whole shard', f'{e}. Export the latents anew.') from e
 

@@ -12,7 +12,7 @@ import json, re, shlex
 from pathlib import Path
 
 from ..core.config import saved_choices, saved_config
-from ..core import BadInput, check, need, read_json, table
+from ..core import BadInput, check, optional_import, read_json, format_table
 
 # %% ../../nbs/core/card.ipynb #37ce3a4b
 CHAPTERS = dict(CVAE='cvae', Classifier='classifier', CausalVAE='causal_video', FSQVQVAE='latent_actions', AutoEncoder='audio',
@@ -93,7 +93,7 @@ MADE = dict( # what is no download
 
 def data_line(cfg) -> str:
     "The data in a sentence: whose they are, on what terms."
-    name, source = data_of(cfg), need('vaebook.data.download').SOURCES.get(data_of(cfg))
+    name, source = data_of(cfg), optional_import('vaebook.data.download').SOURCES.get(data_of(cfg))
     whose = f'{source.title} ({source.publisher}; licence: {source.licence})' if source else MADE.get(name, "its author's own data")
     moving = ' as sprites that move' if cfg.dataset.name == 'moving' and not cfg.smoke else ''
     smoke = ' **This was a smoke run of some seconds: its numbers mean nothing.**' if cfg.smoke else ''
@@ -145,7 +145,7 @@ def numbers_table(run, experiment: str) -> str:
     every = read_json(Path(run)/'metrics.json')
     ends = lambda k: [every[f'{k}/{e}'] for e in ('low', 'high') if f'{k}/{e}' in every]
     shown = lambda k, v: f'{v:.4g}' + (' [{:.4g}, {:.4g}]'.format(*ends(k)) if len(ends(k)) == 2 else '')
-    return table([['metric', 'value', 'unit'], *([k, shown(k, v), unit(experiment, k)] for k, v in results(run).items())], md=True)
+    return format_table([['metric', 'value', 'unit'], *([k, shown(k, v), unit(experiment, k)] for k, v in results(run).items())], md=True)
 
 # %% ../../nbs/core/card.ipynb #4c5d77c2
 SHOWN = 'dreams', 'alpha_plane', 'confusion', 'reconstructions', 'images' # the first that a run has
@@ -159,7 +159,7 @@ def figures(run) -> list[Path]: # a run folder, or None
 def scores(run, kind: str, data: str) -> list: # of EvalResult
     "The headline numbers, as the Hub shows them beside a model; those of a smoke run are none."
     if run is None or saved_config(str(run)).smoke: return []
-    of = need('huggingface_hub', extra='hub').EvalResult
+    of = optional_import('huggingface_hub', extra='hub').EvalResult
     named = {k: ', '.join(filter(None, [k, unit(kind, k)])) for k in HEAD[kind].split()}
     return [of(task_type=TASKS[kind], dataset_type=ON_HUB.get(data, data), dataset_name=data, metric_type=k, metric_name=named[k], metric_value=v)
             for k, v in results(run).items() if k in named]
@@ -173,7 +173,7 @@ def front(model, run=None, name: str = 'user/model', license: str | None = None)
     facts = dict(license=license, datasets=data and [ON_HUB.get(data, data)])
     if found: facts |= dict(model_name=name.split('/')[-1], metrics=[e.metric_type for e in found], eval_results=found)
     tags = ['vaebook', 'variational-autoencoder', *TAGS.get(kind, []), type(bare(model)).__name__]
-    return need('huggingface_hub', extra='hub').ModelCardData(library_name='vaebook', tags=tags, **facts).to_yaml()
+    return optional_import('huggingface_hub', extra='hub').ModelCardData(library_name='vaebook', tags=tags, **facts).to_yaml()
 
 # %% ../../nbs/core/card.ipynb #99453220
 def load_lines(model, name: str) -> str:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..core import check, check_choice, need
+from ..core import check, check_choice, optional_import
 
 # %% ../../nbs/world/balancing.ipynb #093c150a
 def named(task_losses) -> dict:
@@ -252,7 +252,7 @@ class TorchJD(Balancer):
 # %% ../../nbs/world/balancing.ipynb #4af75f32
 def aggregators() -> dict:
     "TorchJD's aggregators by their names in lower case."
-    jd = need('torchjd.aggregation', extra='balancing')
+    jd = optional_import('torchjd.aggregation', extra='balancing')
     found = {n.lower(): getattr(jd, n) for n in jd.__all__}
     return {n: c for n, c in found.items() if issubclass(c, jd.Aggregator) and not inspect.isabstract(c) and n not in ('aggregator', 'gramianweightedaggregator', 'weightedaggregator')}
 

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..core import BadInput, cache_dir, check, check_choice, need, reading
+from ..core import BadInput, cache_dir, check, check_choice, optional_import, reading
 from .terms import Frozen
 
 # %% ../../nbs/video/perceptual.ipynb #c91a86e3
@@ -58,7 +58,7 @@ class VGG16(nn.Module):
 def read_tensors(path) -> dict:
     "The tensors of a `.safetensors` or `.pth` file by name."
     with reading(path, 'the weights of a network'):
-        if Path(path).suffix == '.safetensors': return need('safetensors.torch').load_file(str(path))
+        if Path(path).suffix == '.safetensors': return optional_import('safetensors.torch').load_file(str(path))
         return torch.load(path, map_location='cpu', weights_only=True)
 
 class LPIPS(nn.Module):
@@ -69,7 +69,7 @@ class LPIPS(nn.Module):
         self.net, read = VGG16(), read_tensors(vgg_weights)
         try: self.net.load_state_dict({k: v for k, v in read.items() if k.startswith('features.')})
         except RuntimeError as e: raise BadInput('weights', str(vgg_weights), "torchvision's VGG16 (features.0.weight … features.28.bias)") from e
-        heads = read_tensors(heads or Path(need('torchmetrics').__file__).parent/'functional/image/lpips_models/vgg.pth')
+        heads = read_tensors(heads or Path(optional_import('torchmetrics').__file__).parent/'functional/image/lpips_models/vgg.pth')
         for i in range(5): self.register_buffer(f'head{i}', heads[f'lin{i}.model.1.weight'].view(1, -1, 1, 1))
         for name, rgb in dict(shift=(-0.030, -0.088, -0.188), scale=(0.458, 0.448, 0.450)).items(): self.register_buffer(name, torch.tensor(rgb).view(1, 3, 1, 1))
 

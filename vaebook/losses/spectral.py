@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from ..core import LossTerms, check, check_choice, table
+from ..core import LossTerms, check, check_choice, format_table
 from ..core.options import Count, Counts, Flag, Number, Rate, Weight, checked
 
 # %% ../../nbs/audio/spectral.ipynb #6f3ed55f
@@ -340,7 +340,7 @@ class AudioLoss:
     def __repr__(self):
         show = lambda loss: ' '.join(f'{k}={v}' for k, v in options(loss).items() if v is not None)
         rows = [[name, w, show(loss) if isinstance(loss, Loss) else 'of the bottleneck'] for name, (loss, w) in (self.losses | self.values).items()]
-        return '\n'.join(l.rstrip() for l in table([['loss', 'weight', 'options'], *rows]).splitlines())
+        return '\n'.join(l.rstrip() for l in format_table([['loss', 'weight', 'options'], *rows]).splitlines())
 
 # %% ../../nbs/audio/spectral.ipynb #d53aaba5
 EVALS = dict(sisdr=dict(zero_mean=True, reduction='mean'), mel=dict(fft_size=2048, hop_size=None, win_length=None, n_mels=128),

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import check, need
+from ..core import check, optional_import
 from ..losses.spectral import Loss, Mel, Pair, energy, resolution, si_sdr, stft
 from ..viz.tiles import new_figure
 
@@ -101,14 +101,14 @@ AudioFidelity.report = report
 # %% ../../nbs/audio/audio_fidelity.ipynb #9cc32c32
 def pesq(x_hat, x, rate: int) -> float: # [N] arrays
     "PESQ, wide band, narrow band at 8 kHz; NaN where no speech is found."
-    package = need('pesq', extra='audio_metrics')
-    if rate not in (8000, 16000): (x_hat, x), rate = (need('soxr', extra='audio').resample(v, rate, 16000) for v in (x_hat, x)), 16000
+    package = optional_import('pesq', extra='audio_metrics')
+    if rate not in (8000, 16000): (x_hat, x), rate = (optional_import('soxr', extra='audio').resample(v, rate, 16000) for v in (x_hat, x)), 16000
     try: return package.pesq(rate, x, x_hat, 'wb' if rate == 16000 else 'nb')
     except package.PesqError: return float('nan')
 
 def stoi(x_hat, x, rate: int) -> float: # [N] arrays
     "STOI; NaN where no speech is found."
-    package = need('pystoi', extra='audio_metrics')
+    package = optional_import('pystoi', extra='audio_metrics')
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter('always', RuntimeWarning)
         value = package.stoi(x, x_hat, rate)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import check, need
+from ..core import check, optional_import
 from ..data.images import to_unit
 
 # %% ../../nbs/core/metrics.ipynb #6393f384
@@ -85,7 +85,7 @@ def sap(z, v) -> float: # [N, D] code, [N, F] factors → 0 … 1
 def fit_factor(z: np.ndarray, v: np.ndarray, # [N, D], [N] one factor
                train, test, seed: int = 0, trees: int = 30) -> tuple:
     "Importances [D] of the latents to a random forest on samples `train`, and its R² on `test`."
-    forest = need('sklearn.ensemble').RandomForestRegressor(trees, min_samples_leaf=3, random_state=seed).fit(z[train], v[train])
+    forest = optional_import('sklearn.ensemble').RandomForestRegressor(trees, min_samples_leaf=3, random_state=seed).fit(z[train], v[train])
     return forest.feature_importances_, max(0., forest.score(z[test], v[test]))
 
 def importance_scores(R: np.ndarray) -> dict: # [D, F]
@@ -112,7 +112,7 @@ def matched_correlation(a, b) -> float: # [N, K] and [N, K], two codes of the sa
     a, b = pair(a, b, ('a', 'b'))
     check(a.shape == b.shape, 'b', list(b.shape), f'as many latents as a, {a.shape[1]}')
     r = np.abs(correlations(a, b))
-    best = need('scipy.optimize').linear_sum_assignment(r, maximize=True)
+    best = optional_import('scipy.optimize').linear_sum_assignment(r, maximize=True)
     return float(r[best].mean())
 
 # %% ../../nbs/core/metrics.ipynb #4bff1dc9

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
-from ..core import BadInput, check, check_choice, need
+from ..core import BadInput, check, check_choice, optional_import
 from ..viz.tiles import new_figure
 
 # %% ../../nbs/video/fidelity.ipynb #5e8159a3
@@ -42,7 +42,7 @@ def ssim(x_hat: Tensor, x: Tensor) -> Tensor: # [B, C, T, H, W] each → [B, T]
     x_hat, x = clips(x_hat, x)
     check(min(x.shape[-2:]) >= 11, 'frame', list(x.shape[-2:]), 'at least 11 x 11 pixels, the window of SSIM')
     a, b = (rearrange(v, 'b c t h w -> (b t) c h w') / 2 + 0.5 for v in (x_hat, x))
-    value = need('torchmetrics.functional.image').structural_similarity_index_measure(a, b, data_range=1., reduction='none')
+    value = optional_import('torchmetrics.functional.image').structural_similarity_index_measure(a, b, data_range=1., reduction='none')
     return value.view(len(x), -1)
 
 # %% ../../nbs/video/fidelity.ipynb #6ed4ab89

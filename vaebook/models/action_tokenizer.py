@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..bottlenecks.quantize import CodeUse, whole
-from ..core import BadInput, atomic, check, check_choice, need, seed_step, set_seed, table
+from ..core import BadInput, atomic_write, check, check_choice, optional_import, seed_step, set_seed, format_table
 from .fsq_vqvae import FSQVQVAE
 from ..core.options import checked
 from ..core.pretrained import push_to_hub
@@ -152,7 +152,7 @@ def fit(cls, actions, # [W, T, D] training chunks, T is the horizon
     model = FSQVQVAE(x.shape[2], x.shape[1], **options).fit_statistics(x, mask)
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.95), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in need('tqdm.auto').trange(steps, desc='fit', disable=None if progress else True):
+    for step in optional_import('tqdm.auto').trange(steps, desc='fit', disable=None if progress else True):
         seed_step(seed, step)
         i = torch.randint(len(x), (batch_size,))
         model.compute_loss(dict(actions=x[i], mask=mask[i]), step).total.backward()
@@ -179,7 +179,7 @@ class Quality(dict):
         return [['dimension', 'RMSE', 'largest error', 'from', 'to', 'clipped'], *([*r, f'{c:.1%}'] for r, c in zip(each, self['clipped'].tolist()))]
 
     def __repr__(self):
-        return table(self.rows()) + f"\n{self['bits']:.4g} bits a chunk, {self['effective_bits']:.4g} effective in {self['chunks']} chunks; dead positions: {self['dead_positions']}"
+        return format_table(self.rows()) + f"\n{self['bits']:.4g} bits a chunk, {self['effective_bits']:.4g} effective in {self['chunks']} chunks; dead positions: {self['dead_positions']}"
 
 def report(self: ActionTokenizer, actions, mask=None, # held-out chunks
            names=None) -> Quality: # of the dimensions
@@ -206,7 +206,7 @@ def save_pretrained(self: ActionTokenizer, folder, **ignored) -> Path:
     "Write the model and what `AutoProcessor` needs into `folder`."
     folder = self.model.save_pretrained(folder)
     for name, text in {'processor_config.json': json.dumps(PROCESSOR, indent=2) + '\n', 'processing_vaebook.py': PROCESSING}.items():
-        with atomic(folder/name) as f: f.write_text(text)
+        with atomic_write(folder/name) as f: f.write_text(text)
     return folder
 
 def from_pretrained(cls, folder, device='cpu', revision=None, token=None, **ignored): # a folder of a tokenizer or of a model, or 'user/model' on the Hub

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ..core import BadInput, check, check_choice, need
+from ..core import BadInput, check, check_choice, optional_import
 from ..layers.complex import Conv
 from ..layers.seanet import Fold, Unfold
 from .audio import AutoEncoder
@@ -130,7 +130,7 @@ def read_settings(folder) -> dict: # A folder with config.json
 def read_weights(folder) -> dict: # {name: tensor}
     "The weights of a folder: safetensors, or a file of torch that runs no code."
     path = next((p for name in FILES if (p := Path(folder).expanduser()/name).exists()), Path(folder)/FILES[0])
-    try: return need('safetensors.torch').load_file(path) if path.suffix == '.safetensors' else torch.load(path, 'cpu', weights_only=True)
+    try: return optional_import('safetensors.torch').load_file(path) if path.suffix == '.safetensors' else torch.load(path, 'cpu', weights_only=True)
     except Exception as e: raise BadInput(path.name, str(path), 'the weights of a model', f'{e}') from e
 
 # %% ../../nbs/audio/encodec_dac.ipynb #449a62bd

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bottlenecks.quantize import BOUNDS, QUANTIZERS, check_levels, make_quantizer
-from ..core import Latent, LossTerms, atomic, check, check_choice, need
+from ..core import Latent, LossTerms, atomic_write, check, check_choice, optional_import
 from ..core.options import Count, Level, Levels, Natural, Share, Weight
 from ..core.pretrained import Pretrained
 
@@ -195,7 +195,7 @@ def over_processes(x: Tensor) -> Tensor:
     "The mean of `x` over all processes; gradients pass."
     dist = torch.distributed
     if not (dist.is_available() and dist.is_initialized()): return x
-    return need('torch.distributed.nn').all_reduce(x) / dist.get_world_size()
+    return optional_import('torch.distributed.nn').all_reduce(x) / dist.get_world_size()
 
 class CodeNorm(nn.Module):
     "Digits [B, n] to mean 0 and deviation 1."
@@ -377,7 +377,7 @@ FSQVQVAE.bits_per_chunk, FSQVQVAE.latent_spec, FSQVQVAE.value_range = property(b
 # %% ../../nbs/actions/fsq_vqvae.ipynb #2882cf34
 def save_state(self: FSQVQVAE, path): # A file
     "Write the state dict alone, to be loaded with `weights_only=True`."
-    with atomic(path) as f: torch.save({k: v.cpu() for k, v in self.state_dict().items()}, f)
+    with atomic_write(path) as f: torch.save({k: v.cpu() for k, v in self.state_dict().items()}, f)
     return Path(path)
 
 def save_pretrained(self: FSQVQVAE, folder): # A folder, made if it is not there

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core import BadInput, atomic, check, need
+from ..core import BadInput, atomic_write, check, optional_import
 from ..layers.causal import RMSNorm
 from .causal_video import CausalVAE
 
@@ -91,7 +91,7 @@ def read_folder(folder) -> tuple: # → settings, {name: tensor}
     try: settings = json.loads(config.read_text())
     except ValueError as e: raise BadInput(CONFIG, str(config), 'JSON', f'It cannot be read: {e}') from e
     check(isinstance(settings, dict), CONFIG, str(config), 'settings by name'); check_wan(settings)
-    try: return settings, need('safetensors.torch').load_file(weights)
+    try: return settings, optional_import('safetensors.torch').load_file(weights)
     except Exception as e: raise BadInput(WEIGHTS, str(weights), 'weights in the format of safetensors', f'{e}') from e
 
 def from_wan(folder) -> CausalVAE: # what AutoencoderKLWan.save_pretrained wrote
@@ -122,6 +122,6 @@ def to_wan(model: CausalVAE, folder) -> Path: # config.json and the weights, for
     for o, k in wan_names(model).items():
         w = own[o].detach().cpu()
         state[k] = (w.view(-1, *[1] * (2 if 'attentions' in k else 3)) if k.endswith('gamma') else w.squeeze(2) if k.endswith('resample.1.weight') else w).contiguous()
-    with atomic(folder/CONFIG) as config, atomic(folder/WEIGHTS) as weights:
-        config.write_text(json.dumps(settings, indent=2) + '\n'); need('safetensors.torch').save_file(state, weights, dict(format='pt'))
+    with atomic_write(folder/CONFIG) as config, atomic_write(folder/WEIGHTS) as weights:
+        config.write_text(json.dumps(settings, indent=2) + '\n'); optional_import('safetensors.torch').save_file(state, weights, dict(format='pt'))
     return folder

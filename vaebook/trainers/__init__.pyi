@@ -16,7 +16,6 @@ from .lightning import LightningDriver as LightningDriver
 from .lightning import lightning_options as lightning_options
 from .loggers import Careful as Careful
 from .loggers import StepCSV as StepCSV
-from .loggers import csv_logger as csv_logger
 from .loggers import make_loggers as make_loggers
 from .loggers import make_tracker as make_tracker
 from .pass_through import check_fraction as check_fraction

@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 from torch import nn
 
-from ..core import need
+from ..core import optional_import
 from ..core.distributed import device_numbers, is_launched, world
 from ..losses.terms import Objective
 from .callbacks import RunView, check_hooks, ends_step
@@ -27,7 +27,7 @@ from .validation import Validation, by_name, samples
 # %% ../../nbs/core/accelerate.ipynb #bd2c74d0
 def make_accelerator(t): # `trainer` block: accelerator, precision
     "Hugging Face's `Accelerator` for these settings."
-    hf, state = need('accelerate'), need('accelerate.state')
+    hf, state = optional_import('accelerate'), optional_import('accelerate.state')
     state.AcceleratorState._reset_state(reset_partial_state=not is_launched())
     state.GradientState._reset_state()
     on_gpu = t['accelerator'] != 'cpu' and torch.cuda.is_available()
@@ -119,7 +119,7 @@ class Loop(RunView):
     def exported(self) -> nn.Module: return self.driver.exported(self.train_step)
 
     def say(self, text: str):
-        if self.is_global_zero: need('tqdm.auto').tqdm.write(text)
+        if self.is_global_zero: optional_import('tqdm.auto').tqdm.write(text)
 
     def call(self, hook: str, *args):
         "Call a hook of every callback."
@@ -142,7 +142,7 @@ class Loop(RunView):
     def _batches(self):
         start, total = self.batches, self.plan.total_batches
         quiet = not self.is_global_zero or not self.cfg['progress_bar'] or bool(os.environ.get('TQDM_DISABLE'))
-        return need('tqdm.auto').tqdm(self.session.batches(), 'train', total, initial=start, disable=quiet)
+        return optional_import('tqdm.auto').tqdm(self.session.batches(), 'train', total, initial=start, disable=quiet)
 
     def _batch(self, batch: dict):
         number = self.batches
@@ -153,7 +153,7 @@ class Loop(RunView):
         if ends_step(self) and self.plan.validates(self.step): self.validate()
 
     def _to_device(self, batch: dict) -> dict:
-        return need('accelerate.utils').send_to_device(batch, self.driver.accelerator.device)
+        return optional_import('accelerate.utils').send_to_device(batch, self.driver.accelerator.device)
 
     def _log_train(self):
         "Every `log_every_n_steps`, and at the end, the values averaged over processes; rows are numbered as Lightning's."
@@ -175,7 +175,7 @@ class Loop(RunView):
         with torch.no_grad(), self.driver.whole():
             for name, loader in by_name(self.session.val_loader).items(): self._validate(held, name, loader)
         self.objective.train()
-        held.merge(need('accelerate.utils').gather_object([held.plain()]))
+        held.merge(optional_import('accelerate.utils').gather_object([held.plain()]))
         self.val_values = held.values(self.cfg['monitor'])
         self._log(self.val_values, self.step)
         self.call('on_validation_epoch_end')

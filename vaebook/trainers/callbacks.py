@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..core import BadInput, atomic, atomic_folder, check
+from ..core import BadInput, atomic_write, atomic_write_folder, check
 from ..viz.tiles import new_figure
 from .signals import Stopped, StopSignals
 
@@ -121,7 +121,7 @@ class ValidationCurves(Callback):
         several = any(k.count('/') > 1 for k in module.val_values)
         if not several or not trainer.is_global_zero: return
         fig, path = validation_curves(self.folder), self.folder.resolve()/'figures'/f'val_metrics_step_{module.step}.png'
-        with atomic(path) as f: fig.savefig(f, format='png', dpi=80, bbox_inches='tight')
+        with atomic_write(path) as f: fig.savefig(f, format='png', dpi=80, bbox_inches='tight')
         os.environ['LAST_VAL_FIG'] = str(path)
         log_figure(trainer, 'val_metrics', fig, module.step)
 
@@ -177,13 +177,13 @@ class Checkpoints(Callback):
             total_steps=self.plan.total_steps)
         self.saved = module.step
         if not trainer.is_global_zero: return
-        with atomic(self.folder/'checkpoints'/'last.ckpt') as f: torch.save(state, f)
+        with atomic_write(self.folder/'checkpoints'/'last.ckpt') as f: torch.save(state, f)
 
     def save_model(self, trainer, module, kind: str):
         "Write the model, with averaged weights if there are any, to `checkpoints/<kind>_step_N`."
         model = module.exported()
         if not trainer.is_global_zero or not hasattr(model, 'save_pretrained'): return
-        with atomic_folder(self.folder/'checkpoints'/f'{kind}_step_{module.step}') as part: model.save_pretrained(part)
+        with atomic_write_folder(self.folder/'checkpoints'/f'{kind}_step_{module.step}') as part: model.save_pretrained(part)
 
     def keep_best(self, trainer, module):
         "Keep the model of a new best value, and of those the newest `save_top_k`; with -1 that of every validation."

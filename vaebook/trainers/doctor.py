@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from .callbacks import Callback
 
-from ..core import atomic, check, table
+from ..core import atomic_write, check, format_table
 from ..metrics.world import Finding, examine, gradient_explosion, task_conflict
 
 # %% ../../nbs/world/doctor.ipynb #bc6db5c2
@@ -64,7 +64,7 @@ def write(self: WorldModelDoctor, found: list):
     path, names, rows = self.folder/'doctor.csv', ['step', 'name', 'severity', 'value', 'threshold'], []
     if path.exists():
         with path.open(newline='') as file: rows = [r for r in csv.DictReader(file) if int(r['step']) < self.step]
-    with atomic(path) as part, part.open('w', newline='') as file:
+    with atomic_write(path) as part, part.open('w', newline='') as file:
         out = csv.DictWriter(file, names, extrasaction='ignore')
         out.writeheader(); out.writerows([*rows, *(dict(step=self.step, **f) for f in found)])
 
@@ -72,6 +72,6 @@ def report(self: WorldModelDoctor) -> str:
     "The last look as a table, and what to do."
     rows = [[n, f['severity'], f['value'], f['threshold'], self.bad[n]] for n, f in self.latest.items()]
     advice = [f'{n}: {f["advice"]}' for n, f in self.latest.items() if f]
-    return '\n'.join([table([['name', 'severity', 'value', 'threshold', 'bad looks'], *rows]), '', *advice])
+    return '\n'.join([format_table([['name', 'severity', 'value', 'threshold', 'bad looks'], *rows]), '', *advice])
 
 for f in (visit, judge, write, report): setattr(WorldModelDoctor, f.__name__, f)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..core import check, need, set_seed
+from ..core import check, optional_import, set_seed
 from ..core.distributed import is_main, world
 from ..losses.terms import Objective
 from ..core.runs import disk_errors
@@ -67,8 +67,8 @@ def _read(checkpoint, plan: TrainingPlan, t) -> dict:
     check(ours, 'checkpoint', str(checkpoint), 'a checkpoint of this version of vaebook', 'Start a new run; load_from_checkpoint or init begins with the weights of an older one.')
     had = saved['batches'] // plan.accumulate
     check(saved['batches'] <= plan.total_batches, 'max_steps', plan.total_steps, f'at least the {had} steps this run has had', 'Give more steps to go on.')
-    mend = f'trainer.batch_size is that of one process; {saved["batch_size"]} divided by {world()[1]} goes on.'
-    check(saved['batch_size'] == together, 'batch_size', t['batch_size'], f'{saved["batch_size"]} samples of all processes together, as this run was started with, not {together}', mend)
+    hint = f'trainer.batch_size is that of one process; {saved["batch_size"]} divided by {world()[1]} goes on.'
+    check(saved['batch_size'] == together, 'batch_size', t['batch_size'], f'{saved["batch_size"]} samples of all processes together, as this run was started with, not {together}', hint)
     line = extension(t, saved['total_steps'], plan.total_steps)
     if line and is_main(): print(line)
     return saved
@@ -102,7 +102,7 @@ def _load(session: Session) -> tuple[Step, Fitted]:
 def _train(session: Session) -> tuple[Step, Fitted]:
     t, best = session.trainer, session.saved['best'] if session.saved else ()
     if session.saved and is_main(): print(f'going on from step {session.start // session.plan.accumulate} of {session.plan.total_steps}')
-    engine = need(f'vaebook.trainers.{engine_of(t)}')
+    engine = optional_import(f'vaebook.trainers.{engine_of(t)}')
     with disk_errors(session.folder), run_context(t, session.folder, session.objective.model, bool(session.saved), is_main()) as watchers, StopSignals() as stop:
         checkpoints = Checkpoints(session.folder, t, session.plan, stop, best)
         session.callbacks += [Report(t['no_print']), ValidationCurves(session.folder), *watchers, checkpoints]

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
-from ..core import BadInput, check, check_choice, need
+from ..core import BadInput, check, check_choice, optional_import
 from ..core.distributed import device_numbers, is_launched, is_main, local_world, world
 from ..losses.terms import Objective
 from .callbacks import HOOKS, RunView
@@ -112,7 +112,7 @@ class TrainingModule(RunView, pl.LightningModule):
 
     def _driver(self) -> Driver:
         if self.shards: return ShardedDriver(self)
-        return need('vaebook.trainers.zero').ZeroDriver(self) if self.cfg['strategy'] in ZERO else LightningDriver(self)
+        return optional_import('vaebook.trainers.zero').ZeroDriver(self) if self.cfg['strategy'] in ZERO else LightningDriver(self)
 
     def on_before_batch_transfer(self, batch, dataloader_idx):
         rank, size = self.global_rank, self.trainer.world_size
@@ -245,7 +245,7 @@ def where(t) -> dict: # `trainer` block: accelerator, devices, num_nodes, strate
     strategy = t['strategy']
     if is_launched() and strategy in ('auto', 'ddp'): strategy = DDPStrategy(find_unused_parameters=True)
     if is_launched() and strategy == 'fsdp': strategy = ModelParallelStrategy(data_parallel_size=world()[1], tensor_parallel_size=1)
-    if strategy in ZERO: strategy = need('vaebook.trainers.zero').ZeroStrategy(t)
+    if strategy in ZERO: strategy = optional_import('vaebook.trainers.zero').ZeroStrategy(t)
     return dict(accelerator=t['accelerator'], devices=here, num_nodes=machines, strategy=strategy, precision=t['precision'])
 
 def make_pl_trainer(t, # `trainer` block

@@ -12,7 +12,7 @@ __all__ = ['STEP', 'PATIENCE', 'WANDB_STEP', 'CLEARML_PATCHES', 'TRACKERS', 'LOG
 import contextlib, csv, io, json, os, queue, ssl, tempfile, threading, time, urllib.error, urllib.request
 from pathlib import Path
 
-from ..core import BadInput, atomic, cache_dir, check, check_choice, flat, need, read_json, read_settings
+from ..core import BadInput, atomic_write, cache_dir, check, check_choice, flatten_dict, optional_import, read_json, read_settings
 
 # %% ../../nbs/core/loggers.ipynb #347d60c1
 class Tracker:
@@ -36,7 +36,7 @@ def _pixels(fig):
     "A figure as an image of PIL, which every tracker takes."
     file = io.BytesIO()
     fig.savefig(file, format='png', dpi=80)
-    return need('PIL.Image').open(file).convert('RGB')
+    return optional_import('PIL.Image').open(file).convert('RGB')
 
 # %% ../../nbs/core/loggers.ipynb #bb97c01c
 STEP = 'step'
@@ -76,7 +76,7 @@ class StepCSV(Tracker):
     def _columns(self, rows: list[dict]) -> list[str]: return sorted({k for row in rows for k in row})
 
     def _rewrite(self, rows: list[dict]):
-        with atomic(self.path) as part, part.open('w', newline='', encoding='utf-8') as file:
+        with atomic_write(self.path) as part, part.open('w', newline='', encoding='utf-8') as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
@@ -126,7 +126,7 @@ def recall(run: Path, tracker: str) -> str | None:
 def remember(run: Path, tracker: str, id: str):
     "Keep it for the next sitting."
     known = read_json(_memory(run)) if _memory(run).exists() else {}
-    with atomic(_memory(run)) as part: part.write_text(json.dumps(known | {tracker: id}, indent=1) + '\n')
+    with atomic_write(_memory(run)) as part: part.write_text(json.dumps(known | {tracker: id}, indent=1) + '\n')
 
 # %% ../../nbs/core/loggers.ipynb #f2b059c5
 class TensorBoardLogger(Careful):
@@ -138,7 +138,7 @@ class TensorBoardLogger(Careful):
         self.save_dir = self.log_dir = str(place)
         self.experiment = self.ask(self._open)
 
-    def _open(self): return need('torch.utils.tensorboard').SummaryWriter(self.log_dir)
+    def _open(self): return optional_import('torch.utils.tensorboard').SummaryWriter(self.log_dir)
 
     def log_metrics(self, metrics, step=None):
         for key, value in metrics.items(): self.ask(lambda k=key, v=value: self.experiment.add_scalar(k, _number(v), step))
@@ -172,7 +172,7 @@ class WandbLogger(Careful):
         self.experiment = self.ask(self._open, run, label or name, config)
 
     def _open(self, run, label, config):
-        wandb = need('wandb')
+        wandb = optional_import('wandb')
         if self.remote: check_alive(wandb.setup().settings.base_url)
         Path(self.save_dir).mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(init_timeout=PATIENCE, silent=True)
@@ -188,11 +188,11 @@ class WandbLogger(Careful):
 
     def log_hyperparams(self, params, *args, **kwargs): self.ask(lambda: self.experiment.config.update(dict(params), allow_val_change=True))
     def log_metrics(self, metrics, step=None): self.ask(lambda: self.experiment.log({k: _number(v) for k, v in metrics.items()} | {WANDB_STEP: step}))
-    def log_figure(self, name, fig, step): self.ask(lambda: self.experiment.log({name: [need('wandb').Image(_pixels(fig))], WANDB_STEP: step}))
-    def log_video(self, name, path, step): self.ask(lambda: self.experiment.log({name: [need('wandb').Video(str(path), format='mp4')], WANDB_STEP: step}))
+    def log_figure(self, name, fig, step): self.ask(lambda: self.experiment.log({name: [optional_import('wandb').Image(_pixels(fig))], WANDB_STEP: step}))
+    def log_video(self, name, path, step): self.ask(lambda: self.experiment.log({name: [optional_import('wandb').Video(str(path), format='mp4')], WANDB_STEP: step}))
 
     def log_sounds(self, name, sounds, step, sample_rate):
-        self.ask(lambda: self.experiment.log({name: [need('wandb').Audio(x.T.numpy(), sample_rate) for x in sounds], WANDB_STEP: step}))
+        self.ask(lambda: self.experiment.log({name: [optional_import('wandb').Audio(x.T.numpy(), sample_rate) for x in sounds], WANDB_STEP: step}))
 
     def finalize(self, status): self.ask(lambda: self.experiment.finish(0 if status == 'success' else 1))
 
@@ -239,9 +239,9 @@ class ClearMLLogger(Careful):
     def _open(self, run, config, project, tags):
         files = str((Path(self.save_dir)/'clearml').resolve())
         if not self.remote: os.environ['CLEARML_CACHE_DIR'] = files
-        Task = need('clearml', extra='actions').Task
-        if self.remote: check_alive(need('clearml.backend_api').Session.get_api_server_host())
-        else: need('clearml.config.cache', extra='actions').SessionCache.SESSION_CACHE_FOLDER = files
+        Task = optional_import('clearml', extra='actions').Task
+        if self.remote: check_alive(optional_import('clearml.backend_api').Session.get_api_server_host())
+        else: optional_import('clearml.config.cache', extra='actions').SessionCache.SESSION_CACHE_FOLDER = files
         Task.set_offline(not self.remote)
         known = self.remote and recall(run, 'clearml')
         again = dict(reuse_last_task_id=known, continue_last_task=0) if known else dict(reuse_last_task_id=False) # 0: our own step numbers
@@ -288,8 +288,8 @@ class MLflowLogger(Careful):
         self.experiment = self.ask(self._open, run, config, project)
 
     def _open(self, run, config, project):
-        client = need('mlflow.tracking').MlflowClient(self.uri)
-        for noisy in ('alembic', 'mlflow.store.db.utils'): need('logging').getLogger(noisy).setLevel('WARNING')
+        client = optional_import('mlflow.tracking').MlflowClient(self.uri)
+        for noisy in ('alembic', 'mlflow.store.db.utils'): optional_import('logging').getLogger(noisy).setLevel('WARNING')
         if self.remote: check_alive(self.uri)
         Path(self.save_dir).mkdir(parents=True, exist_ok=True)
         self.version = recall(run, 'mlflow')
@@ -303,7 +303,7 @@ class MLflowLogger(Careful):
         pictures = None if self.remote else (Path(self.save_dir).resolve()/'mlflow').as_uri()
         group = known.experiment_id if known else client.create_experiment(project, artifact_location=pictures)
         id = client.create_run(group, run_name=self.name).info.run_id
-        param = need('mlflow.entities').Param
+        param = optional_import('mlflow.entities').Param
         settings = [param(k, str(v)[:500]) for k, v in config.items()]
         for i in range(0, len(settings), 100): client.log_batch(id, params=settings[i:i + 100])
         return id
@@ -311,7 +311,7 @@ class MLflowLogger(Careful):
     def log_metrics(self, metrics, step=None): self.ask(self._log, metrics, step)
 
     def _log(self, metrics, step):
-        metric, now = need('mlflow.entities').Metric, int(1000 * time.time())
+        metric, now = optional_import('mlflow.entities').Metric, int(1000 * time.time())
         self.experiment.log_batch(self.version, metrics=[metric(k, float(_number(v)), now, step or 0) for k, v in metrics.items()])
 
     def log_figure(self, name, fig, step): self.ask(lambda: self.experiment.log_figure(self.version, fig, f'{name}/step_{step}.png'))
@@ -347,7 +347,7 @@ class TrackioLogger(Careful):
         "Trackio, with its files in `folder`."
         os.environ['TRACKIO_DIR'] = str(folder)
         for key, value in dict(HF_HUB_DISABLE_TELEMETRY='1', GRADIO_ANALYTICS_ENABLED='False').items(): os.environ.setdefault(key, value)
-        trackio, modules = need('trackio'), need('sys').modules
+        trackio, modules = optional_import('trackio'), optional_import('sys').modules
         places = dict(TRACKIO_DIR=folder, MEDIA_DIR=folder/'media', ARTIFACTS_DIR=folder/'artifacts')
         for module in [m for name, m in list(modules.items()) if name.split('.')[0] == 'trackio']:
             for key, value in places.items():
@@ -356,11 +356,11 @@ class TrackioLogger(Careful):
 
     def log_metrics(self, metrics, step=None): self.ask(lambda: self.experiment.log({k: _number(v) for k, v in metrics.items()}, step=step))
 
-    def log_figure(self, name, fig, step): self.ask(lambda: self.experiment.log({name: need('trackio').Image(_pixels(fig))}, step=step))
-    def log_video(self, name, path, step): self.ask(lambda: self.experiment.log({name: need('trackio').Video(str(path), format='mp4')}, step=step))
+    def log_figure(self, name, fig, step): self.ask(lambda: self.experiment.log({name: optional_import('trackio').Image(_pixels(fig))}, step=step))
+    def log_video(self, name, path, step): self.ask(lambda: self.experiment.log({name: optional_import('trackio').Video(str(path), format='mp4')}, step=step))
 
     def finalize(self, status):
-        with contextlib.redirect_stdout(io.StringIO()): self.ask(lambda: need('trackio').finish())
+        with contextlib.redirect_stdout(io.StringIO()): self.ask(lambda: optional_import('trackio').finish())
 
 TRACKERS = dict(tensorboard=TensorBoardLogger, wandb=WandbLogger, clearml=ClearMLLogger, mlflow=MLflowLogger, trackio=TrackioLogger)
 LOGGERS = ['csv', 'none', *TRACKERS]
@@ -383,7 +383,7 @@ def make_tracker(cfg, folder) -> Tracker | None: # a run's configuration with `l
     name = '/'.join(folder.parts[-2:]) if folder.name == 'classifier' else folder.name
     place = log_folder(log_dir, name)/name if log_dir else folder/'logs'
     known = folder/'config.yaml'
-    config = flat(read_settings(known)) if known.exists() else {}
+    config = flatten_dict(read_settings(known)) if known.exists() else {}
     if 'run' in options: options['label'] = options.pop('run')
     tracker = TRACKERS[kind](folder, place, name, config, **options)
     return None if tracker.down else tracker
@@ -396,7 +396,7 @@ def make_loggers(cfg, folder, until: int | None = None) -> list[Tracker]: # unti
 # %% ../../nbs/core/loggers.ipynb #0886266d
 def load_callbacks_and_logger(args) -> tuple: # A run's configuration: `trainer`, `logger`, and `run_dir`, the folder to write to
     "([ModelCheckpoint, ModelCheckpoint, LearningRateMonitor], logger); the logger is None for csv and none."
-    pl = need('pytorch_lightning.callbacks')
+    pl = optional_import('pytorch_lightning.callbacks')
     t, folder = args['trainer'], Path(args['run_dir'])
     usual = dict(dirpath=folder/'checkpoints', auto_insert_metric_name=False, enable_version_counter=False)
     top = t['save_top_k']

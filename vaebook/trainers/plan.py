@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
-from ..core import check, check_choice, need
+from ..core import check, check_choice, optional_import
 from ..core.distributed import check_machines, device_numbers, is_launched
 from .loggers import LOGGERS
 from .schedules import make_optimizer, make_scheduler
@@ -142,4 +142,4 @@ def check_training(cfg, # The run's configuration
         check(fine, key, t[key], f'a number between 0 and {most}, or null')
     check_devices(t)
     check_strategy(t, obstacles)
-    if t.get('lightning'): need('vaebook.trainers.lightning').lightning_options(t)
+    if t.get('lightning'): optional_import('vaebook.trainers.lightning').lightning_options(t)

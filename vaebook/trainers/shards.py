@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import distributed as dist, nn
 
-from ..core import check, need
+from ..core import check, optional_import
 from ..losses.terms import Objective
 
 # %% ../../nbs/core/shards.ipynb #360a703c
@@ -70,8 +70,8 @@ class Shards:
         self.kept = objective.cpu() # whole, as its caller knows it
         self.objective = copy.deepcopy(objective).to(device)
         for v in self.objective.state_dict().values(): dist.broadcast(v, 0)
-        mesh = need('torch.distributed.device_mesh').init_device_mesh(torch.device(device).type, (size,))
-        self.loss = need('torch.distributed.fsdp').fully_shard(Loss(self.objective), mesh=mesh)
+        mesh = optional_import('torch.distributed.device_mesh').init_device_mesh(torch.device(device).type, (size,))
+        self.loss = optional_import('torch.distributed.fsdp').fully_shard(Loss(self.objective), mesh=mesh)
 
     @contextmanager
     def averaging(self, average: bool):
@@ -94,13 +94,13 @@ class Shards:
 
     def state_dict(self, optimizer) -> dict:
         "Weights and moments of all processes together."
-        tool = need('torch.distributed.checkpoint.state_dict')
+        tool = optional_import('torch.distributed.checkpoint.state_dict')
         model, moments = tool.get_state_dict(self.loss, optimizer, options=tool.StateDictOptions(full_state_dict=True))
         return dict(objective=_renamed(model, 'objective.', ''), optimizer=moments)
 
     def load_state_dict(self, optimizer, state: dict):
         "To each process its part of them."
-        tool = need('torch.distributed.checkpoint.state_dict')
+        tool = optional_import('torch.distributed.checkpoint.state_dict')
         moments = _named(state['optimizer'], [f'objective.{name}' for name, _ in self.objective.named_parameters()])
         whole = tool.StateDictOptions(full_state_dict=True)
         partial = tool.StateDictOptions(full_state_dict=True, strict=False) # a parameter that got no gradient has no moments

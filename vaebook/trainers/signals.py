@@ -8,7 +8,7 @@ __all__ = ['STOPPED', 'STOPS', 'AGREE_EVERY', 'Stopped', 'StopSignals', 'ignore_
 # %% ../../nbs/core/signals.ipynb #320943a9
 import builtins, os, shlex, signal, sys, threading, warnings
 
-from ..core.errors import need
+from ..core.errors import optional_import
 
 # %% ../../nbs/core/signals.ipynb #3909669d
 STOPPED = 75 # the exit code: EX_TEMPFAIL, "try again later"
@@ -83,7 +83,7 @@ class StopSignals:
 
     def agreed(self, step: int) -> bool: # updates so far
         "Is this the last update of this sitting? All processes ask after each update, and get the same answer."
-        dist = need('torch').distributed
+        dist = optional_import('torch').distributed
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         asked = self._agreed(step, dist) if several else self.requested is not None
         if asked: self._pending = None
@@ -93,7 +93,7 @@ class StopSignals:
         if step % self.every: return False
         mine = STOPS.index(self.requested) + 1 if self.requested else 0
         device = 'cuda' if 'nccl' in dist.get_backend() else 'cpu'
-        asked = need('torch').tensor(mine, device=device)
+        asked = optional_import('torch').tensor(mine, device=device)
         dist.all_reduce(asked, dist.ReduceOp.MAX)
         if asked: self.requested = STOPS[int(asked) - 1]
         return bool(asked)

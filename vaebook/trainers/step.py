@@ -87,8 +87,8 @@ def blame(objective: nn.Module,
     for number, _, terms in window:
         for name, term in terms.items():
             value = float(term.value)
-            mend = f'It is so since batch {number}; no weight has moved on it. Lower the learning rate, clip gradients, or give this term less weight.'
-            check(math.isfinite(value), f'train/{name}', value, where, mend)
+            hint = f'It is so since batch {number}; no weight has moved on it. Lower the learning rate, clip gradients, or give this term less weight.'
+            check(math.isfinite(value), f'train/{name}', value, where, hint)
     name = _broken_gradient(objective)
     raise BadInput('gradient', name or 'norm', where, 'The loss is finite and no weight has moved on it: lower the learning rate, or clip gradients.')
 

@@ -19,7 +19,7 @@ import vaebook.trainers.loggers
 from ..core.config import compose
 from ..core.facade import read
 from ..core.parameters import coerce
-from ..core import BadInput, check, check_choice, flat, need
+from ..core import BadInput, check, check_choice, flatten_dict, optional_import
 from ..models.wan import from_wan
 from ..core.pretrained import Pretrained
 from ..core.distributed import device_numbers, world
@@ -79,7 +79,7 @@ class TrainingArguments:
 def model_settings(path) -> dict: # path of a JSON or YAML file → {'model.<key>': value}
     "The settings of a model in a file, or in the config.json of a saved model."
     check(Path(path).expanduser().is_file(), 'model_config', str(path), 'a JSON or YAML file')
-    omegaconf = need('omegaconf')
+    omegaconf = optional_import('omegaconf')
     try: found = omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.load(Path(path).expanduser()))
     except Exception as e: raise BadInput('model_config', str(path), 'a JSON or YAML file', f'It cannot be read: {e}') from e
     check(isinstance(found, dict), 'model_config', str(path), 'settings by name')
@@ -115,7 +115,7 @@ def fill(self: TrainingArguments):
         if not (f.type is str and isinstance(value, str)): setattr(self, f.name, coerce(f.name, value, f.type))
     cfg = self.to_config()
     device_numbers(cfg.trainer)
-    recipe = flat(need('omegaconf').OmegaConf.to_container(cfg))
+    recipe = flatten_dict(optional_import('omegaconf').OmegaConf.to_container(cfg))
     keys = read('facade/causal_video') | dict(seed='seed', logger='logger.name', accelerator='trainer.accelerator')
     usual = {name: recipe.get(to['key'] if isinstance(to, dict) else to) for name, to in keys.items()}
     self.filled = {k: v for k, v in usual.items() if v is not None and getattr(self, k, ...) is None}
@@ -179,14 +179,14 @@ def load_initial(model: nn.Module, path) -> nn.Module:
 def check_place(args: TrainingArguments):
     "Raise `BadInput` when the output folder holds a run."
     there = not args.resume_from_checkpoint and (Path(args.output_dir).expanduser()/'config.yaml').exists()
-    mend = f'Choose another, or go on with resume_from_checkpoint={args.output_dir!r}.'
-    check(not there or world()[0], 'output_dir', args.output_dir, 'a new folder, this one holds a run', mend)
+    hint = f'Choose another, or go on with resume_from_checkpoint={args.output_dir!r}.'
+    check(not there or world()[0], 'output_dir', args.output_dir, 'a new folder, this one holds a run', hint)
 
 def train(args=None) -> dict: # TrainingArguments or a dictionary of its fields → the numbers of metrics.json
     "Train a causal video autoencoder; everything is in `output_dir`."
     args = as_arguments(args)
     check_place(args)
-    return need('vaebook.train').train(args.to_config())
+    return optional_import('vaebook.train').train(args.to_config())
 
 # %% ../../nbs/video/trainer.ipynb #6b431aa3
 def value(text: str):

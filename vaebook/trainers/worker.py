@@ -9,7 +9,7 @@ __all__ = ['fit_in_processes', 'main']
 import sys, tempfile
 from pathlib import Path
 
-from ..core import BadInput, need, read_settings
+from ..core import BadInput, optional_import, read_settings
 from ..core.distributed import launch, report
 from ..core.runs import Run, new_folder
 
@@ -18,7 +18,7 @@ def fit_in_processes(cfg, # The run's configuration
                      run: Run) -> Path: # The run folder, with the trained model in `model/`
     "Train in one process a device."
     if run.folder is None: run.folder = new_folder(cfg.run_dir)
-    OmegaConf = need('omegaconf').OmegaConf
+    OmegaConf = optional_import('omegaconf').OmegaConf
     settings = OmegaConf.to_container(cfg, resolve=True) | dict(run_dir=str(run.folder))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder)/'config.yaml'
@@ -28,8 +28,8 @@ def fit_in_processes(cfg, # The run's configuration
 
 def main(arguments: list[str]):
     "Train what the configuration in a file says."
-    cfg = need('omegaconf').OmegaConf.create(read_settings(arguments[0]))
-    try: need('vaebook.train').experiment(cfg).fit()
+    cfg = optional_import('omegaconf').OmegaConf.create(read_settings(arguments[0]))
+    try: optional_import('vaebook.train').experiment(cfg).fit()
     except BadInput as e:
         report(e)
         print(f'vaebook: {e}', file=sys.stderr)

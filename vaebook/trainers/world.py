@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 
 from ..bottlenecks.mixture import cluster_entropy
 from ..core.config import read
-from ..core import BadInput, LossTerms, atomic, check, check_choice, need, seed_step
+from ..core import BadInput, LossTerms, atomic_write, check, check_choice, optional_import, seed_step
 from ..data.batches import batches, sequential, steps_per_epoch
 from ..core.distributed import from_main, is_main, world
 from ..data.images import to_unit
@@ -71,8 +71,8 @@ class WorldTraining(WorldObjective):
 # %% ../../nbs/world/trainer.ipynb #e1265737
 def write_picture(images: Tensor, path) -> Path: # [R, S, 3, H, W] in [0, 1]
     "A PNG of tiles."
-    picture = need('PIL.Image').fromarray((255 * tile(images, border=0)).round().astype('uint8'))
-    with atomic(path) as part: picture.save(part, format='PNG')
+    picture = optional_import('PIL.Image').fromarray((255 * tile(images, border=0)).round().astype('uint8'))
+    with atomic_write(path) as part: picture.save(part, format='PNG')
     return Path(path)
 
 def visualize_reconstructions(observations: Tensor, reconstructions: Tensor, # [B, T, 3, H, W], bytes or floats in [0, 1]
@@ -219,7 +219,7 @@ def train(self: DMCVBTrainer, num_epochs: float = 100) -> dict: # passes over th
     "Train, or go on; the model keeps its device."
     check(type(num_epochs) in (int, float) and num_epochs > 0, 'num_epochs', num_epochs, 'a positive number')
     cfg, device = self.config(num_epochs), next(self.model.parameters()).device
-    run = Run(need('omegaconf').OmegaConf.create(cfg))
+    run = Run(optional_import('omegaconf').OmegaConf.create(cfg))
     folder = from_main(run.start)
     try: fitted = fit(self.objective().train(), cfg, folder, self.train_loader, sequential(self.val_windows, self.batch_size), self.per_epoch, self.callbacks(folder), run.checkpoint)
     finally: run.release()
@@ -250,7 +250,7 @@ def validate(model: nn.Module, val_loader) -> float: # loader of batches, on any
 # %% ../../nbs/world/trainer.ipynb #4f54b3ab
 def save_checkpoint(model: nn.Module, optimizer, epoch: int, path) -> Path:
     "Write `epoch`, `model_state_dict`, `optimizer_state_dict`."
-    with disk_errors(path), atomic(path) as part: torch.save(dict(epoch=epoch, model_state_dict=model.state_dict(), optimizer_state_dict=optimizer.state_dict()), part)
+    with disk_errors(path), atomic_write(path) as part: torch.save(dict(epoch=epoch, model_state_dict=model.state_dict(), optimizer_state_dict=optimizer.state_dict()), part)
     return Path(path)
 
 def shapes(state: dict) -> dict: return {k: tuple(v.shape) for k, v in state.items() if not k.endswith('.pool')} # a pool is there until the codebook is

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import BadInput, Latent, atomic, check, check_choice, need, patch
+from ..core import BadInput, Latent, atomic_write, check, check_choice, optional_import, patch
 from .tiles import as_pictures, colours, compressed, mosaic, tile, wav
 from .traversal import Plane, SweepResult, as_values, best_class, chance, class_names, evaluating, indices, kind_of, lens, ordered, sweep
 
@@ -230,7 +230,7 @@ render({{model: {{get: k => state[k], on() {{}}, off() {{}}}}, el: document.quer
 @functools.cache
 def view_class():
     "The anywidget, made when it is first needed, so that importing this module needs none."
-    any, t = need('anywidget'), need('traitlets')
+    any, t = optional_import('anywidget'), optional_import('traitlets')
     traits = dict(mode=t.Unicode('live'), controls=t.List(), values=t.List(), rest=t.List(), picture=t.Bytes(b''), grid=t.List([1, 1]), alts=t.List(), turn=t.Int(0),
                   answers=t.List(), sounds=t.List(), original=t.Bytes(b''), times=t.Int(1), starts=t.List(), start=t.Unicode(''), accepts=t.Unicode(''), note=t.Unicode(''), said=t.Unicode(''), width=t.Int(448))
 
@@ -247,7 +247,7 @@ def view_class():
 
         def save(self, path) -> Path:
             "Write a page that needs neither kernel nor network; returns its path."
-            with atomic(path) as f: f.write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>vaebook</title><body>{self.html()}</body></html>', encoding='utf-8')
+            with atomic_write(path) as f: f.write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>vaebook</title><body>{self.html()}</body></html>', encoding='utf-8')
             return Path(path)
 
         def _repr_mimebundle_(self, **kwargs):
@@ -505,7 +505,7 @@ def randomise(self: Explorer):
 def as_picture(data: bytes, name: str, # of the file
                shape) -> np.ndarray: # (C, H, W) → [C, H, W] uint8
     "A picture file cropped to a shape: turned as its camera says, on white where it is transparent."
-    image, ops, (c, h, w) = need('PIL.Image'), need('PIL.ImageOps'), shape
+    image, ops, (c, h, w) = optional_import('PIL.Image'), optional_import('PIL.ImageOps'), shape
     try: found = ops.exif_transpose(image.open(io.BytesIO(data)))
     except OSError as e: raise BadInput('own input', name, 'a picture, such as PNG or JPEG', 'Pillow cannot read it.') from e
     check(not found.mode.startswith(('I', 'F')), 'own input', name, 'a picture of 8 bits a channel', f'This one has the mode {found.mode}.')
@@ -539,4 +539,4 @@ def players(sounds: dict, # name → [C, T] in [-1, 1]
         return (f'<figure style="margin:0;width:{width}px"><figcaption>{name}</figcaption><img alt="spectrogram of {name}" src="{uri("image/webp", picture)}" '
                 f'style="width:100%;height:{width * 3 // 4}px;border:1px solid #cccccc"><audio controls aria-label="{name}" src="{uri("audio/wav", wav(x, sample_rate, bits))}" style="width:100%;height:2.2em"></audio></figure>')
     shown = ''.join(one(escape(name), x) for name, x in sounds.items())
-    return need('IPython.display').HTML(f'<div style="display:flex;flex-wrap:wrap;gap:1em;font:13px/1.5 system-ui,sans-serif">{shown}</div>')
+    return optional_import('IPython.display').HTML(f'<div style="display:flex;flex-wrap:wrap;gap:1em;font:13px/1.5 system-ui,sans-serif">{shown}</div>')

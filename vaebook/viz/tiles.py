@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
-from ..core import atomic, check, check_choice, need
+from ..core import atomic_write, check, check_choice, optional_import
 
 # %% ../../nbs/core/pictures.ipynb #15d17a1e
 def spectrogram(x: Tensor, # [..., C, T] in [-1, 1]
@@ -50,7 +50,7 @@ def as_pictures(x: Tensor, # [..., *layout]
 # %% ../../nbs/core/pictures.ipynb #e9491d3a
 def colours(labels) -> np.ndarray: # [...] class ids → [..., 3] in [0, 1]
     "The colour of each class: matplotlib's tab10, repeated."
-    return np.asarray(need('matplotlib').colormaps['tab10'].colors)[np.asarray(labels) % 10]
+    return np.asarray(optional_import('matplotlib').colormaps['tab10'].colors)[np.asarray(labels) % 10]
 
 def tile(images: Tensor, # [R, S, C, H, W] in [0, 1]
          labels=None, # [R, S] class ids for the borders
@@ -96,10 +96,10 @@ def mosaic(images: Tensor, # [N, C, H, W] in [0, 1]
 # %% ../../nbs/core/pictures.ipynb #b4ba043d
 def new_figure(width: float, height: float): # inches
     "A matplotlib figure that belongs to no window and shows itself in a notebook, whatever the backend, in 256 colours."
-    fig = need('matplotlib.figure').Figure(figsize=(width, height), dpi=80, layout='constrained')
+    fig = optional_import('matplotlib.figure').Figure(figsize=(width, height), dpi=80, layout='constrained')
     def png():
         fig.savefig(full := io.BytesIO(), format='png', bbox_inches='tight')
-        need('PIL.Image').open(full).convert('RGB').quantize(256).save(small := io.BytesIO(), format='PNG', optimize=True)
+        optional_import('PIL.Image').open(full).convert('RGB').quantize(256).save(small := io.BytesIO(), format='PNG', optimize=True)
         return small.getvalue()
     fig._repr_png_ = png
     return fig
@@ -107,7 +107,7 @@ def new_figure(width: float, height: float): # inches
 # %% ../../nbs/core/pictures.ipynb #9c1dcb4e
 def legend(fig, classes): # Class names, in the order of the labels
     "Name each class's colour below a figure."
-    patch = need('matplotlib.patches').Patch
+    patch = optional_import('matplotlib.patches').Patch
     fig.legend(handles=[patch(color=colours(i), label=n) for i, n in enumerate(classes)], loc='outside lower center', ncols=min(len(classes), 5), fontsize=7, frameon=False)
 
 def draw(images: Tensor, # [R, S, C, H, W] in [0, 1]
@@ -141,21 +141,21 @@ def save_gif(path, frames, # [F, height, width, 3] in [0, 1]
              fps: float = 12, # frames/s
              num_colours: int = 64): # Of the palette that all frames share, at most 256
     "Write an endless GIF and return its path; a killed process leaves none."
-    pixels, image = as_bytes(frames), need('PIL.Image')
+    pixels, image = as_bytes(frames), optional_import('PIL.Image')
     check(fps > 0, 'fps', fps, 'frames a second, above 0'); check(2 <= num_colours <= 256, 'num_colours', num_colours, '2 to 256 colours')
     palette = image.fromarray(rearrange(pixels, 'f h w c -> (f h) w c')).quantize(num_colours, dither=image.Dither.NONE)
     first, *rest = [image.fromarray(f).quantize(palette=palette, dither=image.Dither.NONE) for f in pixels]
-    with atomic(path) as part: first.save(part, format='GIF', save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, optimize=True)
+    with atomic_write(path) as part: first.save(part, format='GIF', save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, optimize=True)
     return path
 
 # %% ../../nbs/core/pictures.ipynb #09698007
 def save_mp4(path, frames, # [F, height, width, 3] in [0, 1]
              fps: int = 12): # frames/s
     "Write an H.264 film by PyAV and return its path; a killed process leaves none."
-    pixels, av = as_bytes(frames), need('av', 'video')
+    pixels, av = as_bytes(frames), optional_import('av', 'video')
     check(fps >= 1, 'fps', fps, 'frames a second, 1 or more')
     pixels = np.pad(pixels, ((0, 0), (0, pixels.shape[1] % 2), (0, pixels.shape[2] % 2), (0, 0)), constant_values=255)
-    with atomic(path) as part, av.open(str(part), 'w', format='mp4') as film:
+    with atomic_write(path) as part, av.open(str(part), 'w', format='mp4') as film:
         stream = film.add_stream('libx264', rate=round(fps), options=dict(crf='18', threads='1')) # of several threads, the bytes depend on who is first
         stream.height, stream.width, stream.pix_fmt = *pixels.shape[1:3], 'yuv420p'
         for f in pixels: film.mux(stream.encode(av.VideoFrame.from_ndarray(f, format='rgb24')))
@@ -170,7 +170,7 @@ def compressed(picture: np.ndarray, # [height, width, 3] in [0, 1]
                **options) -> bytes: # of Pillow's encoder
     "A picture as a file, its colours as sharp as its grey."
     format = format or ('PNG' if picture.size < 600_000 else 'JPEG')
-    image = need('PIL.Image').fromarray((picture.clip(0, 1) * 255).round().astype(np.uint8))
+    image = optional_import('PIL.Image').fromarray((picture.clip(0, 1) * 255).round().astype(np.uint8))
     image.save(out := io.BytesIO(), format=format, **ENCODINGS[check_choice('format', format, ENCODINGS)] | options)
     return out.getvalue()
 

@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..bottlenecks.gaussian import gaussian_kl
-from ..core import BadInput, Latent, check, check_choice, need, patch, seed_step
+from ..core import BadInput, Latent, check, check_choice, optional_import, patch, seed_step
 from ..data.images import to_unit
 from ..losses.estimators import causal_effect
 from ..losses.terms import class_log_probs
@@ -106,7 +106,7 @@ def best_prob(p): return None if p is None else p.max(-1).values # [..., M] → 
 
 def progress(parts): # A sequence
     "`parts`, with a bar when they are many."
-    return need('tqdm.auto').tqdm(parts, 'decoding', leave=False) if len(parts) >= 64 else parts
+    return optional_import('tqdm.auto').tqdm(parts, 'decoding', leave=False) if len(parts) >= 64 else parts
 
 class Lens(NamedTuple):
     "A model and perhaps a classifier to look through; everything is on the model's device."
@@ -463,9 +463,9 @@ def named(picture: np.ndarray, # [height, width, 3] in [0, 1]
           names: list, marked=(), # of rows of equal height
           title: str = '') -> np.ndarray: # [higher, wider, 3]
     "A picture with a title above it and the names of its rows to the left, marked ones red."
-    left, top = 8 + max(int(need('PIL.ImageFont').load_default().getlength(n)) for n in names), 14
-    page = need('PIL.Image').fromarray((np.pad(picture, ((top, 0), (left, 0), (0, 0)), constant_values=1) * 255).round().astype(np.uint8))
-    pen, step = need('PIL.ImageDraw').Draw(page), len(picture) / len(names)
+    left, top = 8 + max(int(optional_import('PIL.ImageFont').load_default().getlength(n)) for n in names), 14
+    page = optional_import('PIL.Image').fromarray((np.pad(picture, ((top, 0), (left, 0), (0, 0)), constant_values=1) * 255).round().astype(np.uint8))
+    pen, step = optional_import('PIL.ImageDraw').Draw(page), len(picture) / len(names)
     for i, name in enumerate(names): pen.text((left - 4, top + (i + 0.5) * step), name, fill='#d00000' if i in marked else '#222222', anchor='rm')
     pen.text((left, top - 2), title, fill='#222222', anchor='ls')
     return np.asarray(page) / 255

@@ -1,0 +1,64 @@
+"The video chapter's promises that need a process of their own, or a longer run than a lesson: flat memory, recipes, a discriminator, real files."
+import pytest
+import torch
+
+from helpers import command, metrics
+from vaebook.core.config import compose
+from vaebook.data.video import load, to_bytes, write_video
+from vaebook.models import CausalVAE
+from vaebook.train import reopen, train
+
+QUIET = 'trainer.progress_bar=false logger=csv'
+
+STREAM = '''
+import sys, torch
+from vaebook.models import CausalVAE
+
+torch.set_num_threads(1)
+kib = lambda key: int(next(l.split()[1] for l in open('/proc/self/status') if l.startswith(key)))
+model = CausalVAE().eval().requires_grad_(False)
+frames = lambda n: (torch.rand(1, 3, min(4, n - i), 128, 128) * 2 - 1 for i in range(0, n, 4))
+run = lambda n: sum(x.shape[2] for x in model.decode_stream(latent.z for latent in model.encode_stream(frames(n))))
+before = kib('VmRSS')
+assert run(int(sys.argv[1])) >= int(sys.argv[1])
+print(kib('VmHWM') - before, before)
+'''
+
+
+def test_streams_have_flat_memory(tmp_path):
+    "Encoding and decoding 257 frames, a piece at a time, peaks where 33 frames do."
+    (tmp_path / 'stream.py').write_text(STREAM)
+    peak, most = (int(command('stream.py', n, cwd=tmp_path).split()[-2]) for n in (33, 257)) # KiB over those before
+    assert most <= 1.1 * peak + 8_000, 'the clips alone are 50,000 KiB each way'
+
+
+def test_published_size_composes():
+    "The large recipe is a model of 125 million parameters at 4×8×8."
+    cfg = compose('causal_video', recipe='causal_video_large', dataset='video_folder')
+    with torch.device('meta'): model = CausalVAE(**{k: v for k, v in cfg.model.items() if k not in ('name', 'quantizer')})
+    assert model.ratio == (4, 8, 8) and 125e6 < sum(p.numel() for p in model.parameters()) < 126e6
+
+
+def test_from_files_to_numbers(tmp_path):
+    "A folder of films by its path alone; reopened, the model is the trained one, and a stream equals the whole after training."
+    clips = load('moving', sprites='shapes', num_frames=40, resolution=48).val[torch.arange(3)]['video']
+    for i, clip in enumerate(clips): write_video(tmp_path / f'films/{i}.mp4', to_bytes(clip), 12)
+    (tmp_path / 'films/broken.mp4').write_bytes(b'no film')
+    cfg = compose('causal_video', f'{QUIET} dataset.stand_in=false trainer.max_steps=6', video_path=str(tmp_path / 'films'), smoke=True, run_dir=str(tmp_path / 'run'))
+    assert cfg.dataset.name == 'video_folder'
+    numbers = train(cfg)
+    assert {'psnr', 'ssim', 'temporal_error', 'kl', 'psnr_floor'} <= set(numbers) and numbers == metrics(tmp_path / 'run')
+    body = reopen(tmp_path / 'run')
+    model, x = body.network().double(), body.held_out().double()
+    with torch.no_grad():
+        whole = model.decode(model.encode(x).z, x.shape[2])
+        parts = torch.cat(list(model.decode_stream((latent.z for latent in model.encode_stream(x.split(2, 2))), x.shape[2])), 2)
+    assert (whole - parts).abs().max() < 1e-12
+    assert (tmp_path / 'run/figures/reconstructions_step_6.mp4').stat().st_size > 500
+
+
+@pytest.mark.parametrize('changes', ['model.bottleneck=fsq model.quantizer={levels:[8,8,5]}', 'model.bottleneck=vq model.quantizer={num_codes:32,dim:4}', 'model.norm=group model.conv=full model.attention=true model.recon=l1 model.kl_per=latent',
+                                     'model.resample=bypass model.pad=zero model.quant_conv=true model.shortcut=false', 'loss.perceptual=msgrad loss.disc_weight=0.5 loss.disc_start=2 trainer.engine=accelerate', 'trainer.precision=bf16-mixed dataset.channels=1 dataset.num_frames=6 model.length=trim'])
+def test_variants_are_keys(changes, tmp_path):
+    numbers = train(compose('causal_video', f'{QUIET} trainer.max_steps=4 {changes}', smoke=True, run_dir=str(tmp_path / 'run')))
+    assert 0 < numbers['psnr'] < 60
