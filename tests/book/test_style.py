@@ -1,5 +1,5 @@
 "How a notebook reads, as numbers: small cells, visible lessons, stored outputs, imports that go one way."
-import ast, functools, importlib, json, re, statistics
+import ast, functools, importlib, json, re
 from pathlib import Path
 
 import pytest

@@ -58,7 +58,7 @@ def test_actions_in_jupyterlab(lab, page):
 
 def test_every_kind_of_latent(lab, page):
     "Sliders, index boxes, times and sounds of the toys in the widgets notebook."
-    widgets = opened(page, lab, ROOT / 'nbs/core/widgets.ipynb')
+    widgets = opened(page, lab, ROOT / 'nbs/core/explorer.ipynb')
     assert len(widgets) >= 6
     for widget in widgets: can_be_moved(page, widget)
     assert page.locator('.vaebook audio:not([hidden])').first.evaluate('a => new Promise(yes => { const go = () => a.duration > 0 ? yes(a.duration) : setTimeout(go, 50); go(); })') == pytest.approx(0.25, abs=0.01)
