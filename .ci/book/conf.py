@@ -11,7 +11,7 @@ from sphinx.util.nodes import make_refnode
 
 root = Path(__file__).resolve().parents[2]
 settings = configparser.ConfigParser(delimiters=['=']); settings.read(root / 'settings.ini', encoding='utf-8'); settings = settings['DEFAULT']
-project, author, copyright, release = settings['title'], settings['author'], settings['copyright'], settings['version']
+project, author, copyright, release = settings['lib_name'], settings['author'], settings['copyright'], settings['version']
 git = f'{settings["git_url"]}/blob/{settings["branch"]}'
 
 extensions = ['myst_nb', 'sphinx.ext.linkcode']

@@ -1,9 +1,8 @@
 "The pages that Sphinx reads: every notebook by nbdev's processors, and the API by its `show_doc`."
-import ast, importlib, inspect, json, posixpath, re, sys
+import ast, configparser, importlib, inspect, json, posixpath, re, sys
 from pathlib import Path
 
-from execnb.nbio import mk_cell, read_nb, write_nb
-from nbdev.config import get_config
+from fastcore.nbio import mk_cell, read_nb, write_nb
 from nbdev.doclinks import nbglob, patch_name
 from nbdev.process import NBProcessor
 from nbdev.processors import clean_magics, hide_line, rm_header_dash, strip_ansi
@@ -11,6 +10,9 @@ from nbdev.showdoc import show_doc
 
 LAYERS = {'core': 'Core modules', 'data': 'Data', 'layers': 'Layers', 'bottlenecks': 'Bottlenecks', 'losses': 'Losses', 'models': 'Models', 'metrics': 'Metrics', 'trainers': 'Trainers', 'experiments': 'Experiments', 'viz': 'Pictures and widgets', 'export': 'Export', 'hub': 'Hub', 'cli': 'Command line'}
 DEFS = ast.FunctionDef, ast.ClassDef
+ini = configparser.ConfigParser(delimiters=['='])
+ini.read(Path(__file__).resolve().parents[2] / 'settings.ini', encoding='utf-8')
+GIT = f"{ini['DEFAULT']['git_url']}/blob/{ini['DEFAULT']['branch']}/"
 
 
 # Notebooks
@@ -23,8 +25,7 @@ def found(folder):
 
 def local(text, doc, extra):
     "Links to files of the repository that are pages here."
-    git = f'{get_config().git_url}/blob/{get_config().branch}/'
-    for page, name in extra.items(): text = text.replace(f']({git}{name})', f']({posixpath.relpath(page, posixpath.dirname(doc) or ".")}.md)')
+    for page, name in extra.items(): text = text.replace(f']({GIT}{name})', f']({posixpath.relpath(page, posixpath.dirname(doc) or ".")}.md)')
     return text
 
 

@@ -18,19 +18,19 @@ def differ(a, b): return sorted(k for k in a.keys() | b.keys() if a.get(k) != b.
 def regenerated(root, tmp_path_factory):
     "A copy of the tree whose modules are exported anew and whose notebooks are cleaned."
     copy = tmp_path_factory.mktemp('copy')
-    shutil.copy(root / 'settings.ini', copy)
+    shutil.copy(root / 'pyproject.toml', copy)
     shutil.copytree(root / 'nbs', copy / 'nbs', ignore=hidden)
     (copy / 'vaebook').mkdir()
-    for name in ('nbdev_export', 'nbdev_clean'): subprocess.run([tool(name)], cwd=copy, check=True, capture_output=True)
+    for name in ('nbdev-export', 'nbdev-clean'): subprocess.run([tool(name)], cwd=copy, check=True, capture_output=True)
     return copy
 
 
 def test_modules_are_exported(root, regenerated):
-    assert differ(modules(root), modules(regenerated)) == [], 'run nbdev_export; a module without a notebook must go'
+    assert differ(modules(root), modules(regenerated)) == [], 'run nbdev-export; a module without a notebook must go'
 
 
 def test_notebooks_are_clean(root, regenerated):
-    assert differ(notebooks(root), notebooks(regenerated)) == [], 'run nbdev_clean'
+    assert differ(notebooks(root), notebooks(regenerated)) == [], 'run nbdev-clean'
 
 
 def test_readme_is_made_from_the_index(root, tmp_path):
@@ -39,7 +39,7 @@ def test_readme_is_made_from_the_index(root, tmp_path):
 
 
 def test_no_merge_markers(root):
-    kinds = ('nbs/**/*.ipynb', 'vaebook/**/*.py', 'vaebook/**/*.yaml', 'tests/**/*.py', '*.md', '*.ini', '*.py')
+    kinds = ('nbs/**/*.ipynb', 'vaebook/**/*.py', 'vaebook/**/*.yaml', 'tests/**/*.py', '*.md', '*.ini', '*.toml', '*.py')
     marked = [str(p) for kind in kinds for p in root.glob(kind) if re.search(r'(<{7}|>{7}) ', p.read_text(encoding='utf-8'))]
     assert marked == []
 
@@ -53,7 +53,7 @@ def test_one_version(root):
 
 def test_top_level(root):
     "Nothing is configured in a place where nobody looks."
-    allowed = set('nbs vaebook tests settings.ini setup.py README.md constraints.txt LICENSE CHANGELOG.md CONTRIBUTING.md MANIFEST.in'.split())
+    allowed = set('nbs vaebook tests settings.ini pyproject.toml setup.py README.md constraints.txt LICENSE CHANGELOG.md CONTRIBUTING.md MANIFEST.in'.split())
     if not (root / '.git').exists(): pytest.skip('not a clone')
     tracked = subprocess.run(['git', 'ls-files'], cwd=root, check=True, capture_output=True, text=True).stdout.split('\n')
     top = {line.split('/')[0].strip('"') for line in tracked if line}
