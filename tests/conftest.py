@@ -23,10 +23,18 @@ def threads():
 def root(): return ROOT
 
 
-def pytest_configure(config): config.addinivalue_line('markers', 'slow: starts processes, or trains')
-
-
 def pytest_collection_modifyitems(items):
+    keep_files_whole(items)
+    skip_what_draws(items)
+
+
+def keep_files_whole(items):
+    "The tests of a file share runs, so one worker has them all; a notebook stands alone."
+    for item in items:
+        if item.path.name != 'test_notebooks.py': item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def skip_what_draws(items):
     "Where nothing draws for MuJoCo, what draws is skipped, and `-rs` says why."
     drawing = [i for i in items if 'test_dmc_collect' in i.nodeid or 'world/collect.ipynb' in i.nodeid]
     if not drawing: return

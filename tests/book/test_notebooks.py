@@ -1,10 +1,19 @@
 "Every notebook runs: its lessons are the tests. `pytest -k cvae` runs those with `cvae` in their path."
-import os, random, sys
+import atexit
+import gc
+import os
+import random
+import re
+import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
+QUIET = Config(HistoryManager=dict(enabled=False), InteractiveShell=dict(colors='nocolor'))
 
 
 def runs(path):
@@ -16,28 +25,56 @@ def runs(path):
 NOTEBOOKS = [p for p in sorted((ROOT / 'nbs').rglob('*.ipynb')) if runs(p)]
 
 
+def lessons(path):
+    "The code cells that a test runs; none of an experiment, which papermill runs."
+    cells = nbformat.read(path, 4).cells
+    if any(re.search(r'^- skip_exec: true', c.source, re.M) for c in cells if c.cell_type == 'markdown'): return []
+    return [c.source for c in cells if c.cell_type == 'code' and not re.search(r'^#\| *eval: *false', c.source, re.M)]
+
+
 @pytest.fixture
-def alone(tmp_path, monkeypatch):
-    "What a notebook may change for itself is put back: folder, environment, path, generators, threads, figures."
-    import numpy as np, torch
-    env, folder, path, warn = dict(os.environ), os.getcwd(), list(sys.path), torch.is_deterministic_algorithms_warn_only_enabled()
-    threads, deterministic, dtype = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()
-    states, hooks = (random.getstate(), np.random.get_state(), torch.get_rng_state()), (sys.displayhook, sys.excepthook)
-    streams = sys.stdout, sys.stderr
-    from vaebook.core.pretrained import Pretrained
-    kinds = dict(Pretrained.kinds) # a notebook defines its classes anew
+def shell(tmp_path):
+    "An IPython of this process and thread, as a kernel has one; what a notebook made in it is freed."
     os.environ['IPYTHONDIR'] = str(tmp_path / 'ipython')
-    os.chdir(ROOT)
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance(config=QUIET)
+    yield shell
+    atexit.unregister(shell.atexit_operations)
+    shell.atexit_operations()
+    InteractiveShell.clear_instance()
+    del shell
+    gc.collect()
+
+
+@pytest.fixture
+def alone():
+    "What a notebook may change for itself is put back: folder, environment, path, generators, threads, figures."
+    import numpy as np
+    import torch
+    from vaebook.core.pretrained import Pretrained
+    env, folder, path = dict(os.environ), os.getcwd(), list(sys.path)
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    hooks, streams = (sys.displayhook, sys.excepthook), (sys.stdout, sys.stderr)
+    kinds = dict(Pretrained.kinds)  # a notebook defines its classes anew
     yield
-    os.environ.clear(); os.environ.update(env)
+    os.environ.clear()
+    os.environ.update(env)
     os.chdir(folder)
     sys.path[:] = path
     sys.displayhook, sys.excepthook = hooks
     sys.stdout, sys.stderr = streams
-    Pretrained.kinds.clear(); Pretrained.kinds.update(kinds)
-    random.setstate(states[0]); np.random.set_state(states[1]); torch.set_rng_state(states[2])
-    torch.set_num_threads(threads); torch.set_default_dtype(dtype); torch.set_grad_enabled(True)
-    torch.use_deterministic_algorithms(deterministic, warn_only=warn)
+    Pretrained.kinds.clear()
+    Pretrained.kinds.update(kinds)
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
+    torch.set_grad_enabled(True)
+    torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
     if 'matplotlib.pyplot' in sys.modules:
         sys.modules['matplotlib.pyplot'].close('all')
         sys.modules['matplotlib'].rcdefaults()
@@ -45,9 +82,10 @@ def alone(tmp_path, monkeypatch):
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.relative_to(ROOT / 'nbs').as_posix())
-def test_notebook(path, alone, capsys):
-    from nbdev.config import get_config
-    from nbdev.test import test_nb
-    passed, seconds = test_nb(path, skip_flags=get_config().tst_flags.split(), basepath=ROOT)
-    if not passed: pytest.fail(capsys.readouterr().err or f'{path} failed', pytrace=False)
-    if not seconds: pytest.skip('skip_exec: an experiment, run by papermill')
+def test_notebook(path, alone, shell, capsys):
+    cells = lessons(path)
+    if not cells: pytest.skip('skip_exec: an experiment, run by papermill')
+    os.chdir(path.parent)
+    for source in cells:
+        if not shell.run_cell(source, store_history=False).success:
+            pytest.fail(f'{source}\n\n{capsys.readouterr().out[-5000:]}', pytrace=False)

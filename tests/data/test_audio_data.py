@@ -87,6 +87,7 @@ print(peak())
 '''
 
 
+@pytest.mark.slow
 def test_decoding_has_flat_memory(tmp_path):
     "Four minutes of stereo, resampled, against ten seconds: 42 MB as int16, 85 MB as floats."
     peaks, x = [], tone(10, 16000, 2)

@@ -29,6 +29,7 @@ def test_the_file_says_how_it_was_made(whole):
     assert not whole.with_name('a.h5.parts').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_killed_collection_goes_on(whole, tmp_path, monkeypatch):
     path = tmp_path / 'b.h5'
@@ -64,6 +65,7 @@ def test_a_body_is_not_painted_over():
     assert (still(0) == still(9)).all() and 0.01 < abs(drift(0) - drift(9)).mean()
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_says_why(tmp_path):
     with pytest.raises(RuntimeError, match='cartpole-swingpu'):
         dmc_collect.share_out(dmc_collect.planned('cartpole-swingpu', 1, 2, 1, 32, 'random', 'none', 0., 0), tmp_path, [0], 2)
@@ -74,6 +76,7 @@ def test_no_library_that_draws(monkeypatch):
     with pytest.raises(BadInput, match='apt-get install libegl1 libegl-mesa0'): backend.__wrapped__()
 
 
+@pytest.mark.slow
 def test_command(tmp_path, capsys):
     out = command('-m', 'vaebook.cli.main', 'data', 'dmc', '--episodes', 1, '--steps', 4, '--level', 'random', '--workers', 1, '--out', tmp_path, cwd=tmp_path)
     assert out.strip().splitlines()[-1].endswith('.h5') and len(list(tmp_path.glob('*.h5'))) == 1

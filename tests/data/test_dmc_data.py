@@ -234,6 +234,7 @@ for folder in sys.argv[1:]:
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='the peak of memory is read from /proc')
 def test_memory_is_flat(tmp_path):
     "After some episodes, four times as many take no more memory: not a fifth of what they would fill."

@@ -10,6 +10,8 @@ import torch
 from hostility import attempt, mutations
 from vaebook.data import images
 
+pytestmark = pytest.mark.slow
+
 # The files, small and whole: `kind(folder)` gives the path, a function that reads it, and what an error may name beside the file
 IDX = b'\0\0\x08\x03' + struct.pack('>3I', 5, 4, 3) + bytes(range(60))
 KINDS = {}

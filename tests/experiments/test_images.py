@@ -39,6 +39,7 @@ def curve(run):
     return [[int(r['step'])] + [float(r[k]) if r.get(k) else None for k in keys] for r in rows if any(r.get(k) for k in keys)]
 
 
+@pytest.mark.slow
 def test_golden_curve(first): follows_golden(first, 'train_cvae_smoke')
 
 
@@ -53,6 +54,7 @@ def test_run_folder(first):
     for file in ('config.yaml', 'environment.json'): assert str(first) not in (first / file).read_text() and os.uname().nodename not in (first / file).read_text()
 
 
+@pytest.mark.slow
 def test_two_runs_are_one(first, tmp_path):
     "One seed, one result, to the last digit; another seed, another."
     assert measured(smoke(tmp_path / 'again')) == metrics(first) and weights(tmp_path / 'again') == weights(first)
@@ -126,6 +128,7 @@ def test_killed_and_resumed(tmp_path):
     assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole') and curve(tmp_path / 'cut') == curve(tmp_path / 'whole')
 
 
+@pytest.mark.slow
 def test_killed_while_it_measured(tmp_path):
     "A run that had finished training is loaded, measured and drawn; with averaged weights they are the averaged ones."
     wanted = measured(smoke(tmp_path / 'run', 'trainer.ema_decay=0.9')), weights(tmp_path / 'run')
@@ -197,6 +200,7 @@ def test_disk(options, message, tmp_path):
     finally: subprocess.run(['umount', tmp_path / 'disk'], check=True)
 
 
+@pytest.mark.slow
 def test_resume_wants_the_same_classifier(tmp_path):
     "A run whose classifier was replaced is not gone on with."
     from vaebook.models import build_classifier

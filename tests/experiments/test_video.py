@@ -25,6 +25,7 @@ print(kib('VmHWM') - before, before)
 '''
 
 
+@pytest.mark.slow
 def test_streams_have_flat_memory(tmp_path):
     "Encoding and decoding 257 frames, a piece at a time, peaks where 33 frames do."
     (tmp_path / 'stream.py').write_text(STREAM)

@@ -58,6 +58,7 @@ def test_encodec_as_published():
     assert shapes(recipe) == shapes(ours)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_dac_as_published():
     "76.6 M weights, codebooks among them; 9 stages of 1,024 codes."

@@ -116,6 +116,7 @@ def test_resume_is_exact(run, tmp_path, monkeypatch):
     assert last(part) == last(run)
 
 
+@pytest.mark.slow
 def test_going_on(tmp_path):
     "A second call goes on; other settings do not."
     one = trainer(run_dir=tmp_path / 'a', scheduler='constant', log_interval=50)
