@@ -29,7 +29,8 @@ def lessons(path):
     "The code cells that a test runs; none of an experiment, which papermill runs."
     cells = nbformat.read(path, 4).cells
     if any(re.search(r'^- skip_exec: true', c.source, re.M) for c in cells if c.cell_type == 'markdown'): return []
-    return [c.source for c in cells if c.cell_type == 'code' and not re.search(r'^#\| *eval: *false', c.source, re.M)]
+    skipped = re.compile(r'^#\| *eval: *false|nbdev_export\(\)', re.M)
+    return [c.source for c in cells if c.cell_type == 'code' and not skipped.search(c.source)]
 
 
 @pytest.fixture
