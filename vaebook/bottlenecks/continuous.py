@@ -114,6 +114,7 @@ class VAEBottleneck(Bottleneck):
         self.factor = 1 if half else 2
 
     def latent(self, h, sample):
+        "A draw, or the mean, and the divergence from N(0, 1)."
         mu, s = h.chunk(2, 1)
         logvar = PARAMETERISATIONS[self.parameterisation](s)
         z = reparameterise(mu, logvar) if sample else mu
@@ -151,6 +152,7 @@ class Wasserstein(Bottleneck):
         self.frames = frames
 
     def latent(self, h, sample):
+        "The latents, with noise on a draw, and how far they are from a Gaussian sample."
         z = h.tanh() if self.tanh else h
         x = rearrange(z, 'b d t -> (b t) d')
         x = x[torch.randperm(len(x), device=x.device)[:self.frames]]

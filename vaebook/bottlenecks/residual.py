@@ -118,16 +118,16 @@ class ResidualVQ(_Codebooks):
         "Codebook by codebook; each learns from all items, once the one before it is made."
         Q = num_quantizers or self.num_quantizers
         num_of_items = self._num_of_items(h, Q)
-        rest = left_over = h.detach() # after all codebooks so far; after those that an item uses
+        rest = missed = h.detach() # after all codebooks so far; after those that an item uses
         indices = []
         for k, layer in enumerate(self._layers_in_use(Q)):
             initialising = layer.initialising
             _, codes, i = layer.quantize(rest)
             rest = rest - codes
-            left_over = rest if num_of_items is None else torch.where(k < num_of_items, rest, left_over)
+            missed = rest if num_of_items is None else torch.where(k < num_of_items, rest, missed)
             indices.append(i)
             if initialising: break
-        return h, h.detach() - left_over, _stacked(indices, Q)
+        return h, h.detach() - missed, _stacked(indices, Q)
 
 # %% ../../nbs/core/residual.ipynb #3a69c1dd
 class _DirectionVQ(VQ):

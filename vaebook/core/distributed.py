@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 
 from . import BadInput, check, optional_import
 
-if TYPE_CHECKING: import torch
-
 # %% ../../nbs/core/distributed.ipynb #04dc9521
 def _from_slurm():
     "Set what PyTorch's launchers would have set, from what `srun` says."
@@ -67,6 +65,9 @@ def from_main(make): # function of nothing
     optional_import('torch').distributed.broadcast_object_list(box)
     if isinstance(box[0], BadInput): raise box[0]
     return box[0]
+
+# %% ../../nbs/core/distributed.ipynb #3104ba59
+if TYPE_CHECKING: import torch # never imported by --help
 
 # %% ../../nbs/core/distributed.ipynb #598eef38
 def _group():
