@@ -51,7 +51,8 @@ class Bottleneck(nn.Module):
 
     def sample_prior(self, shape, device=None) -> Tensor: # [B, D, T]
         "A draw from the distribution that the latents should follow."
-        raise BadInput('prior', type(self).__name__, 'a bottleneck whose latents have a distribution', "Use 'vae', 'wasserstein', 'l2' or a quantiser.")
+        hint = "Use 'vae', 'wasserstein', 'l2' or a quantiser."
+        raise BadInput('prior', type(self).__name__, 'a bottleneck whose latents have a distribution', hint)
 
     def _check_shape(self, h: Tensor):
         n = self.in_channels
@@ -108,7 +109,7 @@ class VAEBottleneck(Bottleneck):
     def __init__(self,
         dim: Count,                                                     # D
         parameterisation: Literal[*PARAMETERISATIONS] = 'softplus',     # what s means
-        half: Flag = True):                                             # False: the doubled divergence of many audio recipes
+        half: Flag = True):                                             # False: twice that, as in many audio recipes
         super().__init__(dim)
         self.parameterisation = parameterisation
         self.factor = 1 if half else 2
@@ -134,7 +135,7 @@ def mmd(x: Tensor, # [M, D]
     norms = both.square().sum(1)
     distance = (norms[:, None] + norms - 2 * both @ both.T).clamp_min(0) / (2 * D)
     k = sum((-distance / s).exp() for s in scales) / len(scales)
-    within = lambda k: (k.sum() - k.trace()) / max(M * (M - 1), 1)
+    def within(k): return (k.sum() - k.trace()) / max(M * (M - 1), 1)
     return within(k[:M, :M]) + within(k[M:, M:]) - 2 * k[:M, M:].mean()
 
 # %% ../../nbs/audio/bottlenecks.ipynb #53c7f1a6
@@ -177,8 +178,10 @@ def _rotate(z: Tensor, angle: Tensor) -> Tensor: # [2, ...], [...] radians → [
     (re, im), cos, sin = z, angle.cos(), angle.sin()
     return torch.stack([re * cos - im * sin, re * sin + im * cos])
 
+def _planar(z: Tensor) -> Tensor: return rearrange(z, 'part b m t -> b (part m) t')
+
 class ComplexVAE(Bottleneck):
-    "Planar μ, s (and u) → planar z [B, 2m, T]; info kl: nats a frame, mu [B, 2m, T], and gamma or first, second, angle [B, m, T]."
+    "Planar μ, s (and u) → planar z [B, 2m, T]; info kl: nats a frame, mu, and gamma or first, second, angle [B, m, T]."
     @checked
     def __init__(self,
         dim: Annotated[Count, Field(multiple_of=2)],            # 2 m: real parts, then imaginary parts
@@ -197,8 +200,8 @@ class ComplexVAE(Bottleneck):
         first, second = std.square()
         kl = spectral_kl(mu.square().sum(0), first, second).sum(1).mean()
         spread = dict(first=first, second=second, angle=u[0][0]) if u else dict(gamma=2 * first)
-        planar = lambda x: rearrange(x, 'part b m t -> b (part m) t')
-        return planar(mu + noise if sample else mu), dict(kl=kl, mu=planar(mu), **spread)
+        z = _planar(mu + noise if sample else mu)
+        return z, dict(kl=kl, mu=_planar(mu), **spread)
 
     def sample_prior(self, shape, device=None): return torch.randn(shape, device=device) / 2**0.5
 
@@ -244,8 +247,16 @@ class Discrete(Bottleneck):
         return self.indices_to_codes(indices)
 
 # %% ../../nbs/audio/bottlenecks.ipynb #93d36887
-BOTTLENECKS = dict(none=NoBottleneck, tanh=Tanh, softnorm=SoftNorm, l2=UnitSphere, wasserstein=Wasserstein, vae=VAEBottleneck,
-                   complex_vae=ComplexVAE, dac_rvq=FactorisedRVQ, **QUANTIZERS)
+BOTTLENECKS = dict(
+    none=NoBottleneck,
+    tanh=Tanh,
+    softnorm=SoftNorm,
+    l2=UnitSphere,
+    wasserstein=Wasserstein,
+    vae=VAEBottleneck,
+    complex_vae=ComplexVAE,
+    dac_rvq=FactorisedRVQ,
+    **QUANTIZERS)
 
 _LEVELS = [8, 5, 5, 5] # of a quantiser that is named alone
 _CODEBOOKS = dict(codebook_size=1024, num_quantizers=8)

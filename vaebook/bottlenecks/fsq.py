@@ -24,11 +24,13 @@ from ..core.options import Level, Levels, Share, checked
 def check_levels(levels: Level | Levels) -> tuple: # of each channel
     "The levels as a tuple, or `BadInput`."
     levels = (levels,) if isinstance(levels, int) else tuple(levels)
-    check(prod(levels) < 2**63, 'levels', list(levels), 'a product below 2**63, so that an index fits into 64 bits', 'Use a residual quantiser.')
+    fits = prod(levels) < 2**63
+    check(fits, 'levels', list(levels), 'a product below 2**63, so that an index fits into 64 bits', 'Use a residual quantiser.')
     return levels
 
 # %% ../../nbs/core/fsq.ipynb #f7c18396
-def _per_channel(t: Tensor, shape) -> Tensor: # [..., d] → [..., 1, d, *shape[2:]], to go with a tensor of `shape` [B, d, ...]
+def _per_channel(t: Tensor, shape) -> Tensor: # [..., d] → [..., 1, d, *shape[2:]]
+    "Numbers of each channel, to go with a tensor of `shape` [B, d, ...]."
     positions = [1] * (len(shape) - 2)
     column = t.view(*t.shape[:-1], 1, -1, *positions)
     return column.expand(*t.shape[:-1], 1, *shape[1:]).contiguous()
@@ -59,10 +61,11 @@ class FSQ(Quantizer):
     def __init__(self,
         levels: Level | Levels,             # of each channel
         bound: Literal[*BOUNDS] = 'cdf',    # what squashes a channel into [-1, 1]
-        noise: Share = 0.):                 # of elements moved by up to half a bin on their way to the decoder, in training
+        noise: Share = 0.):                 # of elements that reach the decoder moved by up to half a bin, in training
         super().__init__()
         self.levels = check_levels(levels)
-        check(bound != 'tanh' or min(self.levels) > 2, 'FSQ: levels', list(self.levels), "3 or more with bound='tanh'", "Use bound='symmetric'.")
+        fits = bound != 'tanh' or min(self.levels) > 2
+        check(fits, 'FSQ: levels', list(self.levels), "3 or more with bound='tanh'", "Use bound='symmetric'.")
         self.noise = noise
         self.bound_name = bound
         self.dim = len(self.levels)
@@ -86,8 +89,8 @@ class FSQ(Quantizer):
         levels, codes = self.round_to_levels(bounded)
         return bounded, codes, self.levels_to_indices(levels)
 
-    def round_to_levels(self, bounded: Tensor) -> tuple[Tensor, Tensor]: # [B, d, ...] in [-1, 1] → levels 0 … L-1, and their codes
-        "The nearest grid point of each channel; level 0 for NaN."
+    def round_to_levels(self, bounded: Tensor) -> tuple[Tensor, Tensor]: # [B, d, ...] in [-1, 1] → [B, d, ...] twice
+        "The nearest level 0 … L-1 of each channel, and its code; level 0 for NaN."
         half, zero, edge, top = self._grid(bounded.shape)
         levels = (bounded.detach() * half).add_(edge).floor_()
         levels = levels.nan_to_num_(0).clamp_min_(0).minimum(top)
@@ -97,7 +100,8 @@ class FSQ(Quantizer):
         "One integer of the levels, the first channel least significant."
         dtype = torch.float32 if self.vocab_size <= 2**24 else torch.int64
         *rest, indices = levels.to(dtype).unbind(1)
-        for level, L in zip(reversed(rest), reversed(self.levels[:-1])): indices = torch.add(level, indices, alpha=L)
+        for level, L in zip(reversed(rest), reversed(self.levels[:-1])):
+            indices = torch.add(level, indices, alpha=L)
         return indices.long()
 
     def indices_to_levels(self, indices: Tensor) -> Tensor: # [B, ...] → [B, d, ...]
@@ -119,7 +123,8 @@ class FSQ(Quantizer):
     @property
     def codebook(self) -> Tensor: # [V, d]
         "Every code, in the order of indices."
-        check(self.vocab_size <= 2**24, 'vocab_size', self.vocab_size, 'at most 2**24 codes in a table', 'Use indices_to_codes(indices).')
+        small = self.vocab_size <= 2**24
+        check(small, 'vocab_size', self.vocab_size, 'at most 2**24 codes in a table', 'Use indices_to_codes(indices).')
         if self._table is None or self._table.device != self.L.device:
             self._table = self._computed_codes(torch.arange(self.vocab_size, device=self.L.device))
         return self._table
@@ -139,9 +144,11 @@ class FSQ(Quantizer):
     def _grid(self, shape): # of a tensor [B, d, ...]
         "half, zero, zero + ½ and L-1 of each channel, beside a tensor of that shape; those of the last shape are kept."
         key = *shape[1:], self.twice.device
-        if torch.compiler.is_compiling(): return _per_channel(self.twice.float() / 2, shape).unbind()
-        if key != self._kept_grid[0]: self._kept_grid = key, _per_channel(self.twice.float() / 2, shape).unbind()
-        return self._kept_grid[1]
+        compiling = torch.compiler.is_compiling()
+        if key == self._kept_grid[0] and not compiling: return self._kept_grid[1]
+        grid = _per_channel(self.twice.float() / 2, shape).unbind()
+        if not compiling: self._kept_grid = key, grid
+        return grid
 
 # %% ../../nbs/core/fsq.ipynb #594e9952
 RECOMMENDED_LEVELS = { # bits of one index → levels
@@ -156,7 +163,7 @@ RECOMMENDED_LEVELS = { # bits of one index → levels
     16: [8, 8, 8, 5, 5, 5]}
 
 def levels_for_bits(bits: int) -> list: # bits of one index, about
-    "Levels whose product is near 2^bits: the table, else about equal levels (5 or more from 3 bits on) with V just above."
+    "Levels with a product near 2^bits: the table, else about equal levels (5 or more from 3 bits on) and V just above."
     check(isinstance(bits, int) and 1 <= bits <= 62, 'bits', bits, 'an integer from 1 to 62')
     if bits in RECOMMENDED_LEVELS: return list(RECOMMENDED_LEVELS[bits])
     d = max(1, int(bits / log2(6)))

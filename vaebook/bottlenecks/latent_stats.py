@@ -24,7 +24,8 @@ class Welford:
         "Add a batch; Chan, Golub & LeVeque 1983, eq. 2.1."
         check(z.ndim > 1 and z.numel(), 'z', list(z.shape), 'latents [B, D, ...]')
         x = rearrange(z.detach().double(), 'b d ... -> d (b ...)')
-        check(not self.count or self.mean.shape == x.shape[:1], 'channels', len(x), f'{self.mean.numel()}, as in earlier batches')
+        same = not self.count or self.mean.shape == x.shape[:1]
+        check(same, 'channels', len(x), f'{self.mean.numel()}, as in earlier batches')
         n, total = x.shape[1], self.count + x.shape[1]
         mean = x.mean(1)
         delta = mean - self.mean.to(mean)

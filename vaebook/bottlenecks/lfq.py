@@ -33,7 +33,12 @@ class LFQ(FSQ):
         self.group = min(group, dim)
         self.ones = FSQ([2] * self.group, 'symmetric').codebook > 0 # [2^group, group] where a code has +1
 
-    def forward(self, h: Tensor, quantize: bool = True, num_quantizers: int | None = None, bits: float | None = None) -> Latent:
+    def forward(self,
+        h: Tensor,                          # [B, d, ...]
+        quantize: bool = True,              # give the decoder signs, or the bounded value?
+        num_quantizers: int | None = None,  # 1 at most, as of every kind that is not residual
+        bits: float | None = None,
+    ) -> Latent:
         "As FSQ with two levels; info['entropy'] is to be minimised: sure of each vector, even over all."
         latent = super().forward(h, quantize, num_quantizers, bits)
         with torch.autocast(h.device.type, enabled=False): of_each, of_mean = self.entropy_terms(h)

@@ -162,9 +162,11 @@ class Mixture:
 
     def component_kl(self, mean: Tensor, logvar: Tensor) -> Tensor: # [..., D] → [..., K] nats
         "KL(q ‖ component k) of each k."
-        check(mean.shape[-1] == self.mean.shape[-1], 'latent_dim', mean.shape[-1], f'{self.mean.shape[-1]}, that of the mixture')
-        for_each = lambda x: x.to(self.mean.dtype).unsqueeze(-2)
-        return gaussian_kl_between(for_each(mean), for_each(logvar), self.mean, self.logvar)
+        D = self.mean.shape[-1]
+        check(mean.shape[-1] == D, 'latent_dim', mean.shape[-1], f'{D}, that of the mixture')
+        mean = mean.to(self.mean.dtype).unsqueeze(-2)
+        logvar = logvar.to(self.mean.dtype).unsqueeze(-2)
+        return gaussian_kl_between(mean, logvar, self.mean, self.logvar)
 
     def responsibilities(self, mean: Tensor, logvar: Tensor) -> Tensor: # [..., D] → [..., K]
         "r_k ∝ π_k exp(−KL(q ‖ component k)): the best assignment of q to components."
@@ -209,7 +211,9 @@ class Mixture:
 
     def detach(self) -> 'Mixture': return self.map(Tensor.detach)
 
-    def __repr__(self): return f'Mixture(batch={list(self.shape.shape)}, K={self.mean.shape[-2]}, D={self.mean.shape[-1]})'
+    def __repr__(self):
+        *batch, K, D = self.mean.shape
+        return f'Mixture(batch={batch}, K={K}, D={D})'
 
 def _row(x: Tensor, k: Tensor) -> Tensor: # [..., K, D], [...] → [..., D]
     "Row k of each matrix."

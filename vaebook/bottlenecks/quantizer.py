@@ -83,7 +83,8 @@ class Quantizer(nn.Module):
 
     def _num_used(self, num_quantizers: int | None, bits: float | None) -> int:
         "As many quantisers as asked for, or as fit into `bits` a position, or all."
-        check(num_quantizers is None or bits is None, 'num_quantizers', num_quantizers, 'num_quantizers or bits, not both')
+        one = num_quantizers is None or bits is None
+        check(one, 'num_quantizers', num_quantizers, 'num_quantizers or bits, not both')
         if bits is not None:
             each = log2(self.vocab_size)
             count = bits / each + 1e-9
@@ -114,7 +115,8 @@ def as_indices(values, # a tensor, an array or a list
               ) -> Tensor: # [...] int64
     "The values as int64, if they are whole numbers."
     try: given = torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as e: raise BadInput(name, type(values).__name__, 'a tensor of whole numbers') from e
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise BadInput(name, type(values).__name__, 'a tensor of whole numbers') from e
     check(given.ndim and not given.is_complex(), name, [*given.shape, given.dtype], '[M, ...] whole numbers')
     check(bool((given.long() == given).all()), name, given.dtype, 'whole numbers, found a fraction or NaN')
     return given.long()
@@ -129,7 +131,7 @@ class CodebookUsage:
         self.vocab_size = vocab_size
         self.counts = None # [N, V]
 
-    def update(self, indices) -> 'CodebookUsage': # [M, ...] of one batch, whole numbers; all axes but the first are positions
+    def update(self, indices) -> 'CodebookUsage': # [M, ...] whole numbers; all axes but the first are positions
         "Count a batch; returns itself."
         indices = as_indices(indices, 'indices')
         if not indices.numel(): return self
@@ -147,7 +149,8 @@ class CodebookUsage:
         check(N == before, 'indices', list(indices.shape), f'{before} positions, as in the batches before')
         low, high = int(indices.min()), int(indices.max())
         check(0 <= low and high < V, 'indices', [low, high], f'values from 0 to {V - 1}')
-        check(N * V <= 2**27, 'indices', list(indices.shape), f'positions times V of at most 2**27, here {N} * {V}', 'Count fewer positions.')
+        wanted = f'positions times V of at most 2**27, here {N} * {V}'
+        check(N * V <= 2**27, 'indices', list(indices.shape), wanted, 'Count fewer positions.')
 
     def report(self) -> dict:
         "perplexity and usage of all positions together, entropy of each in bits, their sum, and how many are dead."

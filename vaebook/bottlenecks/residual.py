@@ -32,7 +32,8 @@ class ResidualFSQ(Quantizer):
         self.dim = self.fsq.dim
         self.vocab_size = self.fsq.vocab_size
         steps = max(self.levels) ** num_quantizers
-        check(steps <= 2**22, 'ResidualFSQ: num_quantizers', num_quantizers, 'levels**num_quantizers of at most 2**22, the steps that float32 resolves')
+        wanted = 'levels**num_quantizers of at most 2**22, the steps that float32 resolves'
+        check(steps <= 2**22, 'ResidualFSQ: num_quantizers', num_quantizers, wanted)
 
     def quantize(self, h: Tensor, num_quantizers: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         "The bounded value, its code, and its digits from coarse to fine."
@@ -104,7 +105,7 @@ class ResidualVQ(_Codebooks):
         codebook_size: Count,           # V
         dim: Count,                     # d
         num_quantizers: Count = 2,      # Q
-        dropout: Share = 0.,            # of a batch's items, which use a random number of quantisers, 1 … Q, in training
+        dropout: Share = 0.,            # of items, which use a random number of quantisers, 1 … Q, in training
         **options):                     # of `VQ`
         super().__init__()
         check(not options.get('cosine'), 'ResidualVQ: cosine', True, 'False: what a codebook leaves over has a length')
@@ -160,7 +161,7 @@ class _ProjectedVQ(nn.Module):
 
 # %% ../../nbs/core/residual.ipynb #b54b90d4
 class FactorisedRVQ(_Codebooks):
-    "Residual quantisation with codes of `codebook_dim` channels, searched by direction (Kumar et al. 2023, arXiv 2306.06546)."
+    "Codes of few channels, searched by direction, one after the other (DAC, Kumar et al. 2023, arXiv 2306.06546)."
     @checked(of=VQ)
     def __init__(self,
         codebook_size: Count,           # V
@@ -170,7 +171,8 @@ class FactorisedRVQ(_Codebooks):
         dropout: Share = 0.,            # as of `ResidualVQ`
         **options):                     # of `VQ`
         super().__init__()
-        check(not options.get('cosine'), 'FactorisedRVQ: cosine', True, 'False: directions are compared anyway, and codes have lengths')
+        wanted = 'False: directions are compared anyway, and codes have lengths'
+        check(not options.get('cosine'), 'FactorisedRVQ: cosine', True, wanted)
         self.vocab_size = codebook_size
         self.dim = dim
         self.num_quantizers = num_quantizers
@@ -197,7 +199,8 @@ class FactorisedRVQ(_Codebooks):
 
     def _sum_of_codes(self, h: Tensor, Q: int, quantize: bool): # [B, d, ...] → z, commitment, indices
         "Sum the codes of the quantisers; gradients pass each search straight through."
-        rest, z, commitment, indices = h, 0., 0., []
+        rest, indices = h, []
+        z, commitment = 0., 0.
         num_of_items = self._num_of_items(h, Q)
         for k, layer in enumerate(self._layers_in_use(Q)):
             soft, hard, i = layer.quantize(rest)
@@ -205,6 +208,7 @@ class FactorisedRVQ(_Codebooks):
             in_use = 1. if num_of_items is None else (k < num_of_items).float()
             z = z + in_use * codes
             rest = rest - codes
-            commitment = commitment + (in_use * (soft - hard.detach()).square()).sum() / max(soft.numel(), 1)
+            error = (soft - hard.detach()).square()
+            commitment = commitment + (in_use * error).sum() / max(soft.numel(), 1)
             indices.append(i)
         return z, commitment, _stacked(indices, Q)

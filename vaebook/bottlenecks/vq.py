@@ -29,7 +29,9 @@ def nearest_codes(x: Tensor, # [M, d]
 # %% ../../nbs/core/vq.ipynb #dc688e53
 def _sums_by_code(x: Tensor, # [M, d]
                   indices: Tensor, # [M]
-                  size: int) -> tuple[Tensor, Tensor]: # [V] counts and [V, d] sums of the vectors of each index
+                  size: int # V
+                 ) -> tuple[Tensor, Tensor]: # [V], [V, d]
+    "How many vectors each index has, and their sum."
     counts = torch.zeros(size, device=x.device).index_add_(0, indices, torch.ones_like(x[:, 0]))
     sums = torch.zeros(size, x.shape[1], device=x.device).index_add_(0, indices, x)
     return counts, sums
@@ -49,17 +51,24 @@ def kmeans(x: Tensor, # [M, d]
     return centres
 
 # %% ../../nbs/core/vq.ipynb #c36702b2
+_Decay = Annotated[Number, Field(ge=0, lt=1)]
+
 class VQ(Quantizer):
     "Vector quantisation (van den Oord et al. 2017) with a codebook that follows its vectors by moving averages."
+    codebook: Tensor # [V, d]
+    cluster_size: Tensor # [V] moving average of how many vectors chose a code
+    cluster_sum: Tensor # [V, d] moving average of their sum
+    init_buffer: Tensor | None # vectors that wait for k-means; None: the codebook is made
+
     @checked
     def __init__(self,
-        codebook_size: Count,                                   # V
-        dim: Count,                                             # d
-        decay: Annotated[Number, Field(ge=0, lt=1)] = 0.99,     # of the moving averages, a step
-        cosine: Flag = False,                                   # match directions: vectors and codes have length 1
-        kmeans_init_samples: Natural | None = None,             # vectors from which k-means makes the codebook, by default 8 V; 0: keep the random one
-        dead_threshold: Weight = 0.1,                           # a code is dead when its cluster falls below this share of M/V; 0: never
-        reset_dead_codes: Natural = 64):                        # dead codes that are replaced a step, at most
+        codebook_size: Count,                           # V
+        dim: Count,                                     # d
+        decay: _Decay = 0.99,                            # of the moving averages, a step
+        cosine: Flag = False,                           # match directions: vectors and codes have length 1
+        kmeans_init_samples: Natural | None = None,     # vectors that k-means starts from, by default 8 V; 0: random codes
+        dead_threshold: Weight = 0.1,                   # a code is dead if its cluster is below this share of M/V; 0: never
+        reset_dead_codes: Natural = 64):                # dead codes that are replaced a step, at most
         super().__init__()
         self.vocab_size = codebook_size
         self.dim = dim
@@ -67,12 +76,14 @@ class VQ(Quantizer):
         self.cosine = cosine
         self.dead_threshold = dead_threshold
         self.reset_dead_codes = reset_dead_codes
-        self.kmeans_init_samples = n = 8 * codebook_size if kmeans_init_samples is None else kmeans_init_samples
-        check(n == 0 or n >= codebook_size, 'VQ: kmeans_init_samples', n, f'0, or at least codebook_size={codebook_size}')
+        n = 8 * codebook_size if kmeans_init_samples is None else kmeans_init_samples
+        enough = n == 0 or n >= codebook_size
+        check(enough, 'VQ: kmeans_init_samples', n, f'0, or at least codebook_size={codebook_size}')
+        self.kmeans_init_samples = n
         self.register_buffer('codebook', self._scaled(torch.randn(codebook_size, dim)))
         self.register_buffer('cluster_size', torch.full((codebook_size,), float(n == 0)))
         self.register_buffer('cluster_sum', self.codebook.clone())
-        self.init_buffer = torch.empty(0, dim) if n else None # vectors for k-means; None: the codebook is made
+        self.init_buffer = torch.empty(0, dim) if n else None
 
     def extra_repr(self): return f'{self.vocab_size}, {self.dim}, cosine={self.cosine}'
 
@@ -128,8 +139,9 @@ class VQ(Quantizer):
         full = len(self.init_buffer) >= self.kmeans_init_samples
         some = self.init_buffer[torch.randint(len(self.init_buffer), (self.vocab_size,), device=x.device)]
         codes = self._scaled(kmeans(self.init_buffer, self.vocab_size)) if full else some
+        size = torch.full_like(self.cluster_size, len(x) / self.vocab_size)
         self.codebook.copy_(broadcast_from_first(codes))
-        self.cluster_size.copy_(all_reduce_sum(torch.full_like(self.cluster_size, len(x) / self.vocab_size)))
+        self.cluster_size.copy_(all_reduce_sum(size))
         self.cluster_sum.copy_(self.codebook * self.cluster_size[:, None])
         if full: self.init_buffer = None
 

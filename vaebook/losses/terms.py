@@ -38,6 +38,8 @@ def fingerprint(net: nn.Module, *texts: str) -> str:
 
 class Frozen(nn.Module):
     "A private copy of `net` for judging only: eval mode, no gradients, absent from parameters and state_dict."
+    net: nn.Module
+
     def __init__(self, net: nn.Module):
         super().__init__()
         self.__dict__['net'] = copy.deepcopy(net).eval().requires_grad_(False) # not registered as a part

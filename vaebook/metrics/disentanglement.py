@@ -17,7 +17,8 @@ from ..data.images import to_unit
 def _matrix(name: str, x) -> np.ndarray: # [N, D] tensor or array, finite
     "`x` as doubles, checked; `name` is what the error calls it."
     x = torch.as_tensor(x).detach().double().cpu().numpy()
-    check(x.ndim == 2 and x.size, name, list(x.shape), 'a matrix with a row for each sample and a column for each dimension')
+    full = x.ndim == 2 and x.size > 0
+    check(full, name, list(x.shape), 'a matrix with a row for each sample and a column for each dimension')
     i, j = np.unravel_index(np.isfinite(x).argmin(), x.shape)
     check(np.isfinite(x[i, j]), f'{name}[{i}, {j}]', float(x[i, j]), 'finite numbers')
     return x
@@ -59,7 +60,8 @@ def binned_information(z, # [N, D] code
     z, v = (_binned(m, bins) for m in _code_and_factors(z, v))
     counts = np.zeros((z.shape[1], v.shape[1], bins, bins), int)
     for i, a in enumerate(z.T):
-        for j, b in enumerate(v.T): counts[i, j] = np.bincount(a * bins + b, minlength=bins**2).reshape(bins, bins)
+        for j, b in enumerate(v.T):
+            counts[i, j] = np.bincount(a * bins + b, minlength=bins**2).reshape(bins, bins)
     of_factor = _entropy(counts[0].sum(1), -1)
     of_latent = _entropy(counts.sum(3), -1)
     of_both = _entropy(counts, (2, 3))
@@ -143,8 +145,10 @@ def knn_distance(x: Tensor, # [N, ...] pictures: bytes, or floats in [0, 1]
                  chunk_size: int = 256 # pictures compared at a time
                 ) -> Tensor: # [N] of [0, 1] a pixel
     "Mean Euclidean distance of each picture to its `k` nearest in `reference`."
-    check(len(reference) and x.shape[1:] == reference.shape[1:], 'reference', list(reference.shape), f'pictures of shape {list(x.shape[1:])}')
-    check(isinstance(k, int) and 1 <= k <= len(reference), 'k', k, f'1 to {len(reference)}, the number of pictures in reference')
+    R = len(reference)
+    alike = R > 0 and x.shape[1:] == reference.shape[1:]
+    check(alike, 'reference', list(reference.shape), f'pictures of shape {list(x.shape[1:])}')
+    check(isinstance(k, int) and 1 <= k <= R, 'k', k, f'1 to {R}, the number of pictures in reference')
     x = _finite_vectors('x', x)
     reference = _finite_vectors('reference', reference.to(x.device))
     distances = []
@@ -155,5 +159,5 @@ def knn_distance(x: Tensor, # [N, ...] pictures: bytes, or floats in [0, 1]
 
 def _finite_vectors(name: str, pictures: Tensor) -> Tensor: # [N, ...] → [N, D] in [0, 1]
     vectors = to_unit(pictures.detach()).float().flatten(1)
-    check(vectors.isfinite().all(), name, 'NaN or infinity', 'finite pixels')
+    check(bool(vectors.isfinite().all()), name, 'NaN or infinity', 'finite pixels')
     return vectors
