@@ -11,6 +11,7 @@ from .config import saved_config as saved_config
 from .configs import read_yaml as read_yaml
 from .configs import write_configs as write_configs
 from .distributed import all_reduce_sum as all_reduce_sum
+from .distributed import average_in_place as average_in_place
 from .distributed import broadcast_from_first as broadcast_from_first
 from .distributed import check_machines as check_machines
 from .distributed import device_numbers as device_numbers

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ERRORS', 'world', 'is_main', 'is_launched', 'local_world', 'from_main', 'world_size', 'all_reduce_sum',
-           'mean_over_processes', 'broadcast_from_first', 'device_numbers', 'check_machines', 'report', 'launch']
+           'mean_over_processes', 'average_in_place', 'broadcast_from_first', 'device_numbers', 'check_machines',
+           'report', 'launch']
 
 # %% ../../nbs/core/distributed.ipynb #65c70f81
 import os, signal, sys, tempfile
@@ -94,6 +95,13 @@ def mean_over_processes(x: 'torch.Tensor',
     if differentiable and dist: return optional_import('torch.distributed.nn').all_reduce(x) / dist.get_world_size()
     mean = all_reduce_sum(x.detach().clone()) / world_size()
     return x + (mean - x.detach())
+
+def average_in_place(tensors: 'list[torch.Tensor]'):
+    "Replace each tensor by its mean over the processes, all in one message."
+    if world_size() == 1: return
+    flat = optional_import('torch').cat([t.flatten() for t in tensors])
+    means = (all_reduce_sum(flat) / world_size()).split([t.numel() for t in tensors])
+    for t, mean in zip(tensors, means): t.copy_(mean.view_as(t))
 
 def broadcast_from_first(x: 'torch.Tensor') -> 'torch.Tensor':
     "What process 0 has, in place."
