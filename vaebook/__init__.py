@@ -11,7 +11,7 @@ import importlib
 import lazy_loader
 
 # %% ../nbs/core/public.ipynb #becf5697
-__version__ = "0.0.1"
+__version__ = '0.0.1' # as settings.ini says; a test holds them to be one
 LAYERS = 'core data layers bottlenecks losses models metrics trainers experiments viz export hub'.split()
 
 def _publish(layer: str):

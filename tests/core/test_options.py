@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 import vaebook.models
-from vaebook.bottlenecks import continuous, mixture, quantize, tokens
+from vaebook.bottlenecks import continuous, fsq, lfq, mixture, registry, residual, tokens, vq
 from vaebook.core.config import compose
 from vaebook.core import BadInput, set_seed
 from vaebook.layers import attention, causal, complex, frames, seanet, stft
@@ -60,22 +60,27 @@ TABLE = {
                   dict(max_component='max_components', latent_dimm='latent_dim', overshot='overshoot'),
                   dict(quantizer=('vqq', 'vq'), likelihood=('gausian', 'gaussian'), kl=('uper', 'upper'))),
     ActionTokenizer: ({}, dict(model=[MISSING, 3, 'vaebook/actions']), dict(modle='model'), {}),
-    quantize.FSQ: (dict(levels=[5, 5]), dict(levels=[MISSING, [], [1], [5, 2.5], '85', None, [True]], noise=[-1, 2, NAN], bound=[1]), dict(level='levels'), dict(bound=('cfd', 'cdf'))),
-    quantize.ResidualFSQ: (dict(levels=[5, 5]), dict(levels=[[0]], stages=[0, 1.5, True]), dict(stage='stages'), {}),
-    quantize.VQ: (dict(num_codes=8, dim=4), dict(num_codes=[MISSING, 0, 8.5], dim=[MISSING, '4'], decay=[1, -0.1, NAN], cosine=['no', 1], seed_samples=[-1, 2.5], dead=[-1, None], revive=[-1, 1.5]),
-                  dict(num_code='num_codes', decya='decay'), {}),
-    quantize.ResidualVQ: (dict(num_codes=8, dim=4), dict(num_codes=[MISSING], stages=[0, 2.0], dropout=[-1, 1.5], decay=[2], seed_samples=['8']), dict(stage='stages', dropuot='dropout', cosin='cosine'), {}),
-    quantize.FactorisedRVQ: (dict(num_codes=8, dim=4), dict(dim=[MISSING, 0], stages=[True], code_dim=[0, 8.5], dropout=['0'], dead=[NAN]), dict(code_dimm='code_dim', reviv='revive'), {}),
-    quantize.LFQ: (dict(dim=3), dict(dim=[MISSING, 0, 63, 3.5, True], sharpness=[0, -1, NAN], group=[0, 2.5]), dict(sharpnes='sharpness'), {}),
+    fsq.FSQ: (dict(levels=[5, 5]), dict(levels=[MISSING, [], [1], [5, 2.5], '85', None, [True]], noise=[-1, 2, NAN], bound=[1]), dict(level='levels'), dict(bound=('cfd', 'cdf'))),
+    residual.ResidualFSQ: (dict(levels=[5, 5]), dict(levels=[[0]], num_quantizers=[0, 1.5, True]), dict(num_quantizer='num_quantizers'), {}),
+    vq.VQ: (dict(codebook_size=8, dim=4),
+            dict(codebook_size=[MISSING, 0, 8.5], dim=[MISSING, '4'], decay=[1, -0.1, NAN], cosine=['no', 1], kmeans_init_samples=[-1, 2.5], dead_threshold=[-1, None], reset_dead_codes=[-1, 1.5]),
+            dict(codebook_sise='codebook_size', decya='decay'), {}),
+    residual.ResidualVQ: (dict(codebook_size=8, dim=4),
+                          dict(codebook_size=[MISSING], num_quantizers=[0, 2.0], dropout=[-1, 1.5], decay=[2], kmeans_init_samples=['8']),
+                          dict(num_quantizer='num_quantizers', dropuot='dropout', cosin='cosine'), {}),
+    residual.FactorisedRVQ: (dict(codebook_size=8, dim=4),
+                             dict(dim=[MISSING, 0], num_quantizers=[True], codebook_dim=[0, 8.5], dropout=['0'], dead_threshold=[NAN]),
+                             dict(codebook_dimm='codebook_dim', reset_dead_code='reset_dead_codes'), {}),
+    lfq.LFQ: (dict(dim=3), dict(dim=[MISSING, 0, 63, 3.5, True], sharpness=[0, -1, NAN], group=[0, 2.5]), dict(sharpnes='sharpness'), {}),
     continuous.NoBottleneck: (dict(dim=4), dict(dim=[MISSING, 0, 4.0, '4', True]), dict(dims='dim'), {}),
-    continuous.L2: (dict(dim=4), dict(dim=[0, None]), dict(dimm='dim'), {}),
+    continuous.UnitSphere: (dict(dim=4), dict(dim=[0, None]), dict(dimm='dim'), {}),
     continuous.SoftNorm: (dict(dim=4), dict(dim=[-4, 2.5]), dict(dimm='dim'), {}),
     continuous.Tanh: (dict(dim=4), dict(dim=[0], scale=[0, -1, NAN, 'x']), dict(scal='scale'), {}),
     continuous.VAEBottleneck: (dict(dim=4), dict(dim=[0], half=['no', 0]), dict(halve='half'), dict(parameterisation=('softpuls', 'softplus'))),
     continuous.Wasserstein: (dict(dim=4), dict(tanh=['no'], noise=[-1, NAN], frames=[1, 2.5, True]), dict(frame='frames'), {}),
     continuous.ComplexVAE: (dict(dim=4), dict(dim=[3, 0, 4.0]), dict(knid='kind'), dict(kind=('propper', 'proper'))),
     mixture.DPGMMPrior: (dict(in_dim=8, latent_dim=2, components=3), dict(in_dim=[0], latent_dim=[MISSING, '2'], components=[0, 2.5], hidden=[0], concentration=[(1., 0.), [1.]], anchors=['no']), dict(component='components'), {}),
-    tokens.FrameTokenizer: (dict(features=4, grid=8, image_size=32), dict(features=[0], codes=[1, '128'], code_dim=[0]), dict(code='codes'), dict(quantizer=('vqs', 'vq'))),
+    tokens.FrameTokenizer: (dict(features=4, grid=8, image_size=32), dict(features=[0], codebook_size=[1, '128'], codebook_dim=[0]), dict(codebook_sise='codebook_size'), dict(quantizer=('vqs', 'vq'))),
     attention.Attention: (dict(dim=8, heads=2), dict(dim=[0, 8.], heads=[0, True], causal=['no']), dict(head='heads'), {}),
     frames.FrameEncoder: (dict(image_size=32), dict(image_size=[MISSING, '32'], width=[0], grid=[None]), dict(widht='width'), {}),
     causal.CausalConv3d: (dict(channels=2, out_channels=2), dict(channels=[0], kernel=[3, [3, 3], [3, 3, 0]], stride=[[1, 1, 1.5]]), dict(kernl='kernel'), dict(pad=('zer', 'zero'))),
@@ -116,10 +121,10 @@ def test_wrong_values_are_refused_by_name(cls):
 
 
 @pytest.mark.parametrize('type, options, said', [
-    ('vea', {}, "Did you mean 'vae'?"), ('vae', dict(halv=True), "VAEBottleneck: halv=True.*Did you mean 'half'?"), ('rvq', dict(num_codes=8, stage=2), "ResidualVQ: stage=2.*'stages'"),
-    ('fsq', dict(levels=[1]), 'FSQ: levels='), ('fsq', dict(num_codes=8), 'FSQ: num_codes=8'), ('lfq', dict(dim=99), 'make_bottleneck: dim=99.*once'), ('lfq', dict(group=0), 'LFQ: group=0'), ('vq', dict(decay=0.9), r'VQ: num_codes=\(missing\)'),
-    ('dac_rvq', dict(num_codes=8, code_dim=0), 'FactorisedRVQ: code_dim=0'), ('tanh', dict(scale='1'), 'Tanh: scale='), ('complex_vae', dict(kind='spectal'), "ComplexVAE: kind=.*'spectral'"),
-    ('wasserstein', dict(noise=-1), 'Wasserstein: noise=-1'), ('none', dict(scale=1.), 'NoBottleneck: scale'), ('softnorm', dict(scale=1.), 'SoftNorm: scale'), ('l2', dict(noise=0.), 'L2: noise')])
+    ('vea', {}, "Did you mean 'vae'?"), ('vae', dict(halv=True), "VAEBottleneck: halv=True.*Did you mean 'half'?"), ('rvq', dict(codebook_size=8, num_quantizer=2), "ResidualVQ: num_quantizer=2.*'num_quantizers'"),
+    ('fsq', dict(levels=[1]), 'FSQ: levels='), ('fsq', dict(codebook_size=8), 'FSQ: codebook_size=8'), ('lfq', dict(dim=99), 'make_bottleneck: dim=99.*once'), ('lfq', dict(group=0), 'LFQ: group=0'), ('vq', dict(decay=0.9), r'VQ: codebook_size=\(missing\)'),
+    ('dac_rvq', dict(codebook_size=8, codebook_dim=0), 'FactorisedRVQ: codebook_dim=0'), ('tanh', dict(scale='1'), 'Tanh: scale='), ('complex_vae', dict(kind='spectal'), "ComplexVAE: kind=.*'spectral'"),
+    ('wasserstein', dict(noise=-1), 'Wasserstein: noise=-1'), ('none', dict(scale=1.), 'NoBottleneck: scale'), ('softnorm', dict(scale=1.), 'SoftNorm: scale'), ('l2', dict(noise=0.), 'UnitSphere: noise')])
 def test_the_thirteen_bottlenecks_by_name(type, options, said):
     with pytest.raises(BadInput, match=said): continuous.make_bottleneck(type, 8, **options)
 
@@ -287,7 +292,7 @@ def calls():
         for part, cls in dict(encoder=seanet.Trunk, decoder=seanet.Trunk, stft=stft.STFT).items():
             usual = dict(n_fft=64, hop=16) if part == 'stft' else dict(width=2)
             for o in describe(cls): yield AutoEncoder, {'encoder': dict(width=2), part: usual | {o.name: value}}
-        for kind, cls in quantize.QUANTIZERS.items():
+        for kind, cls in registry.QUANTIZERS.items():
             for o in describe(cls): yield CausalVAE, dict(base_channels=8, bottleneck=kind, quantizer={o.name: value})
         for kind, cls in continuous.BOTTLENECKS.items():
             for o in describe(cls): yield continuous.make_bottleneck, dict(type=kind, dim=8) | {o.name: value}

@@ -39,7 +39,7 @@ def test_the_seeds_commands(tmp_path, sounds):
 
 
 CHANGES = ['model=seanet_wide model.encoder.width=4', 'model=seanet_wave model.encoder.width=3', 'model.encoder.causal=true', 'bottleneck=none model.encoder.activation=crelu', 'bottleneck=vae', 'bottleneck=l2 model.encoder.activation=cardioid',
-           'bottleneck=wasserstein', 'bottleneck=tanh model.pre_transform=none', 'model.bottleneck={type:rvq,num_codes:16,stages:3,dropout:0.5}', 'model.bottleneck={type:dac_rvq,num_codes:16,stages:2}', 'model.bottleneck={type:fsq,levels:[8,8,5]}',
+           'bottleneck=wasserstein', 'bottleneck=tanh model.pre_transform=none', 'model.bottleneck={type:rvq,codebook_size:16,num_quantizers:3,dropout:0.5}', 'model.bottleneck={type:dac_rvq,codebook_size:16,num_quantizers:2}', 'model.bottleneck={type:fsq,levels:[8,8,5]}',
            'loss.spectral.weights.mel=1 loss.spectral.weights.phase=1 loss.time.weights.l2=1 loss.time.weights.sisdr=0.1', 'loss.discriminator.weights.adversarial=1 loss.discriminator.weights.feature_matching=1 loss.discriminator.config={filters:2,n_ffts:[512,256]} balancer=true', 'trainer.engine=accelerate trainer.precision=bf16-mixed']
 
 
@@ -59,7 +59,7 @@ def test_every_choice_trains(tmp_path, changes):
 @pytest.mark.slow
 def test_resume_is_exact(tmp_path):
     "Four steps, then four more from the checkpoint: the weights of eight at once; noise, codebooks and the schedule included."
-    how = "'model.bottleneck={type:rvq,num_codes:16,stages:2,seed_samples:16,dropout:0.5}' trainer.val_every_n_steps=2 trainer.scheduler.name=constant"
+    how = "'model.bottleneck={type:rvq,codebook_size:16,num_quantizers:2,kmeans_init_samples:16,dropout:0.5}' trainer.val_every_n_steps=2 trainer.scheduler.name=constant"
     train(smoke(tmp_path / 'whole', f'{how} trainer.max_steps=8'))
     train(smoke(tmp_path / 'parts', how))
     train(smoke(tmp_path / 'parts', f'{how} trainer.max_steps=8', resume=str(tmp_path / 'parts')))

@@ -58,7 +58,7 @@ def test_from_files_to_numbers(tmp_path):
     assert (tmp_path / 'run/figures/reconstructions_step_6.mp4').stat().st_size > 500
 
 
-@pytest.mark.parametrize('changes', ['model.bottleneck=fsq model.quantizer={levels:[8,8,5]}', 'model.bottleneck=vq model.quantizer={num_codes:32,dim:4}', 'model.norm=group model.conv=full model.attention=true model.recon=l1 model.kl_per=latent',
+@pytest.mark.parametrize('changes', ['model.bottleneck=fsq model.quantizer={levels:[8,8,5]}', 'model.bottleneck=vq model.quantizer={codebook_size:32,dim:4}', 'model.norm=group model.conv=full model.attention=true model.recon=l1 model.kl_per=latent',
                                      'model.resample=bypass model.pad=zero model.quant_conv=true model.shortcut=false', 'loss.perceptual=msgrad loss.disc_weight=0.5 loss.disc_start=2 trainer.engine=accelerate', 'trainer.precision=bf16-mixed dataset.channels=1 dataset.num_frames=6 model.length=trim'])
 def test_variants_are_keys(changes, tmp_path):
     numbers = train(compose('causal_video', f'{QUIET} trainer.max_steps=4 {changes}', smoke=True, run_dir=str(tmp_path / 'run')))

@@ -16,7 +16,7 @@ pytest.importorskip('av'), pytest.importorskip('soxr')
 tone = lambda seconds, rate=8000, channels=1: to_float(Tones(1, int(seconds * rate), rate, channels)[0]['audio'][0])
 
 
-KINDS = dict(rvq=dict(num_codes=100, stages=3), fsq=dict(levels=[8, 5, 5]), vq=dict(num_codes=7), dac_rvq=dict(num_codes=16, stages=2, code_dim=4), vae={}, none={}, lfq={}, complex_vae={})
+KINDS = dict(rvq=dict(codebook_size=100, num_quantizers=3), fsq=dict(levels=[8, 5, 5]), vq=dict(codebook_size=7), dac_rvq=dict(codebook_size=16, num_quantizers=2, codebook_dim=4), vae={}, none={}, lfq={}, complex_vae={})
 WAVE = dict(encoder=dict(width=4, strides=[(1, 4), (1, 4), (1, 4)]))
 SPECTRUM = dict(stft=dict(n_fft=128, hop=32), encoder=dict(width=4, first_stride=(4, 2), strides=[(4, 1), (4, 1)])) # complex
 NETS = dict(wave=WAVE, complex=SPECTRUM)

@@ -27,11 +27,12 @@ def reparameterise(mu: Tensor, logvar: Tensor) -> Tensor:
 class Gaussian(nn.Module):
     "[B, 2D, ...] → `Latent` with z [B, D, ...] and info mu, logvar [B, D, ...], kl [B] nats."
     def forward(self,
-                h: Tensor, # [B, 2D, ...] mean and log-variance, stacked along the channels
-                sample: bool = True # A draw from the posterior, or its mean?
-               ) -> Latent:
+        h: Tensor,              # [B, 2D, ...] mean and log-variance, stacked along the channels
+        sample: bool = True,    # a draw from the posterior, or its mean?
+    ) -> Latent:
         "The posterior of each sample, and a draw from it or its mean."
         check(h.shape[1] % 2 == 0, 'channels', h.shape[1], 'an even number of channels: half mean, half log-variance')
         mu, logvar = h.to(torch.promote_types(h.dtype, torch.float32)).chunk(2, dim=1)
         z = reparameterise(mu, logvar) if sample else mu
-        return Latent(z, dict(kl=gaussian_kl(mu, logvar).flatten(1).sum(1), mu=mu, logvar=logvar))
+        kl = gaussian_kl(mu, logvar).flatten(1).sum(1)
+        return Latent(z, dict(kl=kl, mu=mu, logvar=logvar))

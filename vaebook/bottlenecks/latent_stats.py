@@ -15,17 +15,24 @@ from ..core import check
 # %% ../../nbs/video/latent_stats.ipynb #cf9467ca
 class Welford:
     "Mean and standard deviation of each channel of a stream of latents, in double precision."
-    def __init__(self): self.count, self.mean, self.squares = 0, torch.zeros(()), torch.zeros(())
+    def __init__(self):
+        self.count = 0 # entries a channel
+        self.mean = torch.zeros(())
+        self.squares = torch.zeros(()) # S, sum of squared distances from the mean
 
-    def update(self, z: Tensor): # [B, D, ...]
+    def update(self, z: Tensor) -> 'Welford': # [B, D, ...]
         "Add a batch; Chan, Golub & LeVeque 1983, eq. 2.1."
         check(z.ndim > 1 and z.numel(), 'z', list(z.shape), 'latents [B, D, ...]')
         x = rearrange(z.detach().double(), 'b d ... -> d (b ...)')
-        check(not self.count or self.mean.shape == x.shape[:1], 'channels', len(x), f'{self.mean.numel()}, as in earlier batches')
-        new, n, mean = self.count + x.shape[1], x.shape[1], x.mean(1)
+        same = not self.count or self.mean.shape == x.shape[:1]
+        check(same, 'channels', len(x), f'{self.mean.numel()}, as in earlier batches')
+        n, total = x.shape[1], self.count + x.shape[1]
+        mean = x.mean(1)
         delta = mean - self.mean.to(mean)
-        self.squares = self.squares.to(mean) + (x - mean[:, None]).square().sum(1) + delta.square() * (self.count * n / new)
-        self.count, self.mean = new, self.mean.to(mean) + delta * (n / new)
+        squares = (x - mean[:, None]).square().sum(1)
+        self.squares = self.squares.to(mean) + squares + delta.square() * (self.count * n / total)
+        self.mean = self.mean.to(mean) + delta * (n / total)
+        self.count = total
         return self
 
     @property
@@ -33,10 +40,11 @@ class Welford:
         return (self.squares / (self.count - 1)).sqrt()
 
 # %% ../../nbs/video/latent_stats.ipynb #fca5be77
-def latent_stats(batches) -> tuple: # of z [B, D, ...] → mean [D], std [D], single precision
+def latent_stats(batches) -> tuple[Tensor, Tensor]: # of z [B, D, ...] → mean [D], std [D], single precision
     "Mean and standard deviation of each channel over all batches."
     stats = Welford()
     for z in batches: stats.update(z)
     check(stats.count > 1, 'latents', stats.count, 'two entries a channel or more')
-    for d, fine in enumerate(stats.squares.isfinite().tolist()): check(fine, f'z[:, {d}]', 'NaN or infinity', 'finite latents', 'Has the training diverged?')
+    for d, finite in enumerate(stats.squares.isfinite().tolist()):
+        check(finite, f'z[:, {d}]', 'NaN or infinity', 'finite latents', 'Has the training diverged?')
     return stats.mean.float(), stats.std.float()

@@ -12,40 +12,48 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .quantize import levels_for, make_quantizer
-from ..core import check
+from .fsq import levels_for_bits
+from .registry import make_quantizer
+from ..core import Latent, check
 from ..core.options import Count, checked
 
 # %% ../../nbs/world/tokens.ipynb #1db9b885
 class FrameTokenizer(nn.Module):
-    "Features [M, N, F] → codes [M, N, d] and their ids [M, N]; codes → frames."
+    "Features [M, N, F] → codes [M, N, d] and their indices [M, N]; codes → frames."
     @checked
     def __init__(self,
-        features: Count,                            # F
-        grid: Count,                                # cells a side, N = grid²
-        image_size: Count,                          # S, pixels
+        features: Count,                                        # F
+        grid: Count,                                            # cells a side, N = grid²
+        image_size: Count,                                      # S, pixels
         quantizer: Literal['vq', 'fsq'] = 'vq',
-        codes: Annotated[Count, Field(ge=2)] = 128, # V; of fsq, about
-        code_dim: Count = 16,                       # d, of vq
-        width: Count = 32):                         # channels of the painter
+        codebook_size: Annotated[Count, Field(ge=2)] = 128,     # V; of fsq, about
+        codebook_dim: Count = 16,                               # d, of vq
+        width: Count = 32):                                     # channels of the decoder
         super().__init__()
         check(image_size % grid == 0, 'FrameTokenizer: image_size', image_size, f'a multiple of grid, {grid}')
-        kinds = dict(vq=dict(num_codes=codes, dim=code_dim, cosine=True), fsq=dict(levels=levels_for(codes.bit_length() - 1)))
-        self.quantizer = make_quantizer(quantizer, **kinds[quantizer])
+        options = dict(
+            vq=dict(codebook_size=codebook_size, dim=codebook_dim, cosine=True),
+            fsq=dict(levels=levels_for_bits(codebook_size.bit_length() - 1)))
+        self.quantizer = make_quantizer(quantizer, **options[quantizer])
         self.dim = self.quantizer.dim
-        self.size = self.quantizer.vocab_size
+        self.vocab_size = self.quantizer.vocab_size
         self.grid = grid
         up = image_size // grid
-        self.inner = nn.Linear(features, self.dim)
-        self.outer = nn.Sequential(nn.Conv2d(self.dim, width, 3, 1, 1), nn.SiLU(), nn.Conv2d(width, 3 * up**2, 1), nn.PixelShuffle(up))
+        self.project_in = nn.Linear(features, self.dim)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(self.dim, width, 3, 1, 1),
+            nn.SiLU(),
+            nn.Conv2d(width, 3 * up**2, 1),
+            nn.PixelShuffle(up))
 
-    def forward(self, features: Tensor):
+    def forward(self, features: Tensor) -> Latent: # [M, N, F]
         "Codes [M, N, d] with the gradient of the features, and info: indices [M, N], commitment, perplexity."
-        z, info = self.quantizer(self.inner(features).transpose(1, 2))
-        return z.transpose(1, 2), info
+        z, info = self.quantizer(self.project_in(features).transpose(1, 2))
+        return Latent(z.transpose(1, 2), info)
 
-    def paint(self, z: Tensor) -> Tensor: # [M, N, d] → [M, 3, S, S], of frames in [-1, 1]
-        return self.outer(z.transpose(1, 2).unflatten(2, (self.grid, self.grid)))
+    def decode(self, z: Tensor) -> Tensor: # [M, N, d] → [M, 3, S, S], of frames in [-1, 1]
+        "Frames from codes alone."
+        return self.decoder(z.transpose(1, 2).unflatten(2, (self.grid, self.grid)))
 
 # %% ../../nbs/world/tokens.ipynb #22996780
 class TokenHead(nn.Module):
@@ -58,9 +66,11 @@ class TokenHead(nn.Module):
         super().__init__()
         self.grid = tokenizer.grid
         self.state = nn.Linear(state_dim, hidden)
-        self.near = nn.Conv2d(tokenizer.dim, hidden, 3, 1, 1)
-        self.out = nn.Conv2d(hidden, tokenizer.size, 1)
+        self.neighbours = nn.Conv2d(tokenizer.dim, hidden, 3, 1, 1)
+        self.out = nn.Conv2d(hidden, tokenizer.vocab_size, 1)
 
     def forward(self, codes: Tensor, state: Tensor) -> Tensor:
-        cells = self.near(codes.transpose(1, 2).unflatten(2, (self.grid, self.grid)))
-        return self.out(F.silu(cells + self.state(state)[..., None, None])).flatten(2).transpose(1, 2)
+        "What each cell will be, from the cells around it and the state."
+        cells = self.neighbours(codes.transpose(1, 2).unflatten(2, (self.grid, self.grid)))
+        hidden = F.silu(cells + self.state(state)[..., None, None])
+        return self.out(hidden).flatten(2).transpose(1, 2)

@@ -10,6 +10,9 @@ from .config import saved_choices as saved_choices
 from .config import saved_config as saved_config
 from .configs import read_yaml as read_yaml
 from .configs import write_configs as write_configs
+from .distributed import all_reduce_sum as all_reduce_sum
+from .distributed import average_in_place as average_in_place
+from .distributed import broadcast_from_first as broadcast_from_first
 from .distributed import check_machines as check_machines
 from .distributed import device_numbers as device_numbers
 from .distributed import from_main as from_main
@@ -17,8 +20,13 @@ from .distributed import is_launched as is_launched
 from .distributed import is_main as is_main
 from .distributed import launch as launch
 from .distributed import local_world as local_world
+from .distributed import mean_over_processes as mean_over_processes
 from .distributed import report as report
 from .distributed import world as world
+from .distributed import world_size as world_size
+from .entropy import entropy_from_log_probs as entropy_from_log_probs
+from .entropy import entropy_nats as entropy_nats
+from .entropy import histogram_entropy_bits as histogram_entropy_bits
 from .errors import BadInput as BadInput
 from .errors import check as check
 from .errors import check_choice as check_choice

@@ -193,7 +193,7 @@ def sample(self: Audio) -> Tensor | None: # [1, C, N]
     "A sound from latents of the prior; None where the bottleneck has none."
     model = self.network()
     seed_step(self.cfg.seed, 0)
-    try: z = model.bottleneck.prior((1, model.dim, round(self.cfg.demo.seconds * model.frame_rate)))
+    try: z = model.bottleneck.sample_prior((1, model.dim, round(self.cfg.demo.seconds * model.frame_rate)))
     except BadInput: return None
     with torch.no_grad(): return model.decode(z.to(self.device)).cpu()
 

@@ -135,7 +135,7 @@ def random_latents(model: CausalVAE, like) -> Tensor: # Latent → z of its shap
     "Numbers of the right mean and deviation, or random codes: each on its own."
     if 'indices' not in like.info: return model.denormalize(torch.randn(like.z.shape).to(like.z))
     ids = like.info['indices']
-    return model.bottleneck.decode_indices(torch.randint(model.bottleneck.vocab_size, ids.shape).to(ids))
+    return model.bottleneck.indices_to_codes(torch.randint(model.bottleneck.vocab_size, ids.shape).to(ids))
 
 def draw(self: CausalVideo) -> dict:
     "Reconstructions, PSNR by frame, channels, samples."

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bottlenecks.quantize import CodeUse
+from ..bottlenecks.quantizer import CodebookUsage
 from ..core import optional_import
 from ..data.actions import Normalised, from_module, load
 from .experiment import Experiment, once
@@ -96,14 +96,14 @@ def squared_error(model: FSQVQVAE, batches, device) -> tuple: # → scalars on t
     return total, count
 
 @torch.no_grad()
-def code_use(model: FSQVQVAE, actions: Tensor, mask: Tensor, size: int = 4096) -> CodeUse:
+def code_use(model: FSQVQVAE, actions: Tensor, mask: Tensor, size: int = 4096) -> CodebookUsage:
     "How often each position says each id."
-    use, device = CodeUse(model.bottleneck.vocab_size), model.units.scale.device
+    use, device = CodebookUsage(model.bottleneck.vocab_size), model.units.scale.device
     for a, m in zip(actions.split(size), mask.split(size)): use.update(model.encode(a.to(device), m.to(device)).info['indices'])
     return use
 
 @once
-def use(self: LatentActions) -> CodeUse:
+def use(self: LatentActions) -> CodebookUsage:
     "How often each position says each id, over the training chunks."
     return code_use(self.network(), **self.chunks())
 
@@ -170,6 +170,6 @@ def draw(self: LatentActions) -> dict:
         batch = next(iter(loader)); chunks[name] = batch['actions'][0], batch['mask'][0]
     rmse = {k.removeprefix('rmse/'): v for k, v in numbers.items() if k.startswith('rmse/')}
     with torch.no_grad(): pictures = dict(reconstructions=reconstruction_figure(model, chunks, data.names), samples=sample_figure(model, use.counts.cpu()))
-    return pictures | dict(errors=error_bars(rmse, data.new), tokens=token_bars(use.report()['entropy'], model.bottleneck.bits / model.bottleneck.stages))
+    return pictures | dict(errors=error_bars(rmse, data.new), tokens=token_bars(use.report()['entropy'], model.bottleneck.bits / model.bottleneck.num_quantizers))
 
 LatentActions.draw = draw

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..bottlenecks.mixture import cluster_entropy
-from ..bottlenecks.quantize import entropy, histogram
+from ..core.entropy import histogram_entropy_bits
+from ..bottlenecks.quantizer import histogram
 from ..core import check, check_choice, seed_step, format_table
 from ..data.dmc import load
 from .experiment import Experiment, once, plain
@@ -119,7 +120,7 @@ def measure(self: World) -> dict:
     "elbo, kl_z (nats a frame), psnr (dB), components_effective, codebook_perplexity, and `far`."
     out, background = self.seen(), self.data().background
     psnr = {k: float(v) for k, v in FramePSNR(background).update(*(out[k].flatten(0, 1)[:, None] for k in ('reconstructions', 'observations'))).report().items()}
-    perplexity = 2 ** entropy(histogram(out['indices'], self.network().tokenizer.size))
+    perplexity = 2 ** histogram_entropy_bits(histogram(out['indices'], self.network().tokenizer.vocab_size))
     cost = {k: float(out[k].mean()) for k in ('recon_loss', 'kl_z', 'hierarchical_kl')}
     return dict(elbo=-sum(cost.values()), **cost, **psnr, components_effective=float(cluster_entropy(out['responsibilities'])[0].exp()), codebook_perplexity=float(perplexity)) | self.far()
 
@@ -152,7 +153,7 @@ def draw(self: World) -> dict:
     flat = {k: out[k].flatten(0, 1) for k in ('observations', 'responsibilities')}
     return dict(reconstructions=reconstructions_figure(out['observations'][0], out['reconstructions'][0]), dreams=dream_figure(*self.shown(), self.cfg.dream.context),
                 horizons=horizon_figure(found), attention=attention_figure(*(out[k][0] for k in ('observations', 'map', 'map_prior', 'maps'))),
-                components=components_figure(flat['observations'], flat['responsibilities']), codes=codebook_figure(out['indices'], self.network().tokenizer.size), cosines=cosines_figure(*self.agreement()))
+                components=components_figure(flat['observations'], flat['responsibilities']), codes=codebook_figure(out['indices'], self.network().tokenizer.vocab_size), cosines=cosines_figure(*self.agreement()))
 
 World.agreement, World.shown, World.draw = agreement, shown, draw
 

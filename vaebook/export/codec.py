@@ -128,7 +128,7 @@ class Codec:
 
     def rates(self, rows: int = 1) -> list: # kbit/s, nominal
         "What 1, 2 … Q stages cost."
-        return [rows * self.model.frame_rate * n * (self.quantizer.vocab_size - 1).bit_length() / 1000 for n in range(1, self.quantizer.stages + 1)]
+        return [rows * self.model.frame_rate * n * (self.quantizer.vocab_size - 1).bit_length() / 1000 for n in range(1, self.quantizer.num_quantizers + 1)]
 
     def options(self, kbps: float | None, rows: int = 1) -> dict: # of the bottleneck
         "As many stages as fit into `kbps`, or all."
@@ -136,7 +136,7 @@ class Codec:
         rates = self.rates(rows)
         n = sum(kbps is None or r <= kbps + 1e-9 for r in rates)
         check(n, 'kbps', kbps, 'one of ' + ', '.join(f'{r:.4g}' for r in rates) + ', or more', 'Each stage of the quantiser is one step.')
-        return dict(stages=n)
+        return dict(num_quantizers=n)
 
     def __repr__(self):
         rates = ', '.join(f'{r:.4g}' for r in self.rates()) + ' kbit/s' if self.quantizer else 'continuous'
@@ -217,7 +217,7 @@ def latent(self: Codec, w: Tensor) -> Tensor: # [B,Q,T] or [B,D,T] → [B,D,T]
     to, middle = next(self.model.parameters()), self.model.bottleneck
     if not self.quantizer: return w.to(to)
     ids = w.movedim(1, 2).to(to.device)
-    return middle.decode_indices(ids if self.quantizer.residual else ids[..., 0]).to(to)
+    return middle.indices_to_codes(ids if self.quantizer.residual else ids[..., 0]).to(to)
 
 Codec.decode_pieces, Codec.sounds, Codec.latent = decode_pieces, sounds, latent
 

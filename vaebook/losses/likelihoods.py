@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..bottlenecks.quantize import average
+from ..core.distributed import mean_over_processes
 from ..core import check, check_choice
 from ..data.images import to_unit
 
@@ -56,7 +56,7 @@ class SigmaVAE(nn.Module):
     def update(self, x_hat: Tensor, x: Tensor, weight: Tensor | None = None):
         "Take in a batch; one that is not finite changes nothing."
         x_hat, x, w = exact(x_hat, x, 1. if weight is None else weight)
-        new = average(((x_hat - x).square() * w).mean() / w.mean())
+        new = mean_over_processes(((x_hat - x).square() * w).mean() / w.mean())
         share = (1 - self.decay) / (1 - self.decay ** (self.batches + 1))
         self.mse.copy_(torch.where(new.isfinite(), self.mse.lerp(new, share), self.mse)); self.batches.add_(new.isfinite())
 

@@ -6,7 +6,8 @@
 __all__ = ['RECONSTRUCTIONS', 'sse', 'bce', 'fingerprint', 'Frozen', 'class_log_probs', 'Objective']
 
 # %% ../../nbs/core/terms.ipynb #900929f4
-import copy, hashlib
+import copy
+import hashlib
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,8 @@ def sse(x_hat: Tensor, x: Tensor) -> Tensor:
 
 def bce(x_hat: Tensor, x: Tensor) -> Tensor:
     "Binary cross-entropy [B] in nats, summed over each sample; `x_hat` and `x` in [0, 1]."
-    with torch.autocast(x.device.type, enabled=False): return F.binary_cross_entropy(x_hat.float(), x.float(), reduction='none').flatten(1).sum(1)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.binary_cross_entropy(x_hat.float(), x.float(), reduction='none').flatten(1).sum(1)
 
 RECONSTRUCTIONS = dict(sse=sse, bce=bce)
 
@@ -29,14 +31,20 @@ RECONSTRUCTIONS = dict(sse=sse, bce=bce)
 def fingerprint(net: nn.Module, *texts: str) -> str:
     "Sixteen letters that change with any text, weight or buffer."
     h = hashlib.sha256(''.join(texts).encode())
-    for name, v in net.state_dict().items(): h.update(name.encode() + v.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    for name, value in net.state_dict().items():
+        numbers = value.detach().cpu().contiguous().view(-1)
+        h.update(name.encode() + numbers.view(torch.uint8).numpy().tobytes())
     return h.hexdigest()[:16]
 
 class Frozen(nn.Module):
     "A private copy of `net` for judging only: eval mode, no gradients, absent from parameters and state_dict."
+    net: nn.Module
+
     def __init__(self, net: nn.Module):
         super().__init__()
-        self.__dict__['net'] = copy.deepcopy(net).eval().requires_grad_(False)
+        self.__dict__['net'] = copy.deepcopy(net).eval().requires_grad_(False) # not registered as a part
+
+    def forward(self, *args, **kwargs): return self.net(*args, **kwargs)
 
     def digest(self) -> str: return fingerprint(self.net)
 
@@ -44,10 +52,8 @@ class Frozen(nn.Module):
         self.net._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
 
-    def forward(self, *args, **kwargs): return self.net(*args, **kwargs)
-
 # %% ../../nbs/core/terms.ipynb #4dc59f68
-def class_log_probs(out, # Logits or log-probabilities [B, M], probabilities, or a tuple that starts with one of them
+def class_log_probs(out, # logits or log-probabilities [B, M], probabilities, or a tuple that starts with one of them
                     outputs: str = 'logits' # 'logits' or 'probs': what the classifier returns
                    ) -> Tensor: # [B, M] nats
     "Log-probabilities from what a classifier returned."
@@ -56,7 +62,8 @@ def class_log_probs(out, # Logits or log-probabilities [B, M], probabilities, or
     ok = isinstance(scores, Tensor) and scores.ndim == 2
     check(ok, 'classifier output', getattr(scores, 'shape', type(scores).__name__), 'a tensor [batch, classes]')
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return F.log_softmax(scores.clamp_min(1e-12).log() if outputs == 'probs' else scores, dim=-1)
+    if outputs == 'probs': scores = scores.clamp_min(1e-12).log()
+    return F.log_softmax(scores, dim=-1)
 
 # %% ../../nbs/core/terms.ipynb #e5bed830
 class Objective(nn.Module):
@@ -83,17 +90,18 @@ class Objective(nn.Module):
         return terms
 
     def backward(self,
-                 tasks: dict, # name → its loss, as `LossTerms.tasks`
-                 accumulate: int, # batches of one update
-                 run): # the backward pass of a total, divided by `accumulate`
+        tasks: dict,        # name → its loss, as `LossTerms.tasks`
+        accumulate: int,    # batches of one update
+        run,                # the backward pass of a total, divided by `accumulate`
+    ):
         "Add to the gradients what the tasks ask for: here, the gradient of their sum."
         run(sum(tasks.values()))
 
     def after_backward(self,
-                       step: int,
-                       accumulate: int = 1, # batches of one update
-                       last: bool = True # is this the last of them?
-                      ) -> LossTerms: # for the log
+        step: int,
+        accumulate: int = 1,    # batches of one update
+        last: bool = True,      # is this the last of them?
+    ) -> LossTerms: # for the log
         "Called after each backward pass: a discriminator trains here, on the batch just seen."
         return LossTerms()
 
@@ -104,6 +112,6 @@ class Objective(nn.Module):
     def load_extra_state(self, state: dict):
         "Go on from what `extra_state` gave."
 
-    def frozen_fingerprints(self) -> dict:
+    def frozen_fingerprints(self) -> dict[str, str]:
         "A digest of each frozen network: what a resumed run must find unchanged."
         return {name: m.digest() for name, m in self.named_modules() if isinstance(m, Frozen)}

@@ -169,5 +169,5 @@ def examine(model, batch: dict, beta: float = 1.) -> list: # of Finding
     x, seen, prior = out['observations'], out['reconstructions'], out['prior']
     return [data_problems(batch), kl_collapse(out['kl_z'], beta), inactive_latents(out['mean'], beta), posterior_collapse(out['responsibilities']),
             components_equal(prior.mean, prior.logvar), attention_collapse(out['maps']), attention_blank(out['map']), attention_still(out['map']),
-            codebook_collapse(out['indices'], model.tokenizer.size), exposure_bias(seen[:, 1:], foretold(model, out)[:, 1:], x[:, 1:]),
+            codebook_collapse(out['indices'], model.tokenizer.vocab_size), exposure_bias(seen[:, 1:], foretold(model, out)[:, 1:], x[:, 1:]),
             static_background(seen, x, x.mean((0, 1))), action_convention(shifted_errors(model, batch))]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bottlenecks.quantize import CodeUse, whole
+from ..bottlenecks.quantizer import CodebookUsage, as_indices
 from ..core import BadInput, atomic_write, check, check_choice, optional_import, seed_step, set_seed, format_table
 from .fsq_vqvae import FSQVQVAE
 from ..core.options import checked
@@ -55,7 +55,7 @@ class ActionTokenizer:
     def __init__(self, model: FSQVQVAE):
         self.model = model.eval()
         self.vocab_size = model.bottleneck.vocab_size
-        self.num_tokens = model.num_tokens * model.bottleneck.stages
+        self.num_tokens = model.num_tokens * model.bottleneck.num_quantizers
         self.bits_per_chunk = model.bits_per_chunk
         self.action_dim = model.action_dim
         self.horizon = model.horizon
@@ -93,7 +93,7 @@ def whole_number(i, vocab: int) -> int:
 def as_rows(ids, vocab: int) -> tuple: # → [B, m] int64 with GONE behind shorter ones, is it one sequence?
     "Ids in any form, one sequence or many, of any lengths."
     if isinstance(ids, Tensor | np.ndarray):
-        t = whole(ids).cpu()
+        t = as_indices(ids).cpu()
         check(t.ndim in (1, 2), 'ids', list(t.shape), '[n] or [B, n]')
         return torch.atleast_2d(t), t.ndim == 1
     ids = list(ids); single = not ids or np.ndim(ids[0]) == 0
@@ -129,10 +129,10 @@ def decode(self: ActionTokenizer, ids, # [n] or [B, n], or a list of sequences o
     length = self.length_of(mask, single, length=length, time_horizon=time_horizon)
     check(action_dim in (None, self.action_dim), 'action_dim', action_dim, f'{self.action_dim}, which this tokenizer was trained for')
     tokens, given = self.repaired(rows)
-    shape = (len(tokens), self.model.num_tokens, self.model.bottleneck.stages)
+    shape = (len(tokens), self.model.num_tokens, self.model.bottleneck.num_quantizers)
     whole = given.view(shape).all(2)
     tokens = tokens.view(shape if shape[2] > 1 else shape[:2])
-    z = self.model.bottleneck.decode_indices(tokens.to(self.device)) * whole[:, None].to(self.device)
+    z = self.model.bottleneck.indices_to_codes(tokens.to(self.device)) * whole[:, None].to(self.device)
     x = torch.cat([self.model.decode(part, length) for part in z.split(self.chunk_size)])
     if mask is not None: x = x * (m if (m := as_mask(mask, x)).ndim == 3 else m[..., None])
     return like(x[0] if single else x, ids)
@@ -191,7 +191,7 @@ def report(self: ActionTokenizer, actions, mask=None, # held-out chunks
     error = (self.decode(ids) - given).where(m, 0)
     count, units = m.sum((0, 1)).clamp_min(1), self.model.units
     outside = ((given < units.low - 1e-6) | (given > units.high + 1e-6)) & m
-    use = CodeUse(self.vocab_size).update(ids).report()
+    use = CodebookUsage(self.vocab_size).update(ids).report()
     return Quality(names=names, rmse=(error.square().sum((0, 1)) / count).sqrt(), largest=error.abs().amax((0, 1)),
                    low=units.low, high=units.high, clipped=outside.sum((0, 1)) / count, bits=self.bits_per_chunk, chunks=len(x),
                    effective_bits=use['effective_bits'], dead_positions=use['dead_positions'])

@@ -117,7 +117,7 @@ def narrow(self: AutoEncoder, h: Tensor, **how) -> Latent: # [B, D', 1, T]
     return self.bottleneck(h, **how)
 
 def encode(self: AutoEncoder, x: Tensor, # [B, C, N] in [-1, 1], or int16
-           **how # of the bottleneck: sample, or stages or bits
+           **how # of the bottleneck: sample, or num_quantizers or bits
           ) -> Latent: # z [B, D, T]
     "The latents of a sound."
     x = self.checked(x)
@@ -139,7 +139,7 @@ def decode(self: AutoEncoder, z: Tensor, # [B, D, T]
 
 def decode_indices(self: AutoEncoder, ids: Tensor, length: int | None = None) -> Tensor: # [B, T] or [B, T, Q]
     "The sound of codes."
-    return self.decode(self.bottleneck.decode_indices(ids), length)
+    return self.decode(self.bottleneck.indices_to_codes(ids), length)
 
 for f in (checked, frames, narrow, encode, fits, decode, decode_indices): setattr(AutoEncoder, f.__name__, f)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..bottlenecks.gaussian import Gaussian
 from ..bottlenecks.latent_stats import latent_stats
-from ..bottlenecks.quantize import QUANTIZERS, make_quantizer
+from ..bottlenecks.registry import QUANTIZERS, make_quantizer
 from ..core import Latent, LossTerms, check
 from ..data.video import check_video, sized, to_float
 from ..layers.block_codec import BlockCodec
@@ -77,7 +77,7 @@ def make_decoder(channels: int, out: int, widths, blocks: int, strides, attentio
 
 # %% ../../nbs/video/causal_video.ipynb #c0a1b2d3
 RESAMPLES = 'causal', 'bypass'
-OPTIONS = dict(fsq=dict(levels=[8, 8, 8, 5, 5, 5]), rfsq=dict(levels=[8, 8, 5], stages=2), vq=dict(num_codes=1024, dim=8), rvq=dict(num_codes=1024, dim=8, stages=2), lfq=dict(dim=12)) # quantizer
+OPTIONS = dict(fsq=dict(levels=[8, 8, 8, 5, 5, 5]), rfsq=dict(levels=[8, 8, 5], num_quantizers=2), vq=dict(codebook_size=1024, dim=8), rvq=dict(codebook_size=1024, dim=8, num_quantizers=2), lfq=dict(dim=12)) # quantizer
 RECONSTRUCTIONS = dict(mse=torch.square, l1=torch.abs)
 KL_PER = dict(pixel=lambda x, z: x.numel(), latent=lambda x, z: z.numel(), frame=lambda x, z: x.shape[0] * x.shape[2])
 

@@ -47,7 +47,7 @@ def encodec_arguments(config: dict) -> dict: # config.json of EnCodec → argume
                  dilation_base=c['dilation_growth_rate'], compress=c['compress'], identity=not c['use_conv_shortcut'], lstm=c['num_lstm_layers'],
                  causal=c['use_causal_conv'], pad=PADDING[check_choice('pad_mode', c['pad_mode'], PADDING)], first_kernel=[1, near], last_kernel=far)
     return dict(channels=c['audio_channels'], sample_rate=c['sampling_rate'], dim=c['hidden_size'], encoder=coder, decoder=dict(first_kernel=[1, far], last_kernel=near),
-                bottleneck=dict(type='rvq', num_codes=c['codebook_size'], stages=int(1000 * c['target_bandwidths'][-1] // rate), seed_samples=0))
+                bottleneck=dict(type='rvq', codebook_size=c['codebook_size'], num_quantizers=int(1000 * c['target_bandwidths'][-1] // rate), kmeans_init_samples=0))
 
 # %% ../../nbs/audio/encodec_dac.ipynb #5c44b6cb
 def dac_arguments(config: dict) -> dict: # config.json of DAC → arguments of `AutoEncoder`
@@ -58,7 +58,7 @@ def dac_arguments(config: dict) -> dict: # config.json of DAC → arguments of `
     dim = c['encoder_hidden_size'] * levels
     return dict(channels=1, sample_rate=c['sampling_rate'], dim=dim, tanh=True, encoder=dict(type='oobleck', width=c['encoder_hidden_size'], strides=[[1, s] for s in ratios], last_kernel=3),
                 decoder=dict(width=c['decoder_hidden_size'] // levels, last_kernel=7),
-                bottleneck=dict(type='dac_rvq', num_codes=c['codebook_size'], stages=c['n_codebooks'], code_dim=c['codebook_dim'], dropout=float(c['quantizer_dropout']), seed_samples=0))
+                bottleneck=dict(type='dac_rvq', codebook_size=c['codebook_size'], num_quantizers=c['n_codebooks'], codebook_dim=c['codebook_dim'], dropout=float(c['quantizer_dropout']), kmeans_init_samples=0))
 
 # %% ../../nbs/audio/encodec_dac.ipynb #2541bdff
 UNITS = 'res_unit1', 'res_unit2', 'res_unit3'
@@ -71,14 +71,14 @@ def dac_places(side: str, layers: list) -> list:
 
 PLACES = dict(encodec=encodec_places, dac=dac_places)
 PARTS = dict(encodec=dict(conv1='block.1.conv', conv2='block.3.conv', skip='shortcut.conv'), dac=dict(act1='snake1', act2='snake2'))
-STAGE = dict(encodec={k: f'layers.{{}}.codebook.{v}' for k, v in dict(codebook='embed', use='cluster_size', total='embed_avg').items()},
-             dac={k: f'quantizers.{{}}.{v}' for k, v in {'down.weight': 'in_proj.weight', 'down.bias': 'in_proj.bias', 'up.weight': 'out_proj.weight', 'up.bias': 'out_proj.bias', 'book.codebook': 'codebook.weight'}.items()})
+STAGE = dict(encodec={k: f'layers.{{}}.codebook.{v}' for k, v in dict(codebook='embed', cluster_size='cluster_size', cluster_sum='embed_avg').items()},
+             dac={k: f'quantizers.{{}}.{v}' for k, v in {'project_in.weight': 'in_proj.weight', 'project_in.bias': 'in_proj.bias', 'project_out.weight': 'out_proj.weight', 'project_out.bias': 'out_proj.bias', 'vq.codebook': 'codebook.weight'}.items()})
 TRUNKS = dict(encoder='encoder.layers.1.layers', decoder='decoder.layers.0.layers')
 
 # %% ../../nbs/audio/encodec_dac.ipynb #4cabac41
 def peer_names(model: AutoEncoder, kind: str) -> dict: # our name → theirs
     "Every weight of a model that is EnCodec or DAC."
-    names = {f'bottleneck.quantizer.layers.{i}.{ours}': 'quantizer.' + theirs.format(i) for i in range(model.bottleneck.quantizer.stages) for ours, theirs in STAGE[kind].items()}
+    names = {f'bottleneck.quantizer.layers.{i}.{ours}': 'quantizer.' + theirs.format(i) for i in range(model.bottleneck.quantizer.num_quantizers) for ours, theirs in STAGE[kind].items()}
     for side, path in TRUNKS.items():
         layers = {i: layer for i, layer in model.get_submodule(path).named_children() if not isinstance(layer, (Fold, Unfold))}
         for (i, layer), place in zip(layers.items(), PLACES[kind](side, list(layers.values()))):
@@ -112,7 +112,7 @@ def load_peer(config: dict, found: dict, kind: str) -> AutoEncoder:
     said = '; '.join(f'{what}: {", ".join(keys[:4])}{" …" if len(keys) > 4 else ""}' for what, keys in differ.items() if keys)
     check(not said, 'weights', kind, f'those that {CONFIG} describes', said)
     for o, k in names.items(): own[o].copy_(found[k].view_as(own[o]))
-    for stage in model.bottleneck.quantizer.layers if kind == 'dac' else (): stage.book.total.copy_(stage.book.codebook)
+    for stage in model.bottleneck.quantizer.layers if kind == 'dac' else (): stage.vq.cluster_sum.copy_(stage.vq.codebook)
     return model.eval()
 
 # %% ../../nbs/audio/encodec_dac.ipynb #b478a929

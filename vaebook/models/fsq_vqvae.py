@@ -20,7 +20,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..bottlenecks.quantize import BOUNDS, QUANTIZERS, check_levels, make_quantizer
+from ..bottlenecks.fsq import BOUNDS, check_levels
+from ..bottlenecks.registry import QUANTIZERS, make_quantizer
 from ..core import Latent, LossTerms, atomic_write, check, check_choice, optional_import
 from ..core.options import Count, Level, Levels, Natural, Share, Weight
 from ..core.pretrained import Pretrained
@@ -222,9 +223,9 @@ def bottleneck_options(kind: str, levels, codes: int | None, code_dim: int, stag
     check(codes is None or kind in ('vq', 'rvq', 'lfq'), 'FSQVQVAE: codes', codes, f'null where bottleneck={kind}', 'Its codebook is that of fsq_levels.')
     codes = codes or math.prod(levels)
     if kind == 'fsq': return dict(levels=levels, bound=bound, noise=noise)
-    if kind == 'rfsq': return dict(levels=levels, stages=stages)
+    if kind == 'rfsq': return dict(levels=levels, num_quantizers=stages)
     if kind == 'lfq': return dict(dim=max(1, round(math.log2(codes))))
-    return dict(num_codes=codes, dim=code_dim) | (dict(stages=stages) if kind == 'rvq' else {})
+    return dict(codebook_size=codes, dim=code_dim) | (dict(num_quantizers=stages) if kind == 'rvq' else {})
 
 # %% ../../nbs/actions/fsq_vqvae.ipynb #b0c1e413
 ERRORS = dict(mse=torch.square, l1=torch.abs)
@@ -336,7 +337,7 @@ def decode(self: FSQVQVAE, z: Tensor, length: int | None = None) -> Tensor: # z 
 
 def decode_indices(self: FSQVQVAE, ids: Tensor, length: int | None = None) -> Tensor: # ids [B, N] or [B, N, stages]
     "Actions from token ids."
-    return self.decode(self.bottleneck.decode_indices(ids.long()), length)
+    return self.decode(self.bottleneck.indices_to_codes(ids.long()), length)
 
 FSQVQVAE.code, FSQVQVAE.reconstruct, FSQVQVAE.within, FSQVQVAE.encode, FSQVQVAE.decode, FSQVQVAE.decode_indices = code, reconstruct, within, encode, decode, decode_indices
 
@@ -366,7 +367,7 @@ def bits_per_chunk(self: FSQVQVAE) -> float: return self.num_tokens * self.bottl
 
 def latent_spec(self: FSQVQVAE) -> list[dict]:
     "One entry a token: what a sweep may set."
-    return [dict(name=f'token_{i}', kind='index', range=(0, self.bottleneck.vocab_size - 1)) for i in range(self.num_tokens * self.bottleneck.stages)]
+    return [dict(name=f'token_{i}', kind='index', range=(0, self.bottleneck.vocab_size - 1)) for i in range(self.num_tokens * self.bottleneck.num_quantizers)]
 
 def value_range(self: FSQVQVAE) -> tuple | None: # of all dimensions, as seen in training
     low, high = float(self.units.low.min()), float(self.units.high.max())

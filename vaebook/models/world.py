@@ -250,7 +250,7 @@ def goes_on(v: Tensor, dones: Tensor | None) -> Tensor | float: # [B, T-1], [B, 
 def reading(self: DPGMMVariationalRecurrentAutoencoder, out: dict, dones: Tensor | None = None) -> dict:
     "The terms of the Perceiver: pictures from tokens, the next tokens, the context."
     x, codes, state = out['observations'], out['codes'], torch.cat([out['context'], out['z'], out['actions']], -1)
-    painted = self.tokenizer.paint(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+    painted = self.tokenizer.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
     terms = dict(token_recon=(painted - (2 * x - 1)).abs(), context_loss=(self.foretold(out['past']['context'].detach(), out['h'], out['z']) - out['context'].detach()).square())
     if x.shape[1] < 2: return terms
     logits = self.foretoken(codes[:, :-1].flatten(0, 1), state[:, :-1].flatten(0, 1))

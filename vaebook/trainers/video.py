@@ -167,7 +167,7 @@ def read_weights(path) -> dict: # a folder or a file → {name: tensor}
 
 def load_initial(model: nn.Module, path) -> nn.Module:
     "Fill `model` with the weights at `path`; raises `BadInput` that names what is missing, unexpected or of another shape."
-    found, own = ({k: v for k, v in state.items() if not k.endswith('.pool')} for state in (read_weights(path), model.state_dict())) # a pool is there until the codebook is
+    found, own = ({k: v for k, v in state.items() if not k.endswith('.init_buffer')} for state in (read_weights(path), model.state_dict())) # a buffer is there until the codebook is
     differ = dict(missing=[k for k in own if k not in found], unexpected=[k for k in found if k not in own],
                   shape=[k for k in own if k in found and own[k].shape != found[k].shape])
     said = '; '.join(f'{name}: {", ".join(keys[:4])}{" …" if len(keys) > 4 else ""}' for name, keys in differ.items() if keys)

@@ -253,7 +253,7 @@ def save_checkpoint(model: nn.Module, optimizer, epoch: int, path) -> Path:
     with disk_errors(path), atomic_write(path) as part: torch.save(dict(epoch=epoch, model_state_dict=model.state_dict(), optimizer_state_dict=optimizer.state_dict()), part)
     return Path(path)
 
-def shapes(state: dict) -> dict: return {k: tuple(v.shape) for k, v in state.items() if not k.endswith('.pool')} # a pool is there until the codebook is
+def shapes(state: dict) -> dict: return {k: tuple(v.shape) for k, v in state.items() if not k.endswith('.init_buffer')} # a buffer is there until the codebook is
 
 # %% ../../nbs/world/trainer.ipynb #08d5856c
 def load_checkpoint(model: nn.Module, optimizer, path) -> int: # the epoch

@@ -190,7 +190,7 @@ class Ids(nn.Module):
     "A discrete model whose latents are the ids of its tokens, [N, D] whole numbers."
     def __init__(self, model):
         super().__init__()
-        stages = getattr(getattr(model, 'bottleneck', None), 'stages', 1)
+        stages = getattr(getattr(model, 'bottleneck', None), 'num_quantizers', 1)
         self.model, self.shape, self.latent_spec = model, getattr(model, 'shape', None), list(model.latent_spec)
         self.layout, self.value_range = modality(model)
         self.axes = getattr(model, 'token_shape', (-1, stages) if stages > 1 else (-1,))
