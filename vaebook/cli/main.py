@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core.configs import read_yaml, write_configs
 from ..core.errors import BadInput, check, check_choice, optional_import
-from ..core.facade import CONF, read, recipes
+from ..core.facade import CONF, load_yaml, recipes
 from ..core.files import atomic_write, cache_dir
 from ..data.download import SOURCES, fetch, provenance
 
@@ -36,7 +36,7 @@ def promise(path: Path) -> str:
 def listed() -> str:
     "What `vaebook list` prints: notebooks, recipes and data sets."
     groups = {'notebooks, by `vaebook run NAME`': {name: promise(path) for name, path in notebooks().items()},
-              'recipes, by `-p recipe NAME` or `vaebook-train recipe=NAME`': {name: ', '.join(recipes(name)) for name, found in read('experiments').items() if 'part_of' not in found},
+              'recipes, by `-p recipe NAME` or `vaebook-train recipe=NAME`': {name: ', '.join(recipes(name)) for name, found in load_yaml('experiments').items() if 'part_of' not in found},
               'data, by `vaebook data NAME`': {name: f'{s.title} ({s.licence})' for name, s in SOURCES.items()} | MADE}
     width = max(len(name) for group in groups.values() for name in group)
     return '\n\n'.join('\n'.join([title, *(f'  {name:<{width}}  {said}' for name, said in group.items())]) for title, group in groups.items())

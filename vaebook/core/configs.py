@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .config import compose
 from .errors import BadInput, check, optional_import
-from .facade import read
+from .facade import load_yaml
 from .files import atomic_write
 
 # %% ../../nbs/images/configs.ipynb #cba7a739
@@ -28,7 +28,7 @@ def four_blocks(recipe: str) -> dict:
         found = OmegaConf.select(cfg, path)
         return values.get(name, OmegaConf.to_container(found) if OmegaConf.is_config(found) else found)
     blocks = {block: {} for block in ('general', 'dataset', 'classifier', 'vae')}
-    for path, to in read('facade/cvae').items():
+    for path, to in load_yaml('facade/cvae').items():
         block, dot, name = path.partition('.')
         if dot: blocks[block][name] = value(name, to)
     return blocks

@@ -7,14 +7,14 @@ __all__ = ['Count', 'Natural', 'Number', 'Rate', 'Weight', 'Share', 'Flag', 'Cou
            'Levels', 'Settings', 'describe_type', 'bind_arguments', 'checked', 'Option', 'describe', 'check_settings']
 
 # %% ../../nbs/core/options.ipynb #34ce4509
-import difflib, functools, inspect, re
+import functools, inspect, re
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from .errors import BadInput
+from .errors import BadInput, did_you_mean
 
 # %% ../../nbs/core/options.ipynb #c9b3cf8c
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -155,12 +155,6 @@ def _checker(f) -> _Checker:
         validator=TypeAdapter(fields).validator)
 
 # %% ../../nbs/core/options.ipynb #ceeea73b
-def _nearest(word, names) -> str:
-    "A question that suggests the nearest of some names, or nothing."
-    lower = {str(name).lower(): name for name in names}
-    found = difflib.get_close_matches(str(word).lower(), lower, 1)
-    return f'Did you mean {lower[found[0]]!r}?' if found else ''
-
 class _Shown(str):
     "A text that stands in an error for a value."
     def __repr__(self): return str(self)
@@ -174,7 +168,7 @@ def _check_keywords(who: str, kwargs: dict, known: list[str], positional: int, i
     for key, value in kwargs.items():
         where = f'{who}: {key}'
         expected = 'one of its arguments, ' + ', '.join(known)
-        if key not in known and not is_open: raise BadInput(where, _short(value), expected, _nearest(key, known))
+        if key not in known and not is_open: raise BadInput(where, _short(value), expected, did_you_mean(key, known))
         if key in known[:positional]: raise BadInput(where, _short(value), 'this argument once; it is also given by its place')
 
 def _check_call(checker: _Checker, who: str, args: tuple, kwargs: dict):
@@ -218,7 +212,7 @@ def bind_arguments(
     except ValidationError as e: wrong = e.errors(include_url=False, include_input=False)[0]['loc'][0]
     else: return bound
     value, hint = bound.arguments[wrong], checker.hints[wrong]
-    suggestion = _nearest(value, _choices(hint)) if isinstance(value, str) else ''
+    suggestion = did_you_mean(value, _choices(hint)) if isinstance(value, str) else ''
     raise BadInput(f'{who}: {wrong}', _short(value), describe_type(hint), suggestion)
 
 # %% ../../nbs/core/options.ipynb #61a83ba4
