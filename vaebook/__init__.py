@@ -14,6 +14,12 @@ import lazy_loader
 # %% ../nbs/core/public.ipynb #becf5697
 LAYERS = 'core data layers bottlenecks losses models metrics trainers experiments viz export hub'.split()
 
-for layer in LAYERS:
+def _publish(layer: str):
+    "Give a layer the names of its `__init__.pyi`."
     package = importlib.import_module(f'vaebook.{layer}')
-    package.__getattr__, package.__dir__, package.__all__ = lazy_loader.attach_stub(package.__name__, package.__file__)
+    get, names, public = lazy_loader.attach_stub(package.__name__, package.__file__)
+    package.__getattr__ = get
+    package.__dir__ = names
+    package.__all__ = public
+
+for layer in LAYERS: _publish(layer)
