@@ -9,7 +9,8 @@ __all__ = ['experiment', 'train', 'best_model', 'model_folder', 'reopen', 'split
 import atexit, datetime, importlib, importlib.metadata, json, multiprocessing, re, sys
 from pathlib import Path
 
-from .core.config import apply_overrides, compose, continue_run, hydra_choices, saved_config, saved_run, select_experiment
+from .core.config import apply_overrides, compose, continue_run, hydra_choices
+from .core.config import saved_config, saved_run, select_experiment
 from .core.errors import BadInput, check, check_choice, flatten_dict, optional_import, format_table
 from .core.facade import CONF, infer_experiment, load_yaml
 from .core.files import read_json, reading
@@ -29,7 +30,7 @@ def train(cfg) -> dict: # the final numbers, as in metrics.json
     check(hasattr(cfg, 'experiment'), 'cfg', cfg, 'what compose gives', "train(compose('cvae')), for example.")
     body = experiment(cfg)
     steps = body.data, body.model, body.fit
-    if body.launches(): steps = body.fit, body.data, body.model # the processes that it starts load data themselves
+    if body.launches(): steps = body.fit, body.data, body.model # processes that it starts load data themselves
     with body.stoppable():
         for step in steps: step()
         if not optional_import('vaebook.core.distributed').is_main(): return {}
@@ -52,8 +53,8 @@ def best_model(folder: Path, cfg) -> Path:
         if (place/'config.json').is_file(): saved[int(place.name.rpartition('_')[2])] = place
     hint = f'There is no checkpoints/best_step_… in {folder}: say which=last.'
     check(cfg and saved, 'which', 'best', 'a run that kept its best model', hint)
-    monitor = cfg.trainer.monitor
-    scores = {step: row[monitor] for step, row in _validation_rows(folder).items() if step in saved and monitor in row}
+    monitor, rows = cfg.trainer.monitor, _validation_rows(folder)
+    scores = {step: row[monitor] for step, row in rows.items() if step in saved and monitor in row}
     if not scores: return saved[max(saved)]
     best = min if cfg.trainer.monitor_mode == 'min' else max
     return saved[best(scores, key=scores.get)]
@@ -95,7 +96,8 @@ def reopen(
     cfg = saved_config(str(folder))
     _check_finished(folder, cfg)
     damage = LookupError, AttributeError, TypeError, ValueError
-    with reading(folder/'config.yaml', 'the configuration of a run', errors=damage): body = experiment(cfg, **given)
+    with reading(folder/'config.yaml', 'the configuration of a run', errors=damage):
+        body = experiment(cfg, **given)
     body.reopened = True
     body.run.folder = folder
     network = optional_import('vaebook.core.pretrained').Pretrained.from_pretrained(place)
@@ -125,7 +127,8 @@ def compose_line(words: list[str]):
 def _with_run_dir(words: list[str], hydra_words: list[str]) -> list[str]:
     "The overrides, and `hydra.run.dir` as the folder of the run."
     for key, value in map(parse_override, hydra_words):
-        check(key == 'hydra.run.dir', key, value, 'hydra.run.dir, the folder of the run', 'Launchers and sweepers want -m.')
+        hint = 'Launchers and sweepers want -m.'
+        check(key == 'hydra.run.dir', key, value, 'hydra.run.dir, the folder of the run', hint)
         is_twice = any(parse_override(word)[0] == 'run_dir' for word in words)
         check(not is_twice, key, value, 'one folder', 'run_dir says another: give one of them.')
         words = [*words, f'run_dir={quote(str(value))}']
@@ -224,7 +227,7 @@ def _run_command(arguments: list[str]):
     elif asked.cfg == 'job': print(optional_import('omegaconf').OmegaConf.to_yaml(compose_line(words)), end='')
     elif asked.cfg: _run_sweep(words, hydra_words, [f'--cfg={asked.cfg}'])
     elif asked.multirun: _run_sweep(words, hydra_words, ['-m'])
-    elif asked.shell_completion or asked.hydra_help or asked.info or asked.experimental_rerun: _run_hydra(arguments)
+    elif any([asked.shell_completion, asked.hydra_help, asked.info, asked.experimental_rerun]): _run_hydra(arguments)
     else: train(compose_line(_with_run_dir(words, hydra_words)))
 
 def _check_folders(words: list[str]):
@@ -241,7 +244,8 @@ def _run_sweep(words: list[str], hydra_words: list[str], flags: list[str]):
     now = datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S')
     folder = dict(map(parse_override, hydra_words)).get('hydra.sweep.dir') or str(Path('outputs')/now)
     _run_hydra([*flags, *hydra_words, *_sweep_lines(words), f'hydra.sweep.dir={quote(folder)}'])
-    if runs and optional_import('vaebook.core.runs').finished(folder): print(f'{folder}\n{_sweep_table(Path(folder))}')
+    finished = runs and optional_import('vaebook.core.runs').finished(folder)
+    if finished: print(f'{folder}\n{_sweep_table(Path(folder))}')
 
 # %% ../nbs/core/train.ipynb #1b9122ca
 def _run_hydra(arguments: list[str]):
@@ -252,7 +256,7 @@ def _run_hydra(arguments: list[str]):
 def _job(cfg):
     "One run of a sweep: what Hydra calls."
     methods = multiprocessing.get_all_start_methods()
-    if multiprocessing.get_start_method() not in methods: # joblib sets its own, by which loaders cannot start workers
+    if multiprocessing.get_start_method() not in methods: # joblib's own, by which loaders cannot start workers
         multiprocessing.set_start_method(methods[0], force=True)
     hydra = optional_import('hydra.core.hydra_config').HydraConfig.get()
     try: train(_swept_config(cfg, hydra))

@@ -61,7 +61,8 @@ def _extra_row(name: str, packages: list[str]) -> list:
 # %% ../../nbs/core/env.ipynb #092f539e
 def _rendering_row() -> list:
     "The library that renders episodes without a window."
-    if importlib.util.find_spec('dm_control') is None: return ['rendering', 'no simulator', "pip install 'vaebook[dmc]'"]
+    simulator = importlib.util.find_spec('dm_control')
+    if simulator is None: return ['rendering', 'no simulator', "pip install 'vaebook[dmc]'"]
     try: return ['rendering', optional_import('vaebook.data.dmc_collect').backend(), '']
     except BadInput as e: return ['rendering', 'nothing draws without a window', str(e).partition('. ')[2]]
 

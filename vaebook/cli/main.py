@@ -38,11 +38,13 @@ _MADE_HERE = dict(
 
 def listing() -> str:
     "What `vaebook list` prints: notebooks, recipes and data sets."
+    promises = {name: _promise(path) for name, path in notebooks().items()}
     experiments = [name for name, entry in load_yaml('experiments').items() if 'part_of' not in entry]
+    recipe_names = {name: ', '.join(recipes(name)) for name in experiments}
     sources = {name: f'{source.title} ({source.licence})' for name, source in SOURCES.items()}
     groups = {
-        'notebooks, by `vaebook run NAME`': {name: _promise(path) for name, path in notebooks().items()},
-        'recipes, by `-p recipe NAME` or `vaebook-train recipe=NAME`': {name: ', '.join(recipes(name)) for name in experiments},
+        'notebooks, by `vaebook run NAME`': promises,
+        'recipes, by `-p recipe NAME` or `vaebook-train recipe=NAME`': recipe_names,
         'data, by `vaebook data NAME`': sources | _MADE_HERE}
     width = max(len(name) for group in groups.values() for name in group)
     blocks = []
@@ -68,7 +70,8 @@ def _unused_run() -> str:
 
 # %% ../../nbs/core/cli.ipynb #182499f6
 _STOPPED = 75 # exit code of a run that was asked to stop and can continue
-_SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGINT') if hasattr(signal, name)]
+_NAMES = 'SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGINT'
+_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)] # those of this system
 
 def _exit_stopped(reason: str):
     "One line on stderr, and the exit code on which a scheduler requeues."
@@ -100,7 +103,8 @@ class _Execution:
 
     def _choose_folder(self, given: dict):
         "Give a new run a folder, unless a parameter or an override names one."
-        texts = [given.get('overrides', ''), *(str(value) for value in given.values() if isinstance(value, dict))]
+        blocks = [str(value) for value in given.values() if isinstance(value, dict)]
+        texts = [given.get('overrides', ''), *blocks]
         if any(word in text for text in texts for word in ('run_dir', 'resume', 'output_dir')): return
         if 'run_dir' not in given and 'resume' not in given: given['run_dir'] = _unused_run()
         resumed = given.get('resume')
@@ -124,8 +128,10 @@ class _Execution:
 
     def _on_dead_kernel(self, error, out):
         "A kernel that is gone: we stopped it before the run began, or the system did."
-        if self.signal: _exit_stopped(f'stopped by {self.signal} while no checkpoint could be written; the same command line starts it again')
-        raise RuntimeError(f'the kernel died, as when the memory does not suffice. The notebook up to there: {out}') from error
+        no_checkpoint = 'while no checkpoint could be written; the same command line starts it again'
+        if self.signal: _exit_stopped(f'stopped by {self.signal} {no_checkpoint}')
+        reason = 'the kernel died, as when the memory does not suffice'
+        raise RuntimeError(f'{reason}. The notebook up to there: {out}') from error
 
     def summary(self, out) -> str:
         "Where the run and the executed notebook are."
@@ -134,14 +140,15 @@ class _Execution:
         return '\n'.join(lines)
 
 # %% ../../nbs/core/cli.ipynb #5864be37
-def _papermill(path: str, *options) -> _Execution: # of the notebook; where its executed copy goes, then papermill's own
+def _papermill(path: str, *options) -> _Execution: # options: the path of the executed copy, then papermill's own
     "The command `papermill` within this process, showing what the notebook prints."
     cli, click = optional_import('papermill.cli'), optional_import('click')
     execution = _Execution()
     command = partial(cli.papermill.main, prog_name='vaebook run', standalone_mode=False)
     former, cli.execute_notebook = cli.execute_notebook, execution
     try: command([path, *options, '--stdout-file', '-', '--stderr-file', '-'])
-    except click.ClickException as e: raise BadInput('options', ' '.join(options), "papermill's options", e.format_message()) from e
+    except click.ClickException as e:
+        raise BadInput('options', ' '.join(options), "papermill's options", e.format_message()) from e
     except click.exceptions.Abort as e: raise KeyboardInterrupt from e
     finally: cli.execute_notebook = former
     return execution
@@ -158,7 +165,8 @@ def run_notebook(name: str, options: list[str]): # what follows the name
 def copy_notebooks(folder: str) -> list[Path]:
     "Copy the notebooks to `folder`; raises `BadInput` rather than overwrite one that differs."
     copies = {path: Path(folder).expanduser()/path.name for path in notebooks().values()}
-    changed = [copy.name for path, copy in copies.items() if copy.exists() and copy.read_bytes() != path.read_bytes()]
+    present = {path: copy for path, copy in copies.items() if copy.exists()}
+    changed = [copy.name for path, copy in present.items() if copy.read_bytes() != path.read_bytes()]
     hint = f'{", ".join(changed)} would be lost: move them away, or choose another folder.'
     check(not changed, 'DIR', folder, 'a folder without other notebooks of these names', hint)
     for path, copy in copies.items():
@@ -172,7 +180,7 @@ _DMC_OPTIONS = dict( # option: type, placeholder, help
     steps=(int, 'N', 'frames of each (default: 128)'),
     repeat=(int, 'N', 'times each action is done (default: 4)'),
     size=(int, 'N', 'pixels of a side (default: 32)'),
-    level=(str, 'NAME', 'random, medium, mixed, or some of them with commas between: they take turns (default: mixed)'),
+    level=(str, 'NAME', 'random, medium, mixed, or some of them with commas, which take turns (default: mixed)'),
     distractor=(str, 'NAME', 'none, static or dynamic noise behind the body (default: none)'),
     difficulty=(float, 'X', 'its share of the background, 0 to 1 (default: 0.5)'),
     seed=(int, 'N', 'of all random numbers (default: 0)'),
@@ -212,7 +220,8 @@ def _add_data(commands):
     _add_command(sources, 'metaworld', _simulate, _MADE_HERE['metaworld'])
     dmc = _add_command(sources, 'dmc', _collect, _MADE_HERE['dmc'], argument_default=argparse.SUPPRESS)
     _add_options(dmc, _DMC_OPTIONS)
-    dmc.add_argument('--out', dest='folder', metavar='DIR', help='folder for the file, named by all of these (default: the cache)')
+    text = 'folder for the file, named by all of these (default: the cache)'
+    dmc.add_argument('--out', dest='folder', metavar='DIR', help=text)
 
 # %% ../../nbs/core/cli.ipynb #941e4672
 _SELECT_OPTIONS = dict( # option: type, placeholder, help
@@ -240,8 +249,10 @@ def _add_select(commands):
     text = 'choose K, L and λ by Algorithm 1, with several seeds'
     select = _add_command(commands, 'select', _select, text, argument_default=argparse.SUPPRESS)
     _add_options(select, _SELECT_OPTIONS)
-    select.add_argument('--smoke', action='store_const', const=['smoke=true'], default=[], help='tiny trainings on embedded data')
-    select.add_argument('overrides', nargs='*', default=[], metavar='KEY=VALUE', help='further settings of all trainings')
+    smoke = dict(action='store_const', const=['smoke=true'], default=[])
+    select.add_argument('--smoke', help='tiny trainings on embedded data', **smoke)
+    others = dict(nargs='*', default=[], metavar='KEY=VALUE')
+    select.add_argument('overrides', help='further settings of all trainings', **others)
 
 # %% ../../nbs/core/cli.ipynb #fe9a6205
 def _codec(action: str, **options):
@@ -254,7 +265,8 @@ def _add_coder(actions, name: str, source: str, out: str, text: str) -> argparse
     command.add_argument('source', metavar=source)
     command.add_argument('out', metavar=out)
     command.add_argument('--model', metavar='DIR', help='a run or a saved model (default: $VAEBOOK_MODEL)')
-    command.add_argument('--which', choices=['last', 'best'], default='last', help='model of a run: its last, or its best in validation')
+    text = 'model of a run: its last, or its best in validation'
+    command.add_argument('--which', choices=['last', 'best'], default='last', help=text)
     return command
 
 def _add_codec(commands):
@@ -262,9 +274,11 @@ def _add_codec(commands):
     codec = commands.add_parser('codec', help='sound to small files and back, by a trained model')
     actions = codec.add_subparsers(required=True, metavar='ACTION')
     encode = _add_coder(actions, 'encode', 'SOUND', 'VBK', 'a sound file to .vbk')
-    encode.add_argument('--kbps', type=float, metavar='X', help='kbit/s at most (default: all stages of the quantiser)')
+    text = 'kbit/s at most (default: all stages of the quantiser)'
+    encode.add_argument('--kbps', type=float, metavar='X', help=text)
     _add_coder(actions, 'decode', 'VBK', 'WAV', 'a .vbk file to WAV')
-    compare = _add_command(actions, 'eval', partial(_codec, 'eval'), 'compare the sounds of two folders, paired by name')
+    text = 'compare the sounds of two folders, paired by name'
+    compare = _add_command(actions, 'eval', partial(_codec, 'eval'), text)
     compare.add_argument('a', metavar='DIR_A', help='originals')
     compare.add_argument('b', metavar='DIR_B', help='sounds to compare with them')
     compare.add_argument('--out', metavar='CSV', help='also write the numbers there')
@@ -284,10 +298,12 @@ def _run_script(command: str, config: str, out: str | None, smoke: bool) -> str:
 def _add_scripts(commands):
     "The commands of the origin."
     blocks = 'YAML: the four blocks general, dataset, classifier, vae, or parameters of the notebook'
+    copy = 'the executed notebook (default: <FILE>_<notebook>.ipynb here)'
     for name, notebook in _SCRIPTS.items():
-        command = _add_command(commands, name, partial(_run_script, name), f'run {notebook} from a configuration file')
+        text = f'run {notebook} from a configuration file'
+        command = _add_command(commands, name, partial(_run_script, name), text)
         command.add_argument('--config', required=True, metavar='FILE', help=blocks)
-        command.add_argument('--out', metavar='NOTEBOOK', help='the executed notebook (default: <FILE>_<notebook>.ipynb here)')
+        command.add_argument('--out', metavar='NOTEBOOK', help=copy)
         command.add_argument('--smoke', action='store_true', help='the same in half a minute on embedded data')
 
 # %% ../../nbs/core/cli.ipynb #946d0f19
@@ -303,16 +319,18 @@ def _add_folder_command(commands, name: str, write, text: str):
     command = _add_command(commands, name, lambda folder: '\n'.join(map(str, write(folder))), text)
     command.add_argument('folder', metavar='DIR')
 
+def _environment() -> str: return optional_import('vaebook.cli.env').environment_table()
+
 def parser() -> argparse.ArgumentParser:
     "The commands of `vaebook` and what they take; `do` is the function that each calls."
     top = argparse.ArgumentParser('vaebook', description='The book of variational autoencoders that runs.')
     top.add_argument('--version', action='version', version=importlib.metadata.version('vaebook'))
     commands = top.add_subparsers(required=True, metavar='COMMAND')
-    environment = lambda: optional_import('vaebook.cli.env').environment_table()
     _add_command(commands, 'list', listing, 'what there is: notebooks, recipes, data sets')
     _add_run(commands)
     _add_folder_command(commands, 'notebooks', copy_notebooks, 'copy the notebooks out')
-    _add_command(commands, 'env', environment, 'versions, device, extras and data of this machine', aliases=['doctor'])
+    text = 'versions, device, extras and data of this machine'
+    _add_command(commands, 'env', _environment, text, aliases=['doctor'])
     _add_folder_command(commands, 'configs', write_configs, 'write the seven configurations of the image chapter')
     _add_data(commands)
     _add_select(commands)
@@ -325,7 +343,7 @@ def main(arguments: list[str] | None = None):
     "The command `vaebook`."
     top = parser()
     parsed = vars(top.parse_args(arguments))
-    given = {name: value for name, value in parsed.items() if name.isidentifier()} # ClearML, once imported, adds others
+    given = {name: value for name, value in parsed.items() if name.isidentifier()} # ClearML adds names that are none
     do = given.pop('do')
     try: print(do(**given))
     except BadInput as e: top.exit(2, f'vaebook: {e}\n')

@@ -11,7 +11,8 @@ import shlex
 from pathlib import Path
 
 from .errors import BadInput, check, check_choice, did_you_mean, flatten_dict, optional_import, format_table
-from .facade import CONF, aliases, experiment_entry, flat_settings, has_key, is_open, load_yaml, own_aliases, owner, translate
+from .facade import CONF, aliases, experiment_entry, flat_settings, has_key, is_open, load_yaml
+from .facade import own_aliases, owner, translate
 from .files import read_settings
 from .overrides import Overrides, Sweep, parse_override, quote, translate_overrides
 from .parameters import check_names, coerce
@@ -47,13 +48,15 @@ def _gpus_to_devices(values: dict) -> dict:
         implied = dict(accelerator='gpu', devices=count) if count else dict(accelerator='cpu', devices=1)
         for key, value in implied.items():
             given = values.setdefault(block + key, value)
-            check(given == value, f'{block}num_gpus', count, f'what agrees with {block}{key}={given}', 'Give one of them.')
+            expected = f'what agrees with {block}{key}={given}'
+            check(given == value, f'{block}num_gpus', count, expected, 'Give one of them.')
     return values
 
 # %% ../../nbs/core/config.ipynb #6f4a9ad3
 def _runs_on_cpu(values: dict) -> bool:
     accelerator = values.get('trainer.accelerator') or 'auto'
-    return accelerator == 'cpu' or accelerator == 'auto' and not optional_import('torch').accelerator.is_available()
+    if accelerator != 'auto': return accelerator == 'cpu'
+    return not optional_import('torch').accelerator.is_available()
 
 def _default_recipe(groups: dict, entry: dict) -> str:
     "The recipe of the data set; a sweep over data sets of different recipes is refused."
@@ -94,7 +97,8 @@ def _compose_files(lines: list[str]):
     try:
         with hydra.initialize_config_dir(str(CONF), version_base='1.3'): return hydra.compose('config', lines)
     except optional_import('hydra.errors').HydraException as e:
-        raise BadInput('overrides', ' '.join(lines), 'choices of the configuration', str(e).replace('\n', ' ')) from e
+        reason = str(e).replace('\n', ' ')
+        raise BadInput('overrides', ' '.join(lines), 'choices of the configuration', reason) from e
     finally: running.hydra = outer
 
 # %% ../../nbs/core/config.ipynb #0964359c
@@ -107,10 +111,14 @@ def select_experiment(composed, experiment: str):
     return OmegaConf.create(plain | plain.pop(block) | dict(experiment=experiment))
 
 # %% ../../nbs/core/config.ipynb #a063eed7
+def _content(value):
+    "What a list or dictionary of OmegaConf holds; any other value itself."
+    return getattr(value, '_content', value)
+
 def _same_type(value, default) -> bool:
     "May `value` replace `default`? Anything may replace null, and null anything."
     if value is None or default is None: return True
-    value, default = (getattr(v, '_content', v) for v in (value, default)) # what OmegaConf's lists and dictionaries hold
+    value, default = _content(value), _content(default)
     for kind in (dict, (list, tuple)):
         if isinstance(default, kind): return isinstance(value, kind)
     return type(value) is type(default) or isinstance(default, float) and type(value) is int
@@ -133,7 +141,8 @@ def _check_values(values: dict, usual): # usual: the configuration without them
         check(not isinstance(value, Sweep), key, str(value), 'one value', hint)
         _check_key(key, value, usual, keys)
         default = OmegaConf.select(usual, key)
-        fits = _same_type(value, default) or key.endswith(_CHECKED_LATER) or key in _NUMBER_OR_LIST and _same_type(value, [])
+        fits = _same_type(value, default) or key.endswith(_CHECKED_LATER)
+        if key in _NUMBER_OR_LIST: fits = fits or _same_type(value, [])
         check(fits, key, value, f'a value like {default!r}')
 
 # %% ../../nbs/core/config.ipynb #c4cf27f8
@@ -141,7 +150,8 @@ def _drop_unsupported(cfg, keys): # keys that the user gave
     "Null for settings that a chosen optimiser or schedule does not have."
     OmegaConf = optional_import('omegaconf').OmegaConf
     for block in _TRAINERS:
-        given = [key.removeprefix(block) for key in keys if key.startswith((f'{block}optimizer', f'{block}scheduler'))]
+        prefixes = f'{block}optimizer', f'{block}scheduler'
+        given = [key.removeprefix(block) for key in keys if key.startswith(prefixes)]
         trainer = OmegaConf.select(cfg, block.rstrip('.'))
         if not given or not trainer: continue
         parts = {part: OmegaConf.to_container(trainer[part]) for part in ('optimizer', 'scheduler')}
@@ -152,7 +162,7 @@ def _drop_unsupported(cfg, keys): # keys that the user gave
 _TWO_WORDS = 'ball_in_cup', 'humanoid_CMU', 'point_mass' # domains of the suite with an underscore in their names
 
 def _render_environment(dataset: dict):
-    "An `environment` without a folder is a task of the suite to be rendered: walker_walk becomes the task walker-walk."
+    "An `environment` without a folder becomes a task of the suite, to be rendered: walker_walk is walker-walk."
     environment = dataset['environment']
     if environment is None or dataset['root'] is not None: return
     expected = 'a folder of dataset.root, or a task of the suite for dataset=dmc'
@@ -219,8 +229,8 @@ def _switch_choice(cfg, group: str, choice: str):
 
 def continue_run(saved, wanted: Overrides, experiment: str):
     "The saved configuration of a run, with only what the user gives now laid over it."
-    resume = str(wanted.values.get('resume'))
-    check(saved.experiment == experiment, 'resume', resume, f'a run of {experiment}', f'It is one of {saved.experiment}.')
+    resume, hint = str(wanted.values.get('resume')), f'It is one of {saved.experiment}.'
+    check(saved.experiment == experiment, 'resume', resume, f'a run of {experiment}', hint)
     cfg, values = saved.copy(), dict(wanted.values)
     if values.get('size') == 'auto': values.pop('size')
     if 'smoke' in values: values['smoke'] = str(values['smoke']).lower() == 'true'
@@ -258,8 +268,8 @@ def compose(
 # %% ../../nbs/core/config.ipynb #18ea0b5c
 def _replaced_losses(cfg, usual: dict, keys: dict) -> list[str]: # flat: of the recipe, of the run
     "The blocks of losses that were given whole: keys of the recipe are gone."
-    gone = [key for key in usual if key not in keys]
-    return [block for block in ('loss', 'eval_loss') if block in cfg and any(key.startswith(f'{block}.') for key in gone)]
+    blocks = {key.split('.')[0] for key in usual if key not in keys and '.' in key}
+    return [block for block in ('loss', 'eval_loss') if block in cfg and block in blocks]
 
 def _changed_rows(cfg) -> list: # of [key, value in the recipe, value in the run]
     "The keys of a configuration that differ from its recipe's."
@@ -330,14 +340,17 @@ def _complete_blocks(given: dict, experiment: str) -> dict:
     if given.get('smoke'):
         keys = flatten_dict(load_yaml(f'smoke/{owner(experiment)}'))
         shrunk = {*keys, *(key.removeprefix(f'{experiment}.') for key in keys)}
-    is_shrunk = lambda path: '.' in path and translate(path, aliases(experiment))[0] in shrunk
-    return dict(size='paper') | {path: value for path, value in given.items() if not is_shrunk(path)}
+    kept = dict(size='paper')
+    for path, value in given.items():
+        key, _ = translate(path, aliases(experiment))
+        if '.' not in path or key not in shrunk: kept[path] = value
+    return kept
 
 # %% ../../nbs/core/config.ipynb #eb1c0027
 def configure(
     experiment: str,   # cvae, classifier …
     declared: dict):   # globals() of the notebook
-    "The configuration from a notebook's parameters; raises `BadInput` on unknown names, wrong types, unknown choices."
+    "The configuration from a notebook's parameters; raises `BadInput` for unknown names, wrong types and choices."
     check_names(declared)
     given = _given_parameters(declared, experiment)
     has_blocks = any('.' in path for path in given)

@@ -15,12 +15,15 @@ from .files import atomic_write
 
 # %% ../../nbs/images/configs.ipynb #cba7a739
 _SHIPPED = 'mnist_3_8 mnist_1_4_9 mnist_all fmnist_0_3_4 fmnist_all cifar_all dummy'.split()
-_CHOICES = {'dataset': 'dataset.name', 'model': 'model.name', 'model@classifier.model': 'classifier.model.name'} # group → its name
+_NAMES = { # group → key of the name of its choice
+    'dataset': 'dataset.name',
+    'model': 'model.name',
+    'model@classifier.model': 'classifier.model.name'}
 
 def _value_of(cfg, key: str):
     "The value of a key, of which `betas.0` is an element of a list, and a group stands for its name."
     OmegaConf = optional_import('omegaconf').OmegaConf
-    path = _CHOICES.get(key, key)
+    path = _NAMES.get(key, key)
     place, dot, last = path.rpartition('.')
     if last.isdigit(): path = f'{place}[{last}]'
     found = OmegaConf.select(cfg, path)

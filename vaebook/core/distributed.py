@@ -75,7 +75,7 @@ def _gpus() -> int: # found on this machine
 def _on_cpu(t) -> bool: return t['accelerator'] == 'cpu' or not _gpus()
 
 def device_numbers(t) -> list[int]: # `trainer` block: accelerator, devices
-    "The devices of this machine that a run asks for, one process each; raises `BadInput` for devices that it does not have."
+    "The devices of this machine that a run asks for, one process each; raises `BadInput` if it has none such."
     wanted, on_cpu = t['devices'], _on_cpu(t)
     if isinstance(wanted, str) and wanted.lstrip('-').isdigit(): wanted = int(wanted)
     if wanted in ('auto', -1): wanted = 1 if on_cpu else _gpus()
@@ -83,16 +83,18 @@ def device_numbers(t) -> list[int]: # `trainer` block: accelerator, devices
     is_list = hasattr(numbers, '__len__') and not isinstance(numbers, str) and len(numbers) > 0
     valid = is_list and all(type(n) is int and n >= 0 for n in numbers) and len(set(numbers)) == len(numbers)
     check(valid, 'devices', t['devices'], 'auto, a number of devices, or a list such as [0, 1]')
-    present = on_cpu or max(numbers) < _gpus()
-    check(present, 'devices', t['devices'], f'devices of this machine, 0 to {_gpus() - 1}', 'trainer.accelerator=cpu takes the CPU.')
+    if not on_cpu and max(numbers) >= _gpus():
+        expected = f'devices of this machine, 0 to {_gpus() - 1}'
+        raise BadInput('devices', t['devices'], expected, 'trainer.accelerator=cpu takes the CPU.')
     return list(numbers)
 
 def check_machines(t): # `trainer` block: num_nodes
     "Raise `BadInput` where several machines are asked for without a launcher on each."
     nodes = t['num_nodes']
     if nodes in (1, None) or is_launched(): return
-    options = f'--nnodes={nodes} --nproc-per-node={len(device_numbers(t))} --rdzv-backend=c10d --rdzv-endpoint=<first machine>:29500'
-    hint = f'Start there: torchrun {options} -m vaebook.train …, or use srun.'
+    size = f'--nnodes={nodes} --nproc-per-node={len(device_numbers(t))}'
+    meeting = '--rdzv-backend=c10d --rdzv-endpoint=<first machine>:29500'
+    hint = f'Start there: torchrun {size} {meeting} -m vaebook.train …, or use srun.'
     raise BadInput('num_nodes', nodes, '1, or a launcher on each machine', hint)
 
 # %% ../../nbs/core/distributed.ipynb #0e260b95
@@ -135,14 +137,14 @@ def _environment(variables: dict):
             else: os.environ[name] = value
 
 def _silence_launcher():
-    for name in ('torch.distributed.elastic', 'torch.distributed.elastic.agent.server.api', 'torch.distributed.run'):
-        logging.getLogger(name).setLevel('CRITICAL')
+    for name in ('elastic', 'elastic.agent.server.api', 'run'):
+        logging.getLogger(f'torch.distributed.{name}').setLevel('CRITICAL')
 
 def launch(
     module: str,             # to run, once on each device
     arguments: list[str],
     t):                      # `trainer` block: accelerator, devices
-    "Run `python -m <module> <arguments>` on each device; raises the `BadInput` or `SystemExit` that ended the processes."
+    "Run `python -m <module> <arguments>` on each device; raises the `BadInput` or `SystemExit` that ended it."
     api = optional_import('torch.distributed.launcher.api')
     failed = optional_import('torch.distributed.elastic.multiprocessing').errors.ChildFailedError
     _silence_launcher()

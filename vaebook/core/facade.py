@@ -47,7 +47,7 @@ def flat_settings(name: str) -> dict: # dataset/mnist → dotted key: value
 
 # %% ../../nbs/core/facade.ipynb #7feb8009
 def experiment_entry(experiment: str) -> dict:
-    "The entry of an experiment in `experiments.yaml`; one that is part of another inherits what its own entry lacks."
+    "The entry of an experiment in `experiments.yaml`, completed by that of the experiment it is part of."
     entries = load_yaml('experiments')
     entry = entries[check_choice('experiment', experiment, entries)]
     return entries[entry['part_of']] | entry if 'part_of' in entry else entry
@@ -63,7 +63,7 @@ def recipes(experiment: str) -> list[str]:
     return [name for name in choices('recipe') if flat_settings(f'recipe/{name}')['experiment'] == wanted]
 
 # %% ../../nbs/core/facade.ipynb #81f7f45f
-def allowed_choices(experiment: str, group: str) -> list[str]: # model, or the group of a block: model@classifier.model
+def allowed_choices(experiment: str, group: str) -> list[str]: # group: model, or in a block model@classifier.model
     "The choices of a group that an experiment can run."
     group, _, block = group.partition('@')
     entry = experiment_entry(block.partition('.')[0] or experiment)
@@ -74,7 +74,7 @@ def allowed_choices(experiment: str, group: str) -> list[str]: # model, or the g
     return choices(group)
 
 # %% ../../nbs/core/facade.ipynb #a9ef2948
-_OPEN_BLOCKS = 'trainer.optimizer', 'trainer.scheduler', 'trainer.lightning' # they also take keys that our files do not list
+_OPEN_BLOCKS = 'trainer.optimizer', 'trainer.scheduler', 'trainer.lightning' # they also take keys that no file lists
 BLOCKS = *GROUPS, *_OPEN_BLOCKS, 'eval_loss'
 
 @functools.cache
@@ -126,8 +126,9 @@ def has_key(keys, key: str) -> bool:
     return last.isdigit() and place in keys
 
 def is_open(key: str, experiment: str) -> bool:
-    "Does a key stand in a block that takes keys that our files do not list?"
-    blocks = [*_OPEN_BLOCKS, *(f'classifier.{block}' for block in _OPEN_BLOCKS), *experiment_entry(experiment).get('open', [])]
+    "Does a key stand in a block that takes keys that no file lists?"
+    blocks = [*_OPEN_BLOCKS, *experiment_entry(experiment).get('open', [])]
+    blocks += [f'classifier.{block}' for block in _OPEN_BLOCKS]
     return any(key.startswith(f'{block}.') for block in blocks)
 
 # %% ../../nbs/core/facade.ipynb #edd1aea5
@@ -168,16 +169,19 @@ def infer_experiment(given: dict) -> str: # path → value
     decisive = [path for path in ('recipe', 'dataset', 'data') if path in given]
     if decisive: given = {path: given[path] for path in decisive}
     experiments = [name for name, entry in load_yaml('experiments').items() if 'part_of' not in entry]
-    fitting = {path: [name for name in experiments if _belongs_to(name, path, value)] for path, value in given.items()}
-    for path, names in fitting.items():
-        if names: continue
+    fitting = {} # path → the experiments that know it
+    for path, value in given.items():
+        fitting[path] = [name for name in experiments if _belongs_to(name, path, value)]
+        if fitting[path]: continue
         unknown = _unknown_choice if path.split('@')[0] in GROUPS else _unknown_key
-        raise unknown(path, given[path], experiments)
+        raise unknown(path, value, experiments)
     common = [name for name in experiments if all(name in names for names in fitting.values())]
     if len(common) == 1: return common[0]
     line = ' '.join(f'{path}={value}' for path, value in given.items())
     if not common:
-        owners = [f'{path} is of {", ".join(names)}' for path, names in fitting.items() if len(names) < len(experiments)]
+        telling = {path: names for path, names in fitting.items() if len(names) < len(experiments)}
+        owners = [f'{path} is of {", ".join(names)}' for path, names in telling.items()]
         raise BadInput('overrides', line, 'names of one experiment', f'{"; ".join(owners)}.')
-    hint = f'It fits {", ".join(common)}: say experiment={common[0]} or the like, or recipe=<name> (`vaebook list`).'
+    advice = f'say experiment={common[0]} or the like, or recipe=<name> (`vaebook list`).'
+    hint = f'It fits {", ".join(common)}: {advice}'
     raise BadInput('overrides', line, 'a line that says which experiment it means', hint)

@@ -19,7 +19,7 @@ def _temporary(path: Path) -> Path: return path.with_name(f'.{path.name}.{os.get
 
 @contextmanager
 def atomic_write(path) -> Iterator[Path]:
-    "Yield a temporary path beside `path`; it replaces `path` when the block succeeds and vanishes when it fails."
+    "Yield a temporary path; it replaces `path` when the block succeeds and vanishes when it fails."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
@@ -61,10 +61,10 @@ def reading(
     try: yield
     except (BadInput, ImportError): raise
     except errors as e:
-        if isinstance(e, FileNotFoundError): raise BadInput('file', str(path), f'{what}; it is missing', hint) from e
         first_line = (str(e).splitlines() or ['unreadable'])[0]
-        reason = (getattr(e, 'strerror', None) or first_line)[:120].rstrip('.')
-        raise BadInput('file', str(path), f'{what}; {type(e).__name__}: {reason}', hint) from e
+        message = (getattr(e, 'strerror', None) or first_line)[:120].rstrip('.')
+        reason = 'it is missing' if isinstance(e, FileNotFoundError) else f'{type(e).__name__}: {message}'
+        raise BadInput('file', str(path), f'{what}; {reason}', hint) from e
 
 def read_json(path, *required: str) -> dict:
     "The object in a JSON file; it must have the `required` keys."

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from .errors import BadInput, did_you_mean
+from .errors import BadInput, check, did_you_mean
 
 # %% ../../nbs/core/options.ipynb #c9b3cf8c
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -64,7 +64,12 @@ def _split_limits(hint) -> tuple: # → the bare type, {limit: value}
 def _describe_range(limits: dict) -> list[str]:
     "Limits of a number, in words."
     between = 'ge' in limits and 'le' in limits
-    templates = dict(ge='{} or more', gt='above {}', le='at most {}', lt='below {}', multiple_of='a multiple of {}')
+    templates = dict(
+        ge='{} or more',
+        gt='above {}',
+        le='at most {}',
+        lt='below {}',
+        multiple_of='a multiple of {}')
     found = [f'from {limits["ge"]} to {limits["le"]}'] if between else []
     for name, template in templates.items():
         if name in limits and not (between and name in ('ge', 'le')): found.append(template.format(limits[name]))
@@ -165,11 +170,12 @@ def _short(value):
 
 def _check_keywords(who: str, kwargs: dict, known: list[str], positional: int, is_open: bool):
     "Raise `BadInput` for an unknown keyword, and for an argument that is given twice."
+    arguments = 'one of its arguments, ' + ', '.join(known)
+    once = 'this argument once; it is also given by its place'
     for key, value in kwargs.items():
-        where = f'{who}: {key}'
-        expected = 'one of its arguments, ' + ', '.join(known)
-        if key not in known and not is_open: raise BadInput(where, _short(value), expected, did_you_mean(key, known))
-        if key in known[:positional]: raise BadInput(where, _short(value), 'this argument once; it is also given by its place')
+        is_known = key in known or is_open
+        check(is_known, f'{who}: {key}', _short(value), arguments, did_you_mean(key, known))
+        check(key not in known[:positional], f'{who}: {key}', _short(value), once)
 
 def _check_call(checker: _Checker, who: str, args: tuple, kwargs: dict):
     "Raise `BadInput` for a call that does not fit the signature."
@@ -178,8 +184,8 @@ def _check_call(checker: _Checker, who: str, args: tuple, kwargs: dict):
     known = [p.name for p in named]
     positional = len(args) - ('self' in checker.signature.parameters)
     _check_keywords(who, kwargs, known, positional, is_open=any(p.kind is p.VAR_KEYWORD for p in parameters))
-    if positional > len(known):
-        raise BadInput(f'{who}: arguments', _short(args[-positional:]), f'at most {len(known)}: ' + ', '.join(known))
+    at_most = f'at most {len(known)}: ' + ', '.join(known)
+    if positional > len(known): raise BadInput(f'{who}: arguments', _short(args[-positional:]), at_most)
     for p in named[max(positional, 0):]:
         if p.default is not p.empty or p.name in kwargs: continue
         raise BadInput(f'{who}: {p.name}', _Shown('(missing)'), describe_type(checker.hints.get(p.name, Any)))
@@ -271,8 +277,11 @@ def describe(what) -> list[Option]: # of a class or function
     "Every argument: name, kind in words, default, comment."
     f = _function(what)
     checker, comments = _checker(f), _comments(f)
-    defaults = {p.name: p.default for p in checker.signature.parameters.values()}
-    return [Option(name, describe_type(hint), defaults[name], comments.get(name, ''), hint) for name, hint in checker.hints.items()]
+    found = []
+    for name, hint in checker.hints.items():
+        default = checker.signature.parameters[name].default
+        found.append(Option(name, describe_type(hint), default, comments.get(name, ''), hint))
+    return found
 
 def check_settings(what, settings: dict) -> dict: # what: a class or function; settings: by argument
     "Raise `BadInput` unless `what(**settings)` would pass its checks of single arguments; returns `settings`."

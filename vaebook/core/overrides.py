@@ -9,7 +9,7 @@ __all__ = ['Sweep', 'parse_override', 'quote', 'Overrides', 'translate_overrides
 import json, re
 from typing import NamedTuple
 
-from .errors import BadInput, check, check_choice, optional_import
+from .errors import check, check_choice, optional_import
 from .facade import BLOCKS, GROUPS, aliases, allowed_choices, is_open, translate
 
 # %% ../../nbs/core/overrides.ipynb #11e18768
@@ -33,18 +33,21 @@ def parse_override(override: str) -> tuple: # → path, value
     path = path.lstrip('+')
     try: value = _parse_value(text)
     except optional_import('hydra.errors').HydraException:
-        is_text = not text.startswith(('[', '{'))
-        check(is_text, path, text, 'a list or keys and values', 'A text that begins like this needs quotes within quotes.')
+        hint = 'A text that begins like this needs quotes within quotes.'
+        check(not text.startswith(('[', '{')), path, text, 'a list or keys and values', hint)
         return path, text
     is_text = path.rpartition('.')[2] in _TEXT_KEYS and isinstance(value, int | float)
     return path, text if is_text else value
+
+def _double_backslashes(match) -> str: # of backslashes before a quote, or before the end
+    return 2 * match[1] + ("\\'" if match[2] else '')
 
 def quote(value) -> str:
     "A Python value in Hydra's grammar."
     if isinstance(value, dict): return '{' + ', '.join(f'{key}: {quote(v)}' for key, v in value.items()) + '}'
     if isinstance(value, list | tuple): return '[' + ', '.join(map(quote, value)) + ']'
     if not isinstance(value, str): return json.dumps(value)
-    escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ''), value) # backslashes double before a quote
+    escaped = re.sub(r"(\\*)('|$)", _double_backslashes, value)
     return f"'{escaped}'"
 
 # %% ../../nbs/core/overrides.ipynb #781ee8c2
@@ -58,16 +61,18 @@ class Overrides(NamedTuple):
         "Both together, where these win."
         replaced = tuple(f'{block}.' for block in self.whole_blocks)
         kept = {key: value for key, value in other.values.items() if not f'{key}.'.startswith(replaced)}
-        return Overrides(other.groups | self.groups, kept | self.values, [*other.whole_blocks, *self.whole_blocks])
+        return Overrides(
+            other.groups | self.groups,
+            kept | self.values,
+            [*other.whole_blocks, *self.whole_blocks])
 
     def without(self, *keys: str) -> 'Overrides':
         "The same without the values of some keys."
         return self._replace(values={key: value for key, value in self.values.items() if key not in keys})
 
 # %% ../../nbs/core/overrides.ipynb #6adf8f6d
-def _is_whole_block(path: str, value, experiment: str) -> bool:
+def _is_whole_block(key: str, value, experiment: str) -> bool:
     "Is this a block of losses that is given whole?"
-    key, _ = translate(path, aliases(experiment))
     is_loss = key.split('.')[0] in ('loss', 'eval_loss') and is_open(f'{key}.', experiment)
     return isinstance(value, dict) and is_loss
 
@@ -83,24 +88,28 @@ def _leaves(path: str, value, experiment: str):
 def _translate_value(value, values: dict): # values: the user's → ours
     "A value in our own words, for `device: cuda`; of a sweep each one."
     if isinstance(value, dict | list) or not values: return value
-    if isinstance(value, Sweep): return Sweep(','.join(_translate_value(part, values) for part in value.split(',')))
+    if isinstance(value, Sweep):
+        parts = [_translate_value(part, values) for part in value.split(',')]
+        return Sweep(','.join(parts))
     word = json.dumps(value).lower().strip('"')
     return {str(key): ours for key, ours in values.items()}.get(word, value)
 
 # %% ../../nbs/core/overrides.ipynb #29473ed8
 def translate_overrides(pairs, experiment: str) -> Overrides: # pairs: (path, value) as the user gave them
-    "All overrides in our own names; raises `BadInput` where two names of one key disagree, and for an unknown choice."
+    "All overrides in our own names; raises `BadInput` if two names of one key disagree or a choice is unknown."
     found = Overrides({}, {}, [])
     given_as = {} # key → the path by which the user gave it
     for path, value in dict(pairs).items():
-        if _is_whole_block(path, value, experiment): found.whole_blocks.append(translate(path, aliases(experiment))[0])
+        block, _ = translate(path, aliases(experiment))
+        if _is_whole_block(block, value, experiment): found.whole_blocks.append(block)
         for leaf, part in _leaves(path, value, experiment):
             key, values = translate(leaf, aliases(experiment))
             part = _translate_value(part, values)
             is_choice = key.split('@')[0] in GROUPS and not isinstance(part, dict)
             place = found.groups if is_choice else found.values
             agrees = key not in place or given_as[key] == leaf or place[key] == part
-            check(agrees, leaf, part, f'the same as {given_as.get(key)}={place.get(key)}', f'Both mean {key}: give one of them.')
+            earlier = f'{given_as.get(key)}={place.get(key)}'
+            check(agrees, leaf, part, f'the same as {earlier}', f'Both mean {key}: give one of them.')
             if is_choice:
                 part = str(part)
                 for choice in part.split(','): check_choice(leaf, choice, allowed_choices(experiment, key))

@@ -12,7 +12,7 @@ from .errors import BadInput, check_choice
 _PLAIN = bool, int, float, str, list, dict, tuple, type(None)
 
 def check_names(names: dict): # globals() of the notebook
-    "Refuse plain values that no annotated parameter declares; only once in a kernel, before later cells add names of their own."
+    "Refuse plain values that no annotated parameter declares; once in a kernel, before later cells add names."
     if names.get('_parameters_checked'): return
     declared = names['__annotations__']
     for name, value in names.items():
@@ -25,8 +25,7 @@ def as_list(value) -> list:
     "`'0,3,4'` → [0, 3, 4]."
     if isinstance(value, str): value = value.strip('[]() ').split(',')
     values = value if isinstance(value, list | tuple) else [value]
-    is_whole = lambda v: str(v).strip().lstrip('-').isdigit()
-    return [int(v) if is_whole(v) else v for v in values]
+    return [int(v) if str(v).strip().lstrip('-').isdigit() else v for v in values]
 
 def _as_bool(value) -> bool:
     if isinstance(value, bool): return value

@@ -28,37 +28,44 @@ def _is(key: str, *values) -> Callable: return lambda cfg: _value(cfg, key) in v
 def _is_not(key: str, *values) -> Callable: return lambda cfg: _value(cfg, key) not in values
 def _positive(*keys: str) -> Callable: return lambda cfg: any((_value(cfg, key) or 0) > 0 for key in keys)
 
+def _weighted(family: str, loss: str) -> Rule:
+    "The settings of a loss with weight 0 are unused."
+    weight = f'loss.{family}.weights.{loss}'
+    return Rule(f'loss.{family}.{loss}.config.*', _positive(weight), weight)
+
 _AUDIO_FILES = 'speech16k', 'music44k', 'samples44k', 'audio_folder'
-_READ_DATA = Rule('dataset.root dataset.tasks dataset.new_tasks dataset.task dataset.environment dataset.domain_task dataset.sprites '
-                  'dataset.val_root dataset.weights dataset.level dataset.distractor dataset.difficulty dataset.repeat',
+_READ_DATA = Rule('dataset.root dataset.tasks dataset.new_tasks dataset.task dataset.environment dataset.domain_task '
+                  'dataset.sprites dataset.val_root dataset.weights dataset.level dataset.distractor dataset.difficulty dataset.repeat',
                   _is_not('dataset.stand_in', True), 'dataset.stand_in')
 _DISCRIMINATOR = 'loss.discriminator.weights.adversarial', 'loss.discriminator.weights.feature_matching'
 RULES = dict(
     cvae=[
-        Rule('loss.lam_ml loss.alpha_samples loss.beta_samples loss.estimator loss.form loss.conditional loss.causal_warmup_steps '
-             'loss.causal_every loss.chunk_size', _is('loss.use_causal', True), 'loss.use_causal')],
+        Rule('loss.lam_ml loss.alpha_samples loss.beta_samples loss.estimator loss.form loss.conditional '
+             'loss.causal_warmup_steps loss.causal_every loss.chunk_size', _is('loss.use_causal', True), 'loss.use_causal')],
     latent_actions=[
-        Rule('dataset.horizon dataset.stride dataset.tail dataset.val_fraction dataset.weights dataset.root dataset.num_workers',
-             _is('dataset.module', None), 'dataset.module'),
+        Rule('dataset.horizon dataset.stride dataset.tail dataset.val_fraction dataset.weights dataset.root '
+             'dataset.num_workers', _is('dataset.module', None), 'dataset.module'),
         Rule('model.bound model.noise', _is('model.bottleneck', 'fsq'), 'model.bottleneck'),
         Rule('model.stages', _is('model.bottleneck', 'rfsq', 'rvq'), 'model.bottleneck'),
         Rule('model.code_dim', _is('model.bottleneck', 'vq', 'rvq'), 'model.bottleneck'),
         Rule('model.entropy_cost', _is('model.bottleneck', 'lfq'), 'model.bottleneck')],
     causal_video=[
-        Rule('loss.disc_start loss.disc_width loss.disc_layers loss.disc_norm loss.disc_lr loss.adaptive', _positive('loss.disc_weight'), 'loss.disc_weight'),
+        Rule('loss.disc_start loss.disc_width loss.disc_layers loss.disc_norm loss.disc_lr loss.adaptive',
+             _positive('loss.disc_weight'), 'loss.disc_weight'),
         Rule('loss.perceptual_weight', _is_not('loss.perceptual', 'none'), 'loss.perceptual'),
         Rule('loss.perceptual_weights loss.on_missing', _is('loss.perceptual', 'lpips'), 'loss.perceptual'),
         Rule('model.z_channels model.kl_weight model.kl_per', _is('model.bottleneck', 'gaussian'), 'model.bottleneck'),
         Rule('model.commitment_cost', _is('model.bottleneck', 'vq', 'rvq'), 'model.bottleneck'),
         Rule('model.entropy_cost', _is('model.bottleneck', 'lfq'), 'model.bottleneck'),
         Rule('model.quantizer', _is_not('model.bottleneck', 'gaussian'), 'model.bottleneck'),
-        Rule('dataset.stride dataset.dynamic_stride dataset.windows_per_video dataset.flip dataset.on_error dataset.preload_gb '
-             'dataset.val_fraction', lambda cfg: _is_not('dataset.name', 'moving')(cfg) and not cfg['dataset']['stand_in'], 'dataset.name'),
+        Rule('dataset.stride dataset.dynamic_stride dataset.windows_per_video dataset.flip dataset.on_error '
+             'dataset.preload_gb dataset.val_fraction',
+             lambda cfg: _is_not('dataset.name', 'moving')(cfg) and not cfg['dataset']['stand_in'], 'dataset.name'),
         Rule('dataset.train_clips dataset.sprites', _is('dataset.name', 'moving'), 'dataset.name')],
     audio=[
         Rule('loss.discriminator.type loss.discriminator.config.*', _positive(*_DISCRIMINATOR), 'loss.discriminator.weights'),
-        *(Rule(f'loss.{family}.{loss}.config.*', _positive(f'loss.{family}.weights.{loss}'), f'loss.{family}.weights.{loss}')
-          for family, losses in dict(spectral='stft_mse mrstft mel phase', time='l1 l2 sisdr').items() for loss in losses.split()),
+        *(_weighted('spectral', loss) for loss in ('stft_mse', 'mrstft', 'mel', 'phase')),
+        *(_weighted('time', loss) for loss in ('l1', 'l2', 'sisdr')),
         Rule('loss.bottleneck.weights.kl', _is('model.bottleneck.type', 'vae', 'complex_vae'), 'model.bottleneck.type'),
         Rule('loss.bottleneck.weights.mmd', _is('model.bottleneck.type', 'wasserstein'), 'model.bottleneck.type'),
         Rule('loss.bottleneck.weights.norm', _is('model.bottleneck.type', 'softnorm'), 'model.bottleneck.type'),
@@ -67,7 +74,8 @@ RULES = dict(
         Rule('model.tanh', _is('model.stft', None), 'model.stft'),
         Rule('dataset.val_every dataset.val_crops dataset.rounds dataset.skip_broken',
              lambda cfg: cfg['dataset']['name'] in _AUDIO_FILES and not cfg['dataset']['stand_in'], 'dataset.name'),
-        Rule('dataset.train_tones dataset.val_tones', lambda cfg: cfg['dataset']['name'] == 'tones' or cfg['dataset']['stand_in'], 'dataset.name')],
+        Rule('dataset.train_tones dataset.val_tones',
+             lambda cfg: cfg['dataset']['name'] == 'tones' or cfg['dataset']['stand_in'], 'dataset.name')],
     world=[
         Rule('dataset.difficulty', _is_not('dataset.distractor', 'none'), 'dataset.distractor'),
         Rule('dataset.task dataset.repeat dataset.level dataset.distractor', _is('dataset.name', 'dmc'), 'dataset.name'),
