@@ -35,13 +35,15 @@ def _weighted(family: str, loss: str) -> Rule:
 
 _AUDIO_FILES = 'speech16k', 'music44k', 'samples44k', 'audio_folder'
 _READ_DATA = Rule('dataset.root dataset.tasks dataset.new_tasks dataset.task dataset.environment dataset.domain_task '
-                  'dataset.sprites dataset.val_root dataset.weights dataset.level dataset.distractor dataset.difficulty dataset.repeat',
+                  'dataset.sprites dataset.val_root dataset.weights dataset.level dataset.distractor dataset.difficulty '
+                  'dataset.repeat',
                   _is_not('dataset.stand_in', True), 'dataset.stand_in')
 _DISCRIMINATOR = 'loss.discriminator.weights.adversarial', 'loss.discriminator.weights.feature_matching'
 RULES = dict(
     cvae=[
         Rule('loss.lam_ml loss.alpha_samples loss.beta_samples loss.estimator loss.form loss.conditional '
-             'loss.causal_warmup_steps loss.causal_every loss.chunk_size', _is('loss.use_causal', True), 'loss.use_causal')],
+             'loss.causal_warmup_steps loss.causal_every loss.chunk_size',
+             _is('loss.use_causal', True), 'loss.use_causal')],
     latent_actions=[
         Rule('dataset.horizon dataset.stride dataset.tail dataset.val_fraction dataset.weights dataset.root '
              'dataset.num_workers', _is('dataset.module', None), 'dataset.module'),
@@ -63,13 +65,15 @@ RULES = dict(
              lambda cfg: _is_not('dataset.name', 'moving')(cfg) and not cfg['dataset']['stand_in'], 'dataset.name'),
         Rule('dataset.train_clips dataset.sprites', _is('dataset.name', 'moving'), 'dataset.name')],
     audio=[
-        Rule('loss.discriminator.type loss.discriminator.config.*', _positive(*_DISCRIMINATOR), 'loss.discriminator.weights'),
+        Rule('loss.discriminator.type loss.discriminator.config.*',
+             _positive(*_DISCRIMINATOR), 'loss.discriminator.weights'),
         *(_weighted('spectral', loss) for loss in ('stft_mse', 'mrstft', 'mel', 'phase')),
         *(_weighted('time', loss) for loss in ('l1', 'l2', 'sisdr')),
         Rule('loss.bottleneck.weights.kl', _is('model.bottleneck.type', 'vae', 'complex_vae'), 'model.bottleneck.type'),
         Rule('loss.bottleneck.weights.mmd', _is('model.bottleneck.type', 'wasserstein'), 'model.bottleneck.type'),
         Rule('loss.bottleneck.weights.norm', _is('model.bottleneck.type', 'softnorm'), 'model.bottleneck.type'),
-        Rule('loss.bottleneck.weights.commitment', _is('model.bottleneck.type', 'vq', 'rvq', 'dac_rvq'), 'model.bottleneck.type'),
+        Rule('loss.bottleneck.weights.commitment',
+             _is('model.bottleneck.type', 'vq', 'rvq', 'dac_rvq'), 'model.bottleneck.type'),
         Rule('loss.bottleneck.weights.entropy', _is('model.bottleneck.type', 'lfq'), 'model.bottleneck.type'),
         Rule('model.tanh', _is('model.stft', None), 'model.stft'),
         Rule('dataset.val_every dataset.val_crops dataset.rounds dataset.skip_broken',
@@ -78,7 +82,8 @@ RULES = dict(
              lambda cfg: cfg['dataset']['name'] == 'tones' or cfg['dataset']['stand_in'], 'dataset.name')],
     world=[
         Rule('dataset.difficulty', _is_not('dataset.distractor', 'none'), 'dataset.distractor'),
-        Rule('dataset.task dataset.repeat dataset.level dataset.distractor', _is('dataset.name', 'dmc'), 'dataset.name'),
+        Rule('dataset.task dataset.repeat dataset.level dataset.distractor',
+             _is('dataset.name', 'dmc'), 'dataset.name'),
         Rule('loss.rgb.*', _is('loss.balancer', 'rgb'), 'loss.balancer'),
         Rule('loss.beta.warmup', _is('loss.beta.warmup_epochs', None), 'loss.beta.warmup_epochs'),
         Rule('model.sigma', _is('model.likelihood', 'gaussian'), 'model.likelihood')])
