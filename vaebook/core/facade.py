@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONF', 'GROUPS', 'BLOCKS', 'load_yaml', 'choices', 'flat_settings', 'experiment_entry', 'owner', 'recipes',
-           'allowed_choices', 'own_aliases', 'aliases', 'translate', 'config_keys', 'has_key', 'is_open',
-           'infer_experiment']
+           'allowed_choices', 'own_aliases', 'aliases', 'translate', 'has_key', 'is_open', 'infer_experiment']
 
 # %% ../../nbs/core/facade.ipynb #6e9d5145
 import functools
@@ -106,7 +105,7 @@ def translate(path: str, table: dict) -> tuple[str, dict]: # → our key, {the u
 
 # %% ../../nbs/core/facade.ipynb #b924c5be
 @functools.cache
-def config_keys(experiment: str) -> set[str]:
+def _config_keys(experiment: str) -> set[str]:
     "Every key that a run of an experiment may have, by its files."
     keys = set(flat_settings('config'))
     for recipe in recipes(experiment): keys |= set(flat_settings(f'recipe/{recipe}'))
@@ -116,7 +115,7 @@ def config_keys(experiment: str) -> set[str]:
         for name in names: keys |= {f'{group}.{key}' for key in flat_settings(f'{group}/{name}')}
     for part, entry in load_yaml('experiments').items():
         if entry.get('part_of') != experiment: continue
-        keys |= {f'{part}.{key}' for key in config_keys(part) if key.startswith(('model.', 'trainer.'))}
+        keys |= {f'{part}.{key}' for key in _config_keys(part) if key.startswith(('model.', 'trainer.'))}
     return keys
 
 def has_key(keys, key: str) -> bool:
@@ -137,7 +136,7 @@ def _is_known(experiment: str, path: str) -> bool:
     table = own_aliases(experiment)
     if path in table: return True
     key, _ = translate(path, table)
-    return has_key(config_keys(experiment), key) or key != path and is_open(key, experiment)
+    return has_key(_config_keys(experiment), key) or key != path and is_open(key, experiment)
 
 def _belongs_to(experiment: str, path: str, value) -> bool:
     "Does a path with its value mean something in an experiment?"
@@ -158,7 +157,7 @@ def _unknown_choice(path: str, value, experiments: list[str]) -> BadInput:
 
 def _unknown_key(path: str, value, experiments: list[str]) -> BadInput:
     "The error for a key that no experiment has."
-    known = {key for name in experiments for key in (*config_keys(name), *own_aliases(name))}
+    known = {key for name in experiments for key in (*_config_keys(name), *own_aliases(name))}
     hint = did_you_mean(path, sorted(known)) or 'vaebook-train --help lists them.'
     return BadInput(path, value, 'a key of the configuration', hint)
 

@@ -56,7 +56,7 @@ def reading(
     path,                # the file, as the error should name it
     what: str,           # what it should be, such as 'JSON'
     hint: str = 'Download or write it again.',
-    errors=Exception):   # the kinds of error that the file is to blame for
+    errors: type[Exception] | tuple[type[Exception], ...] = Exception): # those that the file is to blame for
     "An error inside becomes a `BadInput` that names the file."
     try: yield
     except (BadInput, ImportError): raise

@@ -42,18 +42,18 @@ class Term(NamedTuple):
     def weighted(self) -> Tensor: return self.weight * self.value
 
 # %% ../../nbs/core/latent.ipynb #88d0c44b
-def _loss_rows(terms: dict) -> list: # name → `Term`, without gradient
+def _loss_rows(terms: dict[str, Term]) -> list: # without gradient
     "Header, a row for each term, and the total: name, raw value, weight, weighted value, share."
     total = sum(term.weighted for term in terms.values())
     scale = sum(abs(float(term.weighted)) for term in terms.values()) or 1.
-    rows = [['term', 'value', 'weight', 'weighted', 'share']]
+    rows: list[list] = [['term', 'value', 'weight', 'weighted', 'share']]
     for name, term in terms.items():
         weighted = float(term.weighted)
         rows.append([name, float(term.value), float(term.weight), weighted, f'{abs(weighted) / scale:.0%}'])
     return [*rows, ['total', '', '', float(total), '']]
 
 # %% ../../nbs/core/latent.ipynb #b4c6968e
-class LossTerms(dict):
+class LossTerms(dict[str, Term]):
     "Named, weighted loss terms: `LossTerms(recon=x, kl=(y, 0.1))`; the training loop reads `total` and `tasks`."
     def __init__(self, **terms): # name → value, (value, weight), (value, weight, task), or `Term`
         super().__init__()

@@ -35,8 +35,8 @@ def _weighted(family: str, loss: str) -> Rule:
 
 _AUDIO_FILES = 'speech16k', 'music44k', 'samples44k', 'audio_folder'
 _READ_DATA = Rule('dataset.root dataset.tasks dataset.new_tasks dataset.task dataset.environment dataset.domain_task '
-                  'dataset.sprites dataset.val_root dataset.weights dataset.level dataset.distractor dataset.difficulty '
-                  'dataset.repeat',
+                  'dataset.sprites dataset.val_root dataset.weights dataset.level dataset.distractor '
+                  'dataset.difficulty dataset.repeat',
                   _is_not('dataset.stand_in', True), 'dataset.stand_in')
 _DISCRIMINATOR = 'loss.discriminator.weights.adversarial', 'loss.discriminator.weights.feature_matching'
 RULES = dict(
