@@ -15,8 +15,11 @@ __version__ = '0.0.1' # as settings.ini says; a test holds them to be one
 LAYERS = 'core data layers bottlenecks losses models metrics trainers experiments viz export hub'.split()
 
 def _publish(layer: str):
-    "Give a layer the names of its list."
+    "Give a layer the names of its `__init__.pyi`."
     package = importlib.import_module(f'vaebook.{layer}')
-    package.__getattr__, package.__dir__, package.__all__ = lazy_loader.attach_stub(package.__name__, package.__file__)
+    get, names, public = lazy_loader.attach_stub(package.__name__, package.__file__)
+    package.__getattr__ = get
+    package.__dir__ = names
+    package.__all__ = public
 
-for _layer in LAYERS: _publish(_layer)
+for layer in LAYERS: _publish(layer)

@@ -40,9 +40,9 @@ def test_a_kernel_that_dies(tmp_path):
 
 
 def test_signals_before_there_is_a_kernel(capsys):
-    from vaebook.cli.main import Execution
-    with pytest.raises(KeyboardInterrupt): Execution().forward(signal.SIGINT, None)
-    with pytest.raises(SystemExit) as e: Execution().forward(signal.SIGTERM, None)
+    from vaebook.cli.main import _Execution
+    with pytest.raises(KeyboardInterrupt): _Execution().forward(signal.SIGINT, None)
+    with pytest.raises(SystemExit) as e: _Execution().forward(signal.SIGTERM, None)
     assert e.value.code == 75 and capsys.readouterr().err == 'vaebook: stopped by SIGTERM before the run began; the same command line starts it\n'
 
 

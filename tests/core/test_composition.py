@@ -8,13 +8,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers import said
-from vaebook.core.config import compose, parse, text
+from vaebook.core.config import compose, parse_override, quote
 from vaebook.core.errors import BadInput, flatten_dict
-from vaebook.core.facade import allowed, choices, names, own_names, read, recipes, translate
-from vaebook.train import best_model, configured, meant, model_folder, reopen, sweep_lines, train
+from vaebook.core.facade import allowed_choices, choices, aliases, own_aliases, load_yaml, recipes, translate
+from vaebook.train import best_model, compose_line, split_experiment, model_folder, reopen, _sweep_lines, train
 from vaebook.trainers.video import TrainingArguments
 
-EXPERIMENTS = list(read('experiments'))
+EXPERIMENTS = list(load_yaml('experiments'))
 
 
 # Which chapter: every command line that a document shows, and what each alone of their paths says
@@ -51,7 +51,7 @@ LINES = [
 @pytest.mark.parametrize('line, experiment, wanted', LINES, ids=[line or 'bare' for line, *_ in LINES])
 def test_lines_of_the_documents(line, experiment, wanted):
     "Each is a run of its chapter, and each key is where it belongs; Hydra composes once."
-    with mock.patch.object(hydra, 'compose', wraps=hydra.compose) as asked: cfg = configured(shlex.split(line))
+    with mock.patch.object(hydra, 'compose', wraps=hydra.compose) as asked: cfg = compose_line(shlex.split(line))
     assert asked.call_count == 1
     assert cfg.experiment == experiment
     assert {key: OmegaConf.select(cfg, key) for key in wanted} == wanted
@@ -60,7 +60,7 @@ def test_lines_of_the_documents(line, experiment, wanted):
 @pytest.mark.parametrize('line', ['trainer.num_steps=5', 'clearml.enable=false'])
 def test_a_launcher_does_not_change_the_meaning(line, monkeypatch):
     for key, value in dict(RANK='0', WORLD_SIZE='2', LOCAL_RANK='0', ACCELERATE_MIXED_PRECISION='no').items(): monkeypatch.setenv(key, value)
-    assert meant([line])[0] == 'latent_actions' and meant(['loss.lam_ml=0.1'])[0] == 'cvae'
+    assert split_experiment([line])[0] == 'latent_actions' and split_experiment(['loss.lam_ml=0.1'])[0] == 'cvae'
 
 
 REFUSED = [
@@ -75,7 +75,7 @@ REFUSED = [
 
 @pytest.mark.parametrize('line, message', REFUSED)
 def test_refused_lines(line, message):
-    with pytest.raises(BadInput) as e: configured(line.split())
+    with pytest.raises(BadInput) as e: compose_line(line.split())
     assert message in str(e.value)
 
 
@@ -90,12 +90,12 @@ def test_choices_are_those_of_the_experiment(experiment, said, message):
 
 
 def test_a_sweep_keeps_to_one_experiment():
-    with pytest.raises(BadInput, match='A sweep keeps to one experiment'): sweep_lines(['recipe=digits,latent_actions'])
+    with pytest.raises(BadInput, match='A sweep keeps to one experiment'): _sweep_lines(['recipe=digits,latent_actions'])
 
 
 def test_every_choice_belongs_to_one_experiment_and_composes():
     for group in ('model', 'dataset', 'loss'):
-        owners = {choice: [e for e in EXPERIMENTS if choice in (allowed(e, group) if e != 'classifier' or group == 'model' else [])] for choice in choices(group)}
+        owners = {choice: [e for e in EXPERIMENTS if choice in (allowed_choices(e, group) if e != 'classifier' or group == 'model' else [])] for choice in choices(group)}
         assert {c: o for c, o in owners.items() if len(o) != 1} == {}
     assert sorted(r for e in EXPERIMENTS if e != 'classifier' for r in recipes(e)) == choices('recipe')
 
@@ -111,8 +111,8 @@ def test_every_row_of_a_facade_leads_to_a_key():
     "A path that is shown names a key of its chapter, or a block that takes keys."
     for experiment in EXPERIMENTS:
         cfg = compose(experiment, size='paper')
-        for path in own_names(experiment):
-            key = translate(path, names(experiment))[0].split('@')[-1]
+        for path in own_aliases(experiment):
+            key = translate(path, aliases(experiment))[0].split('@')[-1]
             if key in ('smoke', 'recipe', 'trainer.num_gpus'): continue
             block = OmegaConf.select(cfg, key.removesuffix('.0').removesuffix('.1').rpartition('.')[0]) if '.' in key else cfg
             assert block is not None and (key.rpartition('.')[2] in block or key in ('logger.project', 'logger.task', 'logger.tags') or OmegaConf.is_list(block) or key[-2:] in ('.0', '.1')), (experiment, path, key)
@@ -134,18 +134,18 @@ ODD = ["it's here", 'two words', 'a=b', '#1', '50%', 'Bücher', 'say "hi"', 'x;y
 @pytest.mark.parametrize('value', ODD)
 def test_odd_values_pass(value, tmp_path):
     "By the command line, a notebook's parameter, its overrides, a sweep, and what a saved run says of itself."
-    quoted = text(value)
-    assert configured(['dataset=digits', f'run_dir={quoted}']).run_dir == value
+    quoted = quote(value)
+    assert compose_line(['dataset=digits', f'run_dir={quoted}']).run_dir == value
     assert compose('cvae', dataset='digits', run_dir=value).run_dir == value
     assert compose('cvae', f'dataset=digits {shlex.quote(f"run_dir={quoted}")}').run_dir == value
-    assert json.loads(parse(sweep_lines(['dataset=digits', f'run_dir={quoted}', 'seed=1,2'])[-1])[1])['values']['run_dir'] == value
+    assert json.loads(parse_override(_sweep_lines(['dataset=digits', f'run_dir={quoted}', 'seed=1,2'])[-1])[1])['values']['run_dir'] == value
     plain = value not in ('a,b', '[1', "''")
-    if plain: assert configured(['dataset=digits', f'run_dir={value}']).run_dir == value
+    if plain: assert compose_line(['dataset=digits', f'run_dir={value}']).run_dir == value
 
 
 @pytest.mark.parametrize('value', ['a,b', '[1'])
 def test_values_that_want_quotes_say_so(value):
-    with pytest.raises(BadInput, match='quotes within quotes'): configured(['dataset=digits', f'run_dir={value}'])
+    with pytest.raises(BadInput, match='quotes within quotes'): compose_line(['dataset=digits', f'run_dir={value}'])
 
 
 def test_overrides_that_a_shell_could_not_split():
@@ -159,7 +159,7 @@ def audio(*words): return compose('audio', list(words), size='paper')
 
 def test_a_loss_given_whole_is_the_whole_loss():
     block = dict(spectral=dict(stft_mse=dict(config=dict(reduction='mean')), weights=dict(stft_mse=1.0)))
-    assert audio(f'trainer.loss_config={text(block)}').loss == block
+    assert audio(f'trainer.loss_config={quote(block)}').loss == block
     assert audio('trainer.loss_config={time: {weights: {l1: 1.0}}}', 'trainer.loss_config.time.weights.l2=2.0').loss == dict(time=dict(weights=dict(l1=1.0, l2=2.0)))
     assert audio('loss.spectral={mel: {}, weights: {mel: 1.0}}').loss.spectral == dict(mel={}, weights=dict(mel=1.0))
     assert audio('loss.spectral={mel: {}, weights: {mel: 1.0}}').loss.time.weights.l1 == 10.0
@@ -204,10 +204,10 @@ def differing(a, b):
 
 def test_only_what_is_said_changes_a_run_that_goes_on(begun):
     folder, cfg = begun
-    assert differing(configured([f'resume={folder}']), cfg) == ['resume']
-    assert differing(configured([f'resume={folder}', 'trainer.max_steps=50', 'smoke=true', 'recipe=causal_video', 'size=auto']), cfg) == ['resume', 'trainer.max_steps']
-    assert differing(configured([f'resume={folder}', 'logger=tensorboard']), cfg) == ['logger.name', 'resume']
-    assert differing(configured([f'resume={folder}', 'recipe=causal_video_gan', 'dataset=clips']), cfg)[-3:] != [] # and `Run` says which
+    assert differing(compose_line([f'resume={folder}']), cfg) == ['resume']
+    assert differing(compose_line([f'resume={folder}', 'trainer.max_steps=50', 'smoke=true', 'recipe=causal_video', 'size=auto']), cfg) == ['resume', 'trainer.max_steps']
+    assert differing(compose_line([f'resume={folder}', 'logger=tensorboard']), cfg) == ['logger.name', 'resume']
+    assert differing(compose_line([f'resume={folder}', 'recipe=causal_video_gan', 'dataset=clips']), cfg)[-3:] != [] # and `Run` says which
 
 
 def test_dataclass_defaults_do_not_change_a_run_that_goes_on(begun):
@@ -221,8 +221,8 @@ def test_dataclass_defaults_do_not_change_a_run_that_goes_on(begun):
 
 def test_resume_auto(begun, tmp_path):
     folder, cfg = begun
-    assert differing(configured([f'run_dir={folder}', 'resume=auto']), cfg) == ['resume', 'run_dir']
-    new = configured([f'run_dir={folder}/new', 'resume=auto', 'dataset=clips'])
+    assert differing(compose_line([f'run_dir={folder}', 'resume=auto']), cfg) == ['resume', 'run_dir']
+    new = compose_line([f'run_dir={folder}/new', 'resume=auto', 'dataset=clips'])
     assert (new.resume, new.dataset.name, new.logger.name) == ('auto', 'clips', 'csv')
 
 

@@ -17,7 +17,7 @@ from vaebook.models.action_tokenizer import ActionTokenizer
 from vaebook.models.audio import AutoEncoder
 from vaebook.models.fsq_vqvae import FSQVQVAE
 from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
-from vaebook.core.options import Count, Counts, Flag, Natural, Settings, Share, Weight, check_settings, checked, describe, words
+from vaebook.core.options import Count, Counts, Flag, Natural, Settings, Share, Weight, check_settings, checked, describe, describe_type
 from vaebook.core.pretrained import Pretrained
 
 NAN, INF = float('nan'), float('inf')
@@ -263,7 +263,7 @@ def test_types(hint, right, wrong):
     for value in right: assert f(value) is value or f(value) == value
     for value in wrong:
         with pytest.raises(BadInput, match='f: x='): f(value)
-    assert words(hint)
+    assert describe_type(hint)
 
 
 def test_one_check_costs_little():

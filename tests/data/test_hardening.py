@@ -176,8 +176,8 @@ KINDS |= dict(latents_index=latents('index.json'), latents_shard=latents('latent
 
 @kind
 def yaml_parameters(d):
-    from vaebook.cli.main import read_yaml
-    return written(d / 'mine.yml', b'general:\n  seed: 1\nvae:\n  n_alpha: 2\n  list: [1, 2]\n'), read_yaml
+    from vaebook.cli.main import read_parameters
+    return written(d / 'mine.yml', b'general:\n  seed: 1\nvae:\n  n_alpha: 2\n  list: [1, 2]\n'), read_parameters
 
 
 @pytest.mark.parametrize('name', KINDS)

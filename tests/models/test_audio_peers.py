@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import set_json, set_weights
-from vaebook.core.config import read
+from vaebook.core.config import load_yaml
 from vaebook.core import BadInput
 from vaebook.models.audio import AutoEncoder
 from vaebook.models.encodec_dac import CONFIG, FILES, dac_arguments, encodec_arguments, from_dac, from_encodec, load_audio
@@ -54,7 +54,7 @@ def test_encodec_as_published():
     assert torch.equal(latent.info['indices'], codes[0].mT) and codes.unique().numel() > 100
     close(ours.encoder(x)[:, :, 0], theirs.encoder(x))
     close(ours.decode(latent.z), theirs.decode(codes, [None]).audio_values)
-    recipe = AutoEncoder.from_config(read('model/encodec_24khz'))
+    recipe = AutoEncoder.from_config(load_yaml('model/encodec_24khz'))
     assert shapes(recipe) == shapes(ours)
 
 
@@ -72,7 +72,7 @@ def test_dac_as_published():
     assert torch.equal(latent.info['indices'], codes.mT) and codes.unique().numel() > 20
     close(ours.encoder(x)[:, :, 0], theirs.encoder(x))
     close(ours.decode(latent.z)[:, 0], theirs.decode(audio_codes=codes).audio_values)
-    recipe = AutoEncoder.from_config(read('model/dac_44khz'))
+    recipe = AutoEncoder.from_config(load_yaml('model/dac_44khz'))
     assert shapes(recipe) == shapes(ours)
 
 

@@ -8,46 +8,48 @@ __all__ = ['ERRORS', 'world', 'is_main', 'is_launched', 'local_world', 'from_mai
            'report', 'launch']
 
 # %% ../../nbs/core/distributed.ipynb #65c70f81
-import os, signal, sys, tempfile
+import logging, os, signal, sys, tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import BadInput, check, optional_import
+from .errors import BadInput, check, optional_import
 
 # %% ../../nbs/core/distributed.ipynb #04dc9521
-def _from_slurm():
-    "Set what PyTorch's launchers would have set, from what `srun` says."
+def _translate_slurm():
+    "Set the variables of PyTorch's launchers from those of `srun`."
     slurm = optional_import('pytorch_lightning.plugins.environments').SLURMEnvironment(auto_requeue=False)
     nodes = int(os.environ.get('SLURM_NNODES', 1))
-    told = dict(
+    variables = dict(
         RANK=slurm.global_rank(),
         WORLD_SIZE=slurm.world_size(),
         LOCAL_RANK=slurm.local_rank(),
         LOCAL_WORLD_SIZE=slurm.world_size() // nodes,
         MASTER_ADDR=slurm.main_address,
         MASTER_PORT=slurm.main_port)
-    os.environ.update({k: str(v) for k, v in told.items()})
+    os.environ.update({name: str(value) for name, value in variables.items()})
 
 def world() -> tuple[int, int]: # (rank, number of processes)
     "Which process this is, and of how many, from the environment."
-    if 'RANK' not in os.environ and int(os.environ.get('SLURM_STEP_NUM_TASKS') or 1) > 1: _from_slurm()
+    under_srun = int(os.environ.get('SLURM_STEP_NUM_TASKS') or 1) > 1
+    if 'RANK' not in os.environ and under_srun: _translate_slurm()
     return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
 
 def is_main() -> bool: return world()[0] == 0
 
 def is_launched() -> bool:
-    "Was this process started by a launcher, beside others?"
+    "Was this process started by a launcher, together with others?"
     return world()[1] > 1
 
 def local_world() -> tuple[int, int]: # (processes of this machine, machines)
-    "How the processes of a launcher are spread."
+    "How the processes of a launcher are spread over machines."
     size = world()[1]
     here = int(os.environ.get('LOCAL_WORLD_SIZE', size))
     return here, size // here
 
 # %% ../../nbs/core/distributed.ipynb #c578edf3
-def _meet():
-    "Open the process group of all processes, if it is not there yet."
+def _init_process_group():
+    "Open the process group of all processes, if it is not open yet."
     torch = optional_import('torch')
     dist = torch.distributed
     if dist.is_initialized(): return
@@ -55,17 +57,18 @@ def _meet():
     if on_gpu: torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     dist.init_process_group('cpu:gloo,cuda:nccl' if on_gpu else 'gloo')
 
-def from_main(make): # function of nothing
-    "What `make()` gives in rank 0, in every process; a `BadInput` there is one everywhere."
+def from_main(make): # a function without arguments
+    "What `make()` returns in rank 0, in every process; a `BadInput` there is raised in all of them."
     if not is_launched(): return make()
-    _meet()
+    _init_process_group()
     box = [None]
     if is_main():
         try: box = [make()]
         except BadInput as e: box = [e]
     optional_import('torch').distributed.broadcast_object_list(box)
-    if isinstance(box[0], BadInput): raise box[0]
-    return box[0]
+    found = box[0]
+    if isinstance(found, BadInput): raise found
+    return found
 
 # %% ../../nbs/core/distributed.ipynb #3104ba59
 if TYPE_CHECKING: import torch # never imported by --help
@@ -113,23 +116,30 @@ def broadcast_from_first(x: 'torch.Tensor') -> 'torch.Tensor':
 def _gpus() -> int: # found on this machine
     return optional_import('torch').accelerator.device_count()
 
+def _on_cpu(t) -> bool: return t['accelerator'] == 'cpu' or not _gpus()
+
 def device_numbers(t) -> list[int]: # `trainer` block: accelerator, devices
-    "The devices of this machine that a run asks for, one process each; raises `BadInput` for those it has not."
-    wanted, on_cpu = t['devices'], t['accelerator'] == 'cpu' or not _gpus()
+    "The devices of this machine that a run asks for, one process each; raises `BadInput` if it has none such."
+    wanted, on_cpu = t['devices'], _on_cpu(t)
     if isinstance(wanted, str) and wanted.lstrip('-').isdigit(): wanted = int(wanted)
     if wanted in ('auto', -1): wanted = 1 if on_cpu else _gpus()
-    numbers = list(range(wanted)) if type(wanted) is int else wanted
-    ok = hasattr(numbers, '__len__') and not isinstance(numbers, str) and len(numbers) and all(type(n) is int and n >= 0 for n in numbers)
-    check(ok and len(set(numbers)) == len(numbers), 'devices', t['devices'], 'auto, a number of devices, or a list such as [0, 1]')
-    there = on_cpu or max(numbers) < _gpus()
-    check(there, 'devices', t['devices'], f'devices of this machine, 0 to {_gpus() - 1}', 'trainer.accelerator=cpu takes the CPU.')
+    numbers = range(wanted) if type(wanted) is int else wanted
+    is_list = hasattr(numbers, '__len__') and not isinstance(numbers, str) and len(numbers) > 0
+    valid = is_list and all(type(n) is int and n >= 0 for n in numbers) and len(set(numbers)) == len(numbers)
+    check(valid, 'devices', t['devices'], 'auto, a number of devices, or a list such as [0, 1]')
+    if not on_cpu and max(numbers) >= _gpus():
+        expected = f'devices of this machine, 0 to {_gpus() - 1}'
+        raise BadInput('devices', t['devices'], expected, 'trainer.accelerator=cpu takes the CPU.')
     return list(numbers)
 
 def check_machines(t): # `trainer` block: num_nodes
     "Raise `BadInput` where several machines are asked for without a launcher on each."
-    if t['num_nodes'] in (1, None) or is_launched(): return
-    line = f'torchrun --nnodes={t["num_nodes"]} --nproc-per-node={len(device_numbers(t))} --rdzv-backend=c10d --rdzv-endpoint=<first machine>:29500'
-    check(False, 'num_nodes', t['num_nodes'], '1, or a launcher on each machine', f'Start there: {line} -m vaebook.train …, or use srun.')
+    nodes = t['num_nodes']
+    if nodes in (1, None) or is_launched(): return
+    size = f'--nnodes={nodes} --nproc-per-node={len(device_numbers(t))}'
+    meeting = '--rdzv-backend=c10d --rdzv-endpoint=<first machine>:29500'
+    hint = f'Start there: torchrun {size} {meeting} -m vaebook.train …, or use srun.'
+    raise BadInput('num_nodes', nodes, '1, or a launcher on each machine', hint)
 
 # %% ../../nbs/core/distributed.ipynb #0e260b95
 ERRORS = 'VAEBOOK_ERRORS' # environment variable: the folder where a process leaves its error
@@ -139,40 +149,70 @@ def report(error: BadInput):
     folder = os.environ.get(ERRORS)
     if folder: Path(folder, f'{world()[0]}.txt').write_text(str(error), encoding='utf-8')
 
-def _reported(folder) -> BadInput | None: # the error of the lowest rank
-    texts = [p.read_text(encoding='utf-8') for p in sorted(Path(folder).glob('*.txt'))]
-    texts.sort(key=lambda text: (not text.startswith('batch['), not text.startswith('train/'))) # what began it, if one process saw that
-    return BadInput.again(texts[0]) if texts else None
+def _reported(folder) -> BadInput | None:
+    "The error that began it: one about a batch or a loss that one process saw, else that of the lowest rank."
+    messages = [path.read_text(encoding='utf-8') for path in sorted(Path(folder).glob('*.txt'))]
+    messages.sort(key=lambda message: (not message.startswith('batch['), not message.startswith('train/')))
+    return BadInput.from_message(messages[0]) if messages else None
 
-def _with_devices(numbers: list[int], # of the devices
-                  on_cpu: bool) -> dict: # variables of the environment
+# %% ../../nbs/core/distributed.ipynb #02616d6f
+_SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2 # that reach all processes
+
+def _visible_devices(
+    numbers: list[int],       # of the devices
+    on_cpu: bool) -> dict:    # variables of the environment
     "So that process i sees the i-th of the devices; on CPUs none."
     if on_cpu: return dict(CUDA_VISIBLE_DEVICES='')
     before = os.environ.get('CUDA_VISIBLE_DEVICES')
     visible = before.split(',') if before else list(map(str, range(_gpus())))
     return dict(CUDA_VISIBLE_DEVICES=','.join(visible[n] for n in numbers)) if visible else {}
 
-_SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2 # that reach all processes
+@contextmanager
+def _environment(variables: dict):
+    "Set environment variables; in the end, put them and the handlers of signals back."
+    handlers = {s: signal.getsignal(s) for s in _SIGNALS}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try: yield
+    finally:
+        for s, handler in handlers.items(): signal.signal(s, handler)
+        for name, value in before.items():
+            if value is None: os.environ.pop(name, None)
+            else: os.environ[name] = value
 
-def launch(module: str, # to run, once a device
-           arguments: list[str],
-           t): # `trainer` block: accelerator, devices
-    "Run `python -m <module> <arguments>` in one process a device; raises the `BadInput`, or the `SystemExit`, that ended them."
-    api, errors = optional_import('torch.distributed.launcher.api'), optional_import('torch.distributed.elastic.multiprocessing')
-    for name in ('torch.distributed.elastic', 'torch.distributed.elastic.agent.server.api', 'torch.distributed.run'): optional_import('logging').getLogger(name).setLevel('CRITICAL')
-    numbers, on_cpu = device_numbers(t), t['accelerator'] == 'cpu' or not _gpus()
-    config = api.LaunchConfig(1, 1, len(numbers), rdzv_backend='c10d', rdzv_endpoint='localhost:0', max_restarts=0, monitor_interval=0.2, run_id=f'vaebook-{os.getpid()}')
+def _silence_launcher():
+    for name in ('elastic', 'elastic.agent.server.api', 'run'):
+        logging.getLogger(f'torch.distributed.{name}').setLevel('CRITICAL')
+
+def launch(
+    module: str,             # to run, once on each device
+    arguments: list[str],
+    t):                      # `trainer` block: accelerator, devices
+    "Run `python -m <module> <arguments>` on each device; raises the `BadInput` or `SystemExit` that ended it."
+    api = optional_import('torch.distributed.launcher.api')
+    failed = optional_import('torch.distributed.elastic.multiprocessing').errors.ChildFailedError
+    _silence_launcher()
+    numbers = device_numbers(t)
+    config = api.LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=len(numbers),
+        rdzv_backend='c10d',
+        rdzv_endpoint='localhost:0',
+        max_restarts=0,
+        monitor_interval=0.2,
+        run_id=f'vaebook-{os.getpid()}')
     with tempfile.TemporaryDirectory() as folder:
-        settings = dict(TORCH_ELASTIC_SHUTDOWN_TIMEOUT='600') | _with_devices(numbers, on_cpu) | {ERRORS: folder, 'TORCHELASTIC_SIGNALS_TO_HANDLE': ','.join(s.name for s in _SIGNALS)}
-        settings |= {k: os.environ.get(k, usual) for k, usual in dict(OMP_NUM_THREADS='1', TORCH_CPP_LOG_LEVEL='ERROR').items()}
-        handlers = {s: signal.getsignal(s) for s in _SIGNALS}
-        before = {k: os.environ.get(k) for k in settings}
-        os.environ.update(settings)
-        try: api.elastic_launch(config, sys.executable)('-m', module, *arguments)
-        except api.SignalException as e: raise SystemExit(75) from e
-        except errors.errors.ChildFailedError as e:
-            if error := _reported(folder): raise error from None
-            raise SystemExit(e.get_first_failure()[1].exitcode) from e
-        finally:
-            for s, handler in handlers.items(): signal.signal(s, handler)
-            for k, v in before.items(): os.environ.pop(k, None) if v is None else os.environ.update({k: v})
+        variables = {
+            'TORCH_ELASTIC_SHUTDOWN_TIMEOUT': '600',
+            'TORCHELASTIC_SIGNALS_TO_HANDLE': ','.join(s.name for s in _SIGNALS),
+            'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1'),
+            'TORCH_CPP_LOG_LEVEL': os.environ.get('TORCH_CPP_LOG_LEVEL', 'ERROR'),
+            ERRORS: folder}
+        variables |= _visible_devices(numbers, _on_cpu(t))
+        with _environment(variables):
+            try: api.elastic_launch(config, sys.executable)('-m', module, *arguments)
+            except api.SignalException as e: raise SystemExit(75) from e
+            except failed as e:
+                if error := _reported(folder): raise error from None
+                raise SystemExit(e.get_first_failure()[1].exitcode) from e

@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['Count', 'Natural', 'Number', 'Rate', 'Weight', 'Share', 'Flag', 'Counts', 'Pair', 'Triple', 'Pairs', 'Size', 'Level',
-           'Levels', 'Settings', 'words', 'arguments', 'checked', 'Option', 'describe', 'check_settings']
+           'Levels', 'Settings', 'describe_type', 'bind_arguments', 'checked', 'Option', 'describe', 'check_settings']
 
 # %% ../../nbs/core/options.ipynb #34ce4509
-import difflib, functools, inspect, re
+import functools, inspect, re
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from .errors import BadInput
+from .errors import BadInput, check, did_you_mean
 
 # %% ../../nbs/core/options.ipynb #c9b3cf8c
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -24,7 +24,6 @@ Rate = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
 Weight = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
 Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1)]
 Flag = Annotated[bool, Field(strict=True)]
-
 
 # %% ../../nbs/core/options.ipynb #361d29eb
 Counts = Annotated[list[Count], Field(min_length=1)]
@@ -37,42 +36,61 @@ Levels = Annotated[list[Level], Field(min_length=1)]
 Settings = dict[str, Any] # of a part, which checks them itself
 
 # %% ../../nbs/core/options.ipynb #23aadbcb
-_NAMES = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'a text', dict: 'names with values', list: 'a list',
-          tuple: 'a list', NoneType: 'None', Any: 'anything'}
+_NAMES = {
+    int: 'a whole number',
+    float: 'a number',
+    bool: 'True or False',
+    str: 'a text',
+    dict: 'names with values',
+    list: 'a list',
+    tuple: 'a list',
+    NoneType: 'None',
+    Any: 'anything'}
+_RANGE_LIMITS = 'ge', 'gt', 'le', 'lt', 'multiple_of'
+_LENGTH_LIMITS = 'min_length', 'max_length'
 
-def _limits(hint) -> tuple: # → the bare type, {limit: value}
+def _split_limits(hint) -> tuple: # → the bare type, {limit: value}
     "What an annotated type is made of."
     if get_origin(hint) is not Annotated: return hint, {}
     bare, *notes = get_args(hint)
     limits = {}
     for note in notes:
-        for limit in getattr(note, 'metadata', [note]):
-            found = {k: getattr(limit, k, None) for k in ('ge', 'gt', 'le', 'lt', 'multiple_of', 'min_length', 'max_length')}
-            limits |= {k: v for k, v in found.items() if v is not None}
+        for part in getattr(note, 'metadata', [note]):
+            for name in (*_RANGE_LIMITS, *_LENGTH_LIMITS):
+                value = getattr(part, name, None)
+                if value is not None: limits[name] = value
     return bare, limits
 
-def _range(ge=None, gt=None, le=None, lt=None, multiple_of=None) -> list:
+def _describe_range(limits: dict) -> list[str]:
     "Limits of a number, in words."
-    if ge is not None and le is not None: return [f'from {ge} to {le}', *_range(multiple_of=multiple_of)]
-    parts = [('{} or more', ge), ('above {}', gt), ('at most {}', le), ('below {}', lt), ('a multiple of {}', multiple_of)]
-    return [text.format(n) for text, n in parts if n is not None]
+    between = 'ge' in limits and 'le' in limits
+    templates = dict(
+        ge='{} or more',
+        gt='above {}',
+        le='at most {}',
+        lt='below {}',
+        multiple_of='a multiple of {}')
+    found = [f'from {limits["ge"]} to {limits["le"]}'] if between else []
+    for name, template in templates.items():
+        if name in limits and not (between and name in ('ge', 'le')): found.append(template.format(limits[name]))
+    return found
 
-def _length(min_length=0, max_length=None) -> str:
+def _describe_length(min_length: int = 0, max_length: int | None = None) -> str:
     "Limits of a list, in words."
     if max_length is None: return f'a list of {min_length} or more' if min_length else 'a list'
     return f'a list of {max_length}' if min_length == max_length else f'a list of at most {max_length}'
 
 # %% ../../nbs/core/options.ipynb #a14e9337
-def words(hint) -> str: # an annotation
+def describe_type(hint) -> str: # an annotation
     "What a type takes, in plain words."
-    bare, limits = _limits(hint)
+    bare, limits = _split_limits(hint)
     origin, inner = get_origin(bare), get_args(bare)
-    if origin is Annotated: return words(bare)
+    if origin is Annotated: return describe_type(bare)
     if origin is Literal: return 'one of ' + ', '.join(map(str, inner))
-    if origin in (Union, UnionType): return ', or '.join(map(words, inner))
-    if origin is list: return f'{_length(**limits)}, each {words(inner[0])}'
+    if origin in (Union, UnionType): return ', or '.join(map(describe_type, inner))
+    if origin is list: return f'{_describe_length(**limits)}, each {describe_type(inner[0])}'
     name = _NAMES.get(origin or bare) or f'a {getattr(bare, "__name__", bare)}'
-    return ', '.join([name, *_range(**{k: n for k, n in limits.items() if not k.endswith('_length')})])
+    return ', '.join([name, *_describe_range(limits)])
 
 # %% ../../nbs/core/options.ipynb #fdea9927
 _PLAIN = int, float, bool, str, NoneType
@@ -96,12 +114,12 @@ def _lists(value):
     return [_lists(v) for v in value] if type(value) in (list, tuple) else value
 
 # %% ../../nbs/core/options.ipynb #a6fc49f5
-class _Form(NamedTuple):
+class _Checker(NamedTuple):
     "What is kept of a signature."
     signature: inspect.Signature
-    hints: dict # argument → annotation
-    plain: set # arguments that take numbers, texts and lists of them
-    validator: Any # of pydantic
+    hints: dict      # argument → annotation
+    plain: set       # arguments that take numbers, texts and lists of them
+    validator: Any   # of pydantic
 
 def _as_lists(hint):
     "`hint` with a list for every tuple."
@@ -109,147 +127,164 @@ def _as_lists(hint):
     if origin is Annotated: return Annotated[(_as_lists(inner[0]), *inner[1:])]
     if origin in (Union, UnionType): return Union[tuple(map(_as_lists, inner))]
     if origin is list: return list[_as_lists(inner[0])]
-    if origin is tuple or hint is tuple: return list[Union[tuple(_as_lists(h) for h in inner if h is not ...) or Any]]
+    if origin is tuple or hint is tuple:
+        members = tuple(_as_lists(h) for h in inner if h is not ...)
+        return list[Union[members or Any]]
     return hint
 
 def _is_plain(hint) -> bool:
-    bare = _limits(hint)[0]
+    "Does a type hold nothing but numbers, texts, and lists and dictionaries of them?"
+    bare = _split_limits(hint)[0]
     origin, inner = get_origin(bare), get_args(bare)
     if origin in (Literal, dict): return True
-    return all(map(_is_plain, inner)) if inner else bare in (*_PLAIN, dict, list, tuple, ...)
+    if inner: return all(map(_is_plain, inner))
+    return bare in (*_PLAIN, dict, list, tuple, ...)
 
 def _hints(f) -> dict:
     try: return get_type_hints(f, include_extras=True)
     except NameError: return {} # a name that only a type checker imports
 
 @functools.cache
-def _form(f) -> _Form:
+def _checker(f) -> _Checker:
     "The checker of the signature of `f`."
-    signature, hints = inspect.signature(f), _hints(f)
-    many = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    named = {n: hints[n] for n, p in signature.parameters.items() if n in hints and p.kind not in many}
-    fields = TypedDict('Arguments', {n: _as_lists(hint) for n, hint in named.items()}, total=False)
+    signature = inspect.signature(f)
+    hints = _hints(f)
+    variadic = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    checked = [p.name for p in signature.parameters.values() if p.name in hints and p.kind not in variadic]
+    fields = TypedDict('Arguments', {name: _as_lists(hints[name]) for name in checked}, total=False)
     fields.__pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-    plain = {n for n, hint in named.items() if _is_plain(hint)}
-    return _Form(signature, named, plain, TypeAdapter(fields).validator)
+    return _Checker(
+        signature,
+        hints={name: hints[name] for name in checked},
+        plain={name for name in checked if _is_plain(hints[name])},
+        validator=TypeAdapter(fields).validator)
 
 # %% ../../nbs/core/options.ipynb #ceeea73b
-def _nearest(word, names) -> str:
-    lower = {str(name).lower(): name for name in names}
-    found = difflib.get_close_matches(str(word).lower(), lower, 1)
-    return f'Did you mean {lower[found[0]]!r}?' if found else ''
-
 class _Shown(str):
-    "What stands in an error for a value."
+    "A text that stands in an error for a value."
     def __repr__(self): return str(self)
 
 def _short(value):
-    "`value`, if it is short enough to be shown."
+    "`value`, or its type if it is too long to be shown."
     return value if len(repr(value)) <= 200 else _Shown(f'({type(value).__name__})')
 
-def _wrong_call(form: _Form, who: str, args: tuple, kwargs: dict):
-    "Raise what makes a call another one than the signature's."
-    found = form.signature.parameters.values()
-    known = [p.name for p in found if p.name != 'self' and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    given = len(args) - ('self' in form.signature.parameters)
-    open = any(p.kind is p.VAR_KEYWORD for p in found)
+def _check_keywords(who: str, kwargs: dict, known: list[str], positional: int, is_open: bool):
+    "Raise `BadInput` for an unknown keyword, and for an argument that is given twice."
+    arguments = 'one of its arguments, ' + ', '.join(known)
+    once = 'this argument once; it is also given by its place'
     for key, value in kwargs.items():
-        if key not in known and not open: raise BadInput(f'{who}: {key}', _short(value), 'one of its arguments, ' + ', '.join(known), _nearest(key, known))
-        if key in known[:given]: raise BadInput(f'{who}: {key}', _short(value), 'this argument once; it is also given by its place')
-    if given > len(known): raise BadInput(f'{who}: arguments', _short(args[-given:]), f'at most {len(known)}: ' + ', '.join(known))
-    for p in found:
-        absent = p.default is p.empty and p.name in known[given:] and p.name not in kwargs
-        if absent: raise BadInput(f'{who}: {p.name}', _Shown('(missing)'), words(form.hints.get(p.name, Any)))
+        is_known = key in known or is_open
+        check(is_known, f'{who}: {key}', _short(value), arguments, did_you_mean(key, known))
+        check(key not in known[:positional], f'{who}: {key}', _short(value), once)
+
+def _check_call(checker: _Checker, who: str, args: tuple, kwargs: dict):
+    "Raise `BadInput` for a call that does not fit the signature."
+    parameters = checker.signature.parameters.values()
+    named = [p for p in parameters if p.name != 'self' and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    known = [p.name for p in named]
+    positional = len(args) - ('self' in checker.signature.parameters)
+    _check_keywords(who, kwargs, known, positional, is_open=any(p.kind is p.VAR_KEYWORD for p in parameters))
+    at_most = f'at most {len(known)}: ' + ', '.join(known)
+    if positional > len(known): raise BadInput(f'{who}: arguments', _short(args[-positional:]), at_most)
+    for p in named[max(positional, 0):]:
+        if p.default is not p.empty or p.name in kwargs: continue
+        raise BadInput(f'{who}: {p.name}', _Shown('(missing)'), describe_type(checker.hints.get(p.name, Any)))
 
 def _choices(hint) -> list:
     "What the literals in a type offer."
-    bare = _limits(hint)[0]
+    bare = _split_limits(hint)[0]
     if get_origin(bare) is Literal: return list(get_args(bare))
-    return [c for part in get_args(bare) for c in _choices(part)]
-
-def _wrong_value(who: str, name: str, value, hint):
-    "Raise what an argument should have been."
-    choices = _choices(hint) if isinstance(value, str) else []
-    raise BadInput(f'{who}: {name}', _short(value), words(hint), _nearest(value, choices))
+    return [choice for part in get_args(bare) for choice in _choices(part)]
 
 # %% ../../nbs/core/options.ipynb #767f9ec9
-def arguments(f, # A function, or the `__init__` of a class
-              who: str, # The name in errors
-              args: tuple, # With self
-              kwargs: dict) -> inspect.BoundArguments:
+def bind_arguments(
+    f,              # a function, or the `__init__` of a class
+    who: str,       # the name in errors
+    args: tuple,    # with self
+    kwargs: dict) -> inspect.BoundArguments:
     "The arguments of a call, plain; raises `BadInput` for one that is not what its annotation says."
-    form = _form(f)
-    try: bound = form.signature.bind(*args, **kwargs)
+    checker = _checker(f)
+    try: bound = checker.signature.bind(*args, **kwargs)
     except TypeError:
-        _wrong_call(form, who, args, kwargs)
+        _check_call(checker, who, args, kwargs)
         raise
     given = {}
     for name, value in bound.arguments.items():
-        hint = form.hints.get(name)
-        if hint is None or value is form.signature.parameters[name].default: continue
-        if name in form.plain: bound.arguments[name] = value = _plain(value)
+        is_default = value is checker.signature.parameters[name].default
+        if name not in checker.hints or is_default: continue
+        if name in checker.plain: bound.arguments[name] = value = _plain(value)
         given[name] = _lists(value)
-    try:
-        form.validator.validate_python(given)
-        return bound
-    except ValidationError as e: name = e.errors(include_url=False, include_input=False)[0]['loc'][0]
-    _wrong_value(who, name, bound.arguments[name], form.hints[name])
+    try: checker.validator.validate_python(given)
+    except ValidationError as e: wrong = e.errors(include_url=False, include_input=False)[0]['loc'][0]
+    else: return bound
+    value, hint = bound.arguments[wrong], checker.hints[wrong]
+    suggestion = did_you_mean(value, _choices(hint)) if isinstance(value, str) else ''
+    raise BadInput(f'{who}: {wrong}', _short(value), describe_type(hint), suggestion)
 
 # %% ../../nbs/core/options.ipynb #61a83ba4
-def checked(f=None, # A function, or the `__init__` of a class
-            *, of=None): # The class whose arguments its **options are
-    "Hold every call of `f` to its annotations."
+def checked(
+    f=None,         # a function, or the `__init__` of a class
+    *, of=None):    # the class whose arguments its **options are
+    "Check every call of `f` against its annotations."
     if f is None: return functools.partial(checked, of=of)
-    method = f.__name__ == '__init__'
+    is_init = f.__name__ == '__init__'
 
     @functools.wraps(f)
-    def held(*args, **kwargs):
-        who = type(args[0]).__name__ if method and args else f.__name__
-        bound = arguments(held, who, args, kwargs)
+    def wrapper(*args, **kwargs):
+        who = type(args[0]).__name__ if is_init and args else f.__name__
+        bound = bind_arguments(wrapper, who, args, kwargs)
         return f(*bound.args, **bound.kwargs)
 
-    if of: _adopt(held, f, of)
-    return held
+    if of: _adopt_options(wrapper, f, of)
+    return wrapper
 
-def _adopt(held, f, of: type):
-    "Give `held` the arguments of the class `of`, by name, in place of its **options."
-    own, further = inspect.signature(f), inspect.signature(of)
-    named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    named += [p.replace(kind=p.KEYWORD_ONLY) for name, p in further.parameters.items() if name not in own.parameters]
-    held.__signature__ = own.replace(parameters=named)
-    held.__annotations__ = _hints(of.__init__) | _hints(f)
-    held.of = of
+def _adopt_options(wrapper, f, of: type):
+    "Give `wrapper` the arguments of the class `of`, by name, in place of the **options of `f`."
+    own, adopted = inspect.signature(f), inspect.signature(of)
+    parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    for name, p in adopted.parameters.items():
+        if name not in own.parameters: parameters.append(p.replace(kind=p.KEYWORD_ONLY))
+    wrapper.__signature__ = own.replace(parameters=parameters)
+    wrapper.__annotations__ = _hints(of.__init__) | _hints(f)
+    wrapper.of = of
 
 # %% ../../nbs/core/options.ipynb #5b1c177d
 class Option(NamedTuple):
     "An argument of a class or function."
     name: str
-    kind: str # in words
-    default: Any # `inspect.Parameter.empty`: it must be given
-    comment: str # its shape, unit or meaning
-    hint: Any # the annotation
+    kind: str      # its type in words
+    default: Any   # `inspect.Parameter.empty` if it must be given
+    comment: str   # its shape, unit or meaning
+    hint: Any      # its annotation
 
-def _target(what): return what.__init__ if isinstance(what, type) else what
+def _function(what): return what.__init__ if isinstance(what, type) else what
 
 def _comments(f) -> dict: # argument → the comment at the end of its line
+    "The docments of a function."
     try: source = inspect.getsource(f)
     except (OSError, TypeError): return {}
-    further = _comments(f.of.__init__) if hasattr(f, 'of') else {}
-    head = re.split(r'\):|\) *->', source, maxsplit=1)
-    lines = (head[0] + (head[1].split('\n')[0] if len(head) > 1 else '')).split('\n')
-    found = [re.match(r'[^#]*?(\w+) *:[^#]*# *(.*)', re.sub(r'^ *def \w+\((self, *)?', '', line)) for line in lines]
-    return further | {m[1]: m[2].strip() for m in found if m}
+    adopted = _comments(f.of.__init__) if hasattr(f, 'of') else {}
+    head, *rest = re.split(r'\):|\) *->', source, maxsplit=1)
+    if rest: head += rest[0].split('\n')[0] # the comment of the last argument stands behind the bracket
+    found = {}
+    for line in head.split('\n'):
+        line = re.sub(r'^ *def \w+\((self, *)?', '', line)
+        match = re.match(r'[^#]*?(\w+) *:[^#]*# *(.*)', line)
+        if match: found[match[1]] = match[2].strip()
+    return adopted | found
 
-def describe(what) -> list: # of `Option`; what: a class or function
+def describe(what) -> list[Option]: # of a class or function
     "Every argument: name, kind in words, default, comment."
-    f = _target(what)
-    form, comments = _form(f), _comments(f)
-    shown = [form.signature.parameters[name] for name in form.hints]
-    return [Option(p.name, words(form.hints[p.name]), p.default, comments.get(p.name, ''), form.hints[p.name]) for p in shown]
+    f = _function(what)
+    checker, comments = _checker(f), _comments(f)
+    found = []
+    for name, hint in checker.hints.items():
+        default = checker.signature.parameters[name].default
+        found.append(Option(name, describe_type(hint), default, comments.get(name, ''), hint))
+    return found
 
-def check_settings(what, # A class or function
-                   settings: dict) -> dict: # by argument; returns `settings`
-    "Raise `BadInput` unless `what(**settings)` would pass its checks of single arguments."
-    selfs = (None,) if isinstance(what, type) else ()
-    arguments(_target(what), what.__name__, selfs, settings)
+def check_settings(what, settings: dict) -> dict: # what: a class or function; settings: by argument
+    "Raise `BadInput` unless `what(**settings)` would pass its checks of single arguments; returns `settings`."
+    args = (None,) if isinstance(what, type) else () # in the place of self
+    bind_arguments(_function(what), what.__name__, args, settings)
     return settings

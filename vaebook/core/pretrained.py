@@ -15,14 +15,14 @@ from pathlib import Path
 from torch import nn
 
 from . import BadInput, atomic_write, check, optional_import
-from .options import arguments
+from .options import bind_arguments
 
 # %% ../../nbs/core/pretrained.ipynb #5a696bcd
 def remembering(init):
     "Wrap `__init__`: it checks its arguments, and the outermost call leaves them in `self.config`."
     @functools.wraps(init)
     def wrapped(self, *args, **kwargs):
-        bound = arguments(init, type(self).__name__, (self, *args), kwargs)
+        bound = bind_arguments(init, type(self).__name__, (self, *args), kwargs)
         if 'config' not in self.__dict__: self.__dict__['config'] = _settings(bound)
         init(*bound.args, **bound.kwargs)
     return wrapped

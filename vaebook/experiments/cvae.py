@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..core import BadInput, check, optional_import, seed_step
-from ..core.config import of_experiment
+from ..core.config import select_experiment
 from ..data.images import FACTORS, SQUARES, examples as first_of_each, shapes, to_unit
 from .classifier import ClassifierExperiment, ImageExperiment, check_outputs, classifier_store, find_classifier
 from .experiment import Parts, once
@@ -35,7 +35,7 @@ from ..trainers.signals import Stopped
 def classifier_config(cfg):
     "The classifier's own configuration, cut from that of the experiment which explains it."
     OmegaConf = optional_import('omegaconf').OmegaConf
-    return of_experiment(OmegaConf.merge(cfg, dict(run_dir=None, resume=None)), 'classifier')
+    return select_experiment(OmegaConf.merge(cfg, dict(run_dir=None, resume=None)), 'classifier')
 
 # %% ../../nbs/images/cvae_experiment.ipynb #35bfa548
 class CVAEExperiment(ImageExperiment, name='cvae'):

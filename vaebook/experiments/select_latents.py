@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..core.config import compose, parse, text, understand, words
+from ..core.config import compose, parse_override, quote, translate_overrides, split_overrides
 from ..core.facade import CONF
 from ..core.parameters import as_list
 from ..core import BadInput, atomic_write, check, check_choice, optional_import, format_table
@@ -160,7 +160,7 @@ class Job(NamedTuple):
         k, l, lam = self.point
         place = self if betas is None else self._replace(point=Point(k, '${model.n_beta}', lam), seed='${seed}')
         own = [f'model.n_alpha={k}', f'model.n_beta={betas or l}', f'loss.use_causal={str(k > 0).lower()}', f'seed={seeds or self.seed}']
-        return [*self.common, *own, *([] if lam is None else [f'loss.lam_ml={lam}']), f"{'resume' if resume else 'run_dir'}={text(str(place.run))}"]
+        return [*self.common, *own, *([] if lam is None else [f'loss.lam_ml={lam}']), f"{'resume' if resume else 'run_dir'}={quote(str(place.run))}"]
 
 # %% ../../nbs/images/select_latents.ipynb #4d22ce1e
 def goes_on(job: Job) -> bool:
@@ -190,7 +190,7 @@ def sweep_arguments(jobs, launcher: str = 'basic', n_jobs: int = 1) -> list[str]
     several = lambda values: ','.join(map(str, dict.fromkeys(values)))
     lines = jobs[0].overrides(several(j.point.n_beta for j in jobs), several(j.seed for j in jobs), goes_on(jobs[0]))
     how = [] if launcher == 'basic' else [f'hydra/launcher={launcher}', f'hydra.launcher.n_jobs={n_jobs}']
-    return ['-m', *lines, f"hydra.sweep.dir={text(str(jobs[0].root/'logs'))}", *how]
+    return ['-m', *lines, f"hydra.sweep.dir={quote(str(jobs[0].root/'logs'))}", *how]
 
 # %% ../../nbs/images/select_latents.ipynb #69c4ffbf
 class JobFailed(RuntimeError):
@@ -330,8 +330,8 @@ VARIED = ('model.n_alpha', 'model.n_beta', 'loss.use_causal', 'loss.lam_ml', 'se
 
 def common_overrides(recipe: str, max_steps: int | None, overrides) -> tuple:
     "What all runs of a selection share, as overrides; raises `BadInput` for what it sets itself or cannot be composed."
-    said = words(overrides)
-    chosen = understand(map(parse, said), 'cvae')
+    said = split_overrides(overrides)
+    chosen = translate_overrides(map(parse_override, said), 'cvae')
     for key in [*chosen.groups, *chosen.values]: check(key not in VARIED, 'overrides', key, 'settings that the selection does not choose', f'It sets {key} itself.')
     lines = [f'recipe={recipe}', *([] if max_steps is None else [f'trainer.max_steps={max_steps}']), *said]
     cfg = compose('cvae', lines)

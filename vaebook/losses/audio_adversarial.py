@@ -23,7 +23,7 @@ from ..core import LossTerms, check, check_choice
 from .adversarial import Rival, average, hinge
 from .spectral import AudioLoss, EvalLoss, check_same_stft, mapping, weight
 from .terms import Objective
-from ..core.options import Count, Counts, Flag, Number, Rate, Weight, arguments, checked
+from ..core.options import Count, Counts, Flag, Number, Rate, Weight, bind_arguments, checked
 
 # %% ../../nbs/audio/audio_adversarial.ipynb #ab78c3e2
 def planes(x: Tensor, # [B, C, N]
@@ -216,8 +216,8 @@ def read_discriminator(config: dict | None, place: str = 'loss.discriminator'):
     options = known(f'{place}.config', config.get('config'), [*list(signature(net).parameters)[1:], *TRAINING])
     training = {k: options.pop(k, v) for k, v in TRAINING.items()}
     for key, w in weights.items(): weight(f'{place}.weights.{key}', w)
-    arguments(_training, f'{place}.config', (), training)
-    arguments(net.__init__, f'{place}.config', (None,), options)
+    bind_arguments(_training, f'{place}.config', (), training)
+    bind_arguments(net.__init__, f'{place}.config', (None,), options)
     return (net, options, training, weights) if any(weights.values()) else None
 
 # %% ../../nbs/audio/audio_adversarial.ipynb #e57a83bb

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bottlenecks.continuous import VAEBottleneck, make_bottleneck
-from ..core.config import read
+from ..core.config import load_yaml
 from ..core import BadInput, Latent, LossTerms, check, check_choice
 from ..layers.causal import Stack, keyed, regroup, step
 from ..layers.complex import PLANES, Conv
@@ -152,7 +152,7 @@ def forward(self: AutoEncoder, batch: dict) -> dict: # audio: [B, C, N], floats 
 
 def compute_loss(self: AutoEncoder, batch: dict, step: int = 0, out=None) -> LossTerms:
     "The terms of the default configuration; `AudioObjective` takes any other."
-    if 'loss' not in self.__dict__: self.__dict__['loss'] = AudioLoss(read('loss/audio'), self.sample_rate)
+    if 'loss' not in self.__dict__: self.__dict__['loss'] = AudioLoss(load_yaml('loss/audio'), self.sample_rate)
     return self.loss(self(batch) if out is None else out)
 
 AutoEncoder.forward, AutoEncoder.compute_loss = forward, compute_loss

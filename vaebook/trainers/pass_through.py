@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ..core import BadInput, check
-from ..core.options import Flag, Natural, Share, words
+from ..core.options import Flag, Natural, Share, describe_type
 
 # %% ../../nbs/core/pass_through.ipynb #e19a0006
 _UNITS = 'weeks', 'days', 'hours', 'minutes', 'seconds'
@@ -61,7 +61,7 @@ def checked_arguments(given: dict) -> dict:
     given = dict(given)
     for key, value in given.items():
         if key == 'max_time': given[key] = span(value)
-        if key in _PASSED: check(_is(value, _PASSED[key]), f'trainer.lightning.{key}', value, words(_PASSED[key]))
+        if key in _PASSED: check(_is(value, _PASSED[key]), f'trainer.lightning.{key}', value, describe_type(_PASSED[key]))
     return given
 
 # %% ../../nbs/core/pass_through.ipynb #e19a000c

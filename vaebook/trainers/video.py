@@ -17,7 +17,7 @@ from torch import nn
 
 import vaebook.trainers.loggers
 from ..core.config import compose
-from ..core.facade import read
+from ..core.facade import load_yaml
 from ..core.parameters import coerce
 from ..core import BadInput, check, check_choice, flatten_dict, optional_import
 from ..models.wan import from_wan
@@ -92,7 +92,7 @@ def given(self: TrainingArguments) -> dict: # field → value
 def to_config(self: TrainingArguments):
     "The configuration that `vaebook-train` would have composed."
     said = self.given()
-    ours = *read('facade/causal_video'), 'dataset', 'recipe', 'logger', 'seed', 'accelerator'
+    ours = *load_yaml('facade/causal_video'), 'dataset', 'recipe', 'logger', 'seed', 'accelerator'
     keys = {name: value for name, value in said.items() if name in ours}
     if self.smoke: keys['smoke'] = True
     if 'model_config' in said: keys |= model_settings(said['model_config'])
@@ -116,7 +116,7 @@ def fill(self: TrainingArguments):
     cfg = self.to_config()
     device_numbers(cfg.trainer)
     recipe = flatten_dict(optional_import('omegaconf').OmegaConf.to_container(cfg))
-    keys = read('facade/causal_video') | dict(seed='seed', logger='logger.name', accelerator='trainer.accelerator')
+    keys = load_yaml('facade/causal_video') | dict(seed='seed', logger='logger.name', accelerator='trainer.accelerator')
     usual = {name: recipe.get(to['key'] if isinstance(to, dict) else to) for name, to in keys.items()}
     self.filled = {k: v for k, v in usual.items() if v is not None and getattr(self, k, ...) is None}
     for name, value in self.filled.items(): setattr(self, name, value)

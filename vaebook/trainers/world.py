@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from ..bottlenecks.mixture import cluster_entropy
-from ..core.config import read
+from ..core.config import load_yaml
 from ..core import BadInput, LossTerms, atomic_write, check, check_choice, optional_import, seed_step
 from ..data.batches import batches, sequential, steps_per_epoch
 from ..core.distributed import from_main, is_main, world
@@ -176,7 +176,7 @@ def check_arguments(self: DMCVBTrainer):
 # %% ../../nbs/world/trainer.ipynb #fc19940e
 def config(self: DMCVBTrainer, num_epochs: int) -> dict: # as of a recipe
     "The configuration of the shared training module."
-    trainer = read('trainer/base') | dict(
+    trainer = load_yaml('trainer/base') | dict(
         max_epochs=num_epochs, batch_size=self.batch_size, optimizer=dict(name='Adam', lr=self.learning_rate, betas=[0.9, 0.999]), scheduler=dict(name=self.scheduler),
         gradient_clip_val=self.grad_clip, skip_nonfinite=self.skip_nonfinite, accelerator=self.accelerator, precision=self.precision, log_every_n_steps=min(self.log_interval, self.per_epoch))
     return dict(seed=self.seed, run_dir=self.run_dir and str(self.run_dir), resume=self.resume and str(self.resume), trainer=trainer, logger=dict(name=self.logger),
