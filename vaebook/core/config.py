@@ -125,7 +125,7 @@ def suit(cfg, said): # said: keys that the user gave
         keys = [key.removeprefix(block) for key in said if key.startswith((f'{block}optimizer', f'{block}scheduler'))]
         if not keys or not OmegaConf.select(cfg, block[:-1]): continue
         parts = OmegaConf.to_container(OmegaConf.select(cfg, block[:-1]))
-        suited = optional_import('vaebook.trainers.schedules').suited({part: parts[part] for part in ('optimizer', 'scheduler')}, keys)
+        suited = optional_import('vaebook.trainers.schedules').drop_unsupported({part: parts[part] for part in ('optimizer', 'scheduler')}, keys)
         for part, settings in suited.items(): OmegaConf.update(cfg, f'{block}{part}', settings, merge=False)
 
 PAIRS = 'dataset.resolution', # a number, or one for each axis
