@@ -84,14 +84,15 @@ def _check_new(folder: Path):
 _open_locks = set() # of this process
 
 def lock(folder: Path) -> int | None:
-    "The folder, open and locked until `unlock`; `BadInput` when another run has it. None where the system has no such locks."
+    "The folder, open and locked until `unlock`; `BadInput` when another run has it. None where there are no locks."
     if os.name == 'nt': return None
     fcntl = optional_import('fcntl')
     descriptor = os.open(folder, os.O_RDONLY)
     try: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
         os.close(descriptor)
-        raise BadInput('run_dir', str(folder), 'a folder where no other run is at work', 'Choose another, or wait.') from e
+        expected = 'a folder where no other run is at work'
+        raise BadInput('run_dir', str(folder), expected, 'Choose another, or wait.') from e
     except OSError: pass # a file system without locks
     _open_locks.add(descriptor)
     return descriptor
@@ -135,10 +136,10 @@ def new_folder(run_dir=None) -> Path: # null: outputs/<date>_<time>
 _MACHINE = { # where a run is trained, and what it reports
     'logger', 'trainer.lightning', # whole blocks
     'run_dir', 'resume', 'save_dir', 'trainer.ckpt_dir', 'trainer.profiler_dir',
-    'trainer.engine', 'trainer.accelerator', 'trainer.devices', 'trainer.num_nodes', 'trainer.strategy', 'trainer.num_threads',
-    'dataset.num_workers', 'dataset.pin_memory',
-    'trainer.progress_bar', 'trainer.no_print', 'trainer.log_every_n_steps', 'trainer.log_model_structure', 'trainer.profile',
-    'trainer.save_every_n_steps', 'trainer.save_every_n_epochs'}
+    'trainer.engine', 'trainer.accelerator', 'trainer.devices', 'trainer.num_nodes', 'trainer.strategy',
+    'trainer.num_threads', 'dataset.num_workers', 'dataset.pin_memory',
+    'trainer.progress_bar', 'trainer.no_print', 'trainer.log_every_n_steps', 'trainer.log_model_structure',
+    'trainer.profile', 'trainer.save_every_n_steps', 'trainer.save_every_n_epochs'}
 _RESUMABLE = _MACHINE | { # what may differ from one sitting to the next
     'sweep', 'demo', # pictures
     'trainer.max_steps', 'trainer.max_epochs', # the length
@@ -183,7 +184,8 @@ def find_run(resume, run_dir) -> tuple[Path | None, Path | None]:
         return _folder_and_checkpoint(run_dir) if exists else (None, None)
     folder, checkpoint = _folder_and_checkpoint(resume)
     is_own_folder = run_dir is None or Path(run_dir).expanduser().resolve() == folder.resolve()
-    check(is_own_folder, 'run_dir', str(run_dir), f'none, or {folder}, beside resume={resume}', 'A run goes on in its own folder.')
+    check(is_own_folder, 'run_dir', str(run_dir), f'none, or {folder}, beside resume={resume}',
+          'A run goes on in its own folder.')
     return folder, checkpoint
 
 # %% ../../nbs/core/runs.ipynb #915de844
@@ -214,7 +216,7 @@ class Run:
 
     def __init__(self, cfg):
         self.cfg = cfg
-        self.folder, self.checkpoint = find_run(cfg.resume, cfg.run_dir) # None, None: a new run; checkpoint None: from step 0
+        self.folder, self.checkpoint = find_run(cfg.resume, cfg.run_dir) # folder None: a new run; checkpoint None: step 0
         self._lock = None
 
     def start(self) -> Path:
@@ -260,7 +262,8 @@ class Run:
     def save_figure(self, name: str, fig):
         "Save a matplotlib figure as `figures/<name>.png` and return it."
         path = self.folder/'figures'/f'{name}.png'
-        with disk_errors(self.folder), atomic_write(path) as f: fig.savefig(f, format='png', dpi=100, bbox_inches='tight')
+        with disk_errors(self.folder), atomic_write(path) as f:
+            fig.savefig(f, format='png', dpi=100, bbox_inches='tight')
         return fig
 
     def save_metrics(self, **numbers) -> dict:
@@ -305,7 +308,8 @@ def read_csv(path) -> list[dict]:
     "Rows of `write_csv`: numbers as numbers, empty cells left out."
     rows = []
     with Path(path).open(newline='', encoding='utf-8') as file:
-        for row in csv.DictReader(file): rows.append({key: _number_or_text(cell) for key, cell in row.items() if cell})
+        for row in csv.DictReader(file):
+            rows.append({key: _number_or_text(cell) for key, cell in row.items() if cell})
     return rows
 
 # %% ../../nbs/core/runs.ipynb #11ff38ec

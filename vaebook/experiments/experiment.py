@@ -190,8 +190,15 @@ class Setup:
     def train_batches(self, start: int, stop: int):
         "Batches `start` to `stop` of the run."
         data, options = self.data(), self.cfg.dataset
-        weights, pin_memory = getattr(data, 'weights', None), options.get('pin_memory', False)
-        return batches(data.train, self.batch_size, self.cfg.seed, start, stop, options.num_workers, weights, pin_memory)
+        return batches(
+            data.train,
+            self.batch_size,
+            self.cfg.seed,
+            start,
+            stop,
+            options.num_workers,
+            getattr(data, 'weights', None),
+            options.get('pin_memory', False))
 
     def val_batches(self): # a loader, or {data set: loader}
         "Held-out batches, in order."
@@ -201,7 +208,8 @@ class Setup:
 
     def test_batches(self, size: int = 500):
         "The test set, batch by batch, where the model is."
-        for batch in sequential(self.data().test, size): yield {k: v.to(self.device) for k, v in batch.items()}
+        for batch in sequential(self.data().test, size):
+            yield {k: v.to(self.device) for k, v in batch.items()}
 
 # %% ../../nbs/core/experiment.ipynb #66c4bad0
 def _save_costs(run: Run, started: float, started_cpu: float): # seconds

@@ -49,7 +49,8 @@ class AccelerateDriver(Driver):
         self.loss = LossModule(objective)
         self.parallel_loss = self.accelerator.prepare(self.loss)
 
-    def sync_gradients(self, sync: bool): return nullcontext() if sync else self.accelerator.no_sync(self.parallel_loss)
+    def sync_gradients(self, sync: bool):
+        return nullcontext() if sync else self.accelerator.no_sync(self.parallel_loss)
 
     def autocast(self): return self.accelerator.autocast()
 
@@ -166,13 +167,14 @@ class Trainer(RunView):
         "Call a hook of every callback."
         for callback in self.session.callbacks:
             needs_full = getattr(callback, 'needs_full_params', True)
-            with self.summon_full_params() if needs_full else nullcontext(): getattr(callback, hook)(self, self, *args)
+            with self.summon_full_params() if needs_full else nullcontext():
+                getattr(callback, hook)(self, self, *args)
 
     def _to_device(self, batch: dict) -> dict:
         return optional_import('accelerate.utils').send_to_device(batch, self.driver.accelerator.device)
 
     def _log_train(self):
-        "Every `log_every_n_steps`, and at the end, the values averaged over processes; rows are numbered as Lightning's."
+        "Every `log_every_n_steps`, and at the end: the means over processes, in rows numbered as Lightning's."
         row = -(-self.batches // self.cfg['accumulate_grad_batches'])
         is_due = (row + 1) % self.cfg['log_every_n_steps'] == 0
         if not is_due and self.batches != self.plan.total_batches: return
@@ -188,8 +190,9 @@ class Trainer(RunView):
         for logger in self.loggers: logger.finalize(status)
 
     def _progress(self, batches):
-        quiet = not self.is_global_zero or not self.cfg['progress_bar'] or bool(os.environ.get('TQDM_DISABLE'))
-        return optional_import('tqdm.auto').tqdm(batches, 'train', self.plan.total_batches, initial=self.batches, disable=quiet)
+        wanted = self.cfg['progress_bar'] and self.is_global_zero and not os.environ.get('TQDM_DISABLE')
+        tqdm = optional_import('tqdm.auto').tqdm
+        return tqdm(batches, 'train', self.plan.total_batches, initial=self.batches, disable=not wanted)
 
     def print(self, text: str):
         "By the first process, above the progress bar."

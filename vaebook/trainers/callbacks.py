@@ -24,13 +24,13 @@ class Callback:
 
     def on_train_start(self, trainer, module): "Before the first batch of this sitting."
     def on_train_batch_start(self, trainer, module, batch, batch_idx): pass
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx): "After the update, if the batch ended one."
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx): "After the update, if it ended one."
     def on_validation_start(self, trainer, module): pass
     def on_validation_epoch_start(self, trainer, module): "What is validated is `module.eval_objective`."
     def on_validation_epoch_end(self, trainer, module): pass
     def on_validation_end(self, trainer, module): "The means are in `module.val_values`."
     def on_train_end(self, trainer, module): "After the last update and its validation."
-    def on_exception(self, trainer, module, exception): "Something ended the run; afterwards the exception is raised as before."
+    def on_exception(self, trainer, module, exception): "Something ended the run; it is raised again afterwards."
 
 HOOKS = [name for name in vars(Callback) if name.startswith('on_')]
 
@@ -84,8 +84,8 @@ def check_hooks(callback):
     for hook in dir(base):
         if hook in HOOKS or not hook.startswith('on_') and hook not in _STATEFUL_HOOKS: continue
         if getattr(type(callback), hook) is not getattr(root, hook, None): waits.append(hook)
-    check(not waits, 'callbacks', type(callback).__name__, f'a callback of the hooks {", ".join(HOOKS)}, not {", ".join(waits)}',
-          'trainer.engine=lightning calls every hook of Lightning.')
+    expected = f'a callback of the hooks {", ".join(HOOKS)}, not {", ".join(waits)}'
+    check(not waits, 'callbacks', type(callback).__name__, expected, 'trainer.engine=lightning calls every hook of Lightning.')
 
 # %% ../../nbs/core/callbacks.ipynb #76d6f7c6
 class EveryEpochs(Callback):
@@ -113,7 +113,7 @@ def _report_line(step: int, values: dict, stage: str) -> str:
     return '  '.join(words)
 
 class Report(Callback):
-    "A line a validation, and the loss terms at the end; unless `no_print`, also a line every `log_every_n_steps` batches."
+    "A line a validation, the loss terms at the end and, unless `no_print`, a line every `log_every_n_steps` batches."
     needs_full_params = False
 
     def __init__(self, no_print: bool): self.no_print = no_print
@@ -152,7 +152,7 @@ def _validation_figure(folder: Path):
     return fig
 
 class ValidationCurves(Callback):
-    "The curves after each validation on several data sets, in `figures/val_metrics_step_<step>.png` and in the trackers."
+    "The curves of several data sets after each validation, in `figures/val_metrics_step_<step>.png` and the trackers."
     needs_full_params = False
 
     def __init__(self, folder: Path): self.folder = Path(folder)

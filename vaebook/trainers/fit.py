@@ -50,8 +50,13 @@ class Session:
 
     def make_step(self, objective: Objective | None = None, driver=None) -> Step:
         "The step of this session, where the checkpoint left it."
-        plan = self.plan
-        step = Step(objective or self.objective, self.trainer, plan.total_steps, plan.steps_per_epoch, self.cfg['seed'], driver)
+        step = Step(
+            objective or self.objective,
+            self.trainer,
+            self.plan.total_steps,
+            self.plan.steps_per_epoch,
+            self.cfg['seed'],
+            driver)
         if self.saved: step.load_state_dict(self.saved)
         return step
 
@@ -67,14 +72,16 @@ _CHECKPOINT_KEYS = {'batches', 'frozen', 'batch_size', 'total_steps', 'best'}
 def _read_fitting_checkpoint(checkpoint, plan: TrainingPlan, t) -> dict: # t: `trainer` block
     "The checkpoint; raises `BadInput` when this run cannot go on from it."
     saved = read_checkpoint(checkpoint)
-    check(isinstance(saved, dict) and _CHECKPOINT_KEYS <= saved.keys(), 'checkpoint', str(checkpoint), 'a checkpoint of this version of vaebook',
+    is_ours = isinstance(saved, dict) and _CHECKPOINT_KEYS <= saved.keys()
+    check(is_ours, 'checkpoint', str(checkpoint), 'a checkpoint of this version of vaebook',
           'Start a new run; load_from_checkpoint or init begins with the weights of an older one.')
     steps = saved['batches'] // plan.accumulate
-    check(saved['batches'] <= plan.total_batches, 'max_steps', plan.total_steps, f'at least the {steps} steps this run has had',
-          'Give more steps to go on.')
+    check(saved['batches'] <= plan.total_batches, 'max_steps', plan.total_steps,
+          f'at least the {steps} steps this run has had', 'Give more steps to go on.')
     world_size = world()[1]
     before, now = saved['batch_size'], t['batch_size'] * world_size
-    check(before == now, 'batch_size', t['batch_size'], f'{before} samples of all processes together, as this run was started with, not {now}',
+    check(before == now, 'batch_size', t['batch_size'],
+          f'{before} samples of all processes together, as this run was started with, not {now}',
           f'trainer.batch_size is that of one process: give {before} divided by {world_size}.')
     notice = longer_run_notice(t, saved['total_steps'], plan.total_steps)
     if notice and is_main(): print(notice)
@@ -82,8 +89,9 @@ def _read_fitting_checkpoint(checkpoint, plan: TrainingPlan, t) -> dict: # t: `t
 
 # %% ../../nbs/core/fit.ipynb #b1f9c39b
 def _load_finished(session: Session) -> tuple[Step, Fitted]:
-    name, steps = session.folder.name, session.plan.total_steps
-    if is_main(): print(f'{name} is finished, after {steps} steps: its model is loaded. A larger trainer.max_steps trains it further.')
+    if is_main():
+        print(f'{session.folder.name} is finished, after {session.plan.total_steps} steps: its model is loaded. '
+              'A larger trainer.max_steps trains it further.')
     step = session.make_step()
     device = next(session.objective.parameters()).device
     return step, Fitted(device, {})
@@ -91,7 +99,8 @@ def _load_finished(session: Session) -> tuple[Step, Fitted]:
 def _train(session: Session) -> tuple[Step, Fitted]:
     t = session.trainer
     resumed = session.saved is not None
-    if resumed and is_main(): print(f'going on from step {session.start // session.plan.accumulate} of {session.plan.total_steps}')
+    step = session.start // session.plan.accumulate
+    if resumed and is_main(): print(f'going on from step {step} of {session.plan.total_steps}')
     engine = optional_import(f'vaebook.trainers.{choose_engine(t)}')
     around = run_context(t, session.folder, session.objective.model, resumed, is_main())
     with disk_errors(session.folder), around as more_callbacks, StopSignals() as stop:
@@ -114,7 +123,15 @@ def fit(objective: nn.Module, # A model, or an `Objective`
     plan = TrainingPlan(cfg['trainer'], batches_per_epoch)
     saved = _read_fitting_checkpoint(checkpoint, plan, cfg['trainer']) if checkpoint else None
     set_seed(cfg['seed'])
-    session = Session(as_objective(objective), cfg, Path(folder), plan, train_loader, val_loader, list(callbacks), saved)
+    session = Session(
+        as_objective(objective),
+        cfg,
+        Path(folder),
+        plan,
+        train_loader,
+        val_loader,
+        list(callbacks),
+        saved)
     is_finished = session.start == plan.total_batches
     step, fitted = _load_finished(session) if is_finished else _train(session)
     if step.average: session.objective.load_state_dict(step.average.module.state_dict())

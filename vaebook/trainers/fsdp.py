@@ -107,6 +107,6 @@ class ShardedObjective:
         weights = _renamed(state['objective'], '', 'objective.')
         checkpoint.set_model_state_dict(self.loss, weights, options=checkpoint.StateDictOptions(full_state_dict=True))
         names = [f'objective.{name}' for name, _ in self.objective.named_parameters()]
-        moments = _moments_by_name(state['optimizer'], names)
-        not_strict = checkpoint.StateDictOptions(full_state_dict=True, strict=False) # a parameter without gradient has no moments
+        moments = _moments_by_name(state['optimizer'], names) # none of a parameter without gradient
+        not_strict = checkpoint.StateDictOptions(full_state_dict=True, strict=False)
         checkpoint.set_optimizer_state_dict(self.loss, optimizer, moments, options=not_strict)

@@ -19,7 +19,7 @@ from torch import distributed as dist
 from ..core import BadInput, check, check_choice, optional_import
 from ..core.distributed import device_numbers, is_launched, is_main, local_world, world
 from ..losses.terms import Objective
-from .callbacks import HOOKS, RunView
+from .callbacks import RunView
 from .fit import Fitted, Session
 from .fsdp import ShardedObjective, forward_loss, full_tensor
 from .loggers import make_loggers
@@ -129,9 +129,7 @@ class TrainingModule(RunView, pl.LightningModule):
         if self.step >= self.plan.total_steps: self.trainer.should_stop = True
 
     def _log_train(self):
-        """The values of this batch, averaged over processes when a row is due.
-
-        We write the row here: Lightning would write it after the checkpoint of this step, and a kill between the two would lose it."""
+        "The values of this batch, averaged over processes when a row is due."
         values = self.train_values()
         is_due = self.trainer._logger_connector.should_update_logs or self.step >= self.plan.total_steps
         if is_due and self.trainer.world_size > 1:
@@ -140,6 +138,7 @@ class TrainingModule(RunView, pl.LightningModule):
             values = dict(zip(values, means))
         self.log_dict(values, logger=False)
         if not is_due: return
+        # Lightning would write the row after the checkpoint of this step, and a kill between the two would lose it.
         row = self.trainer.fit_loop.epoch_loop._batches_that_stepped
         for logger in self.loggers: logger.log_metrics({k: float(v) for k, v in values.items()}, row)
 
@@ -163,6 +162,10 @@ class TrainingModule(RunView, pl.LightningModule):
         self.log_dict(self.val_values, rank_zero_only=True)
 
 # %% ../../nbs/core/lightning.ipynb #3c6b798f
+def _passing_on(hook: str):
+    def passed(self, trainer, module, *args, **kwargs): self._call(hook, trainer, module, *args, *kwargs.values())
+    return passed
+
 class _OurCallbacks(pl.Callback):
     "The hooks of our callbacks, in their order."
 
@@ -174,18 +177,20 @@ class _OurCallbacks(pl.Callback):
         if self.stop: self.stop.listen()
         self._call('on_train_start', trainer, module)
 
+    on_train_batch_start = _passing_on('on_train_batch_start')
+    on_train_batch_end = _passing_on('on_train_batch_end')
+    on_validation_start = _passing_on('on_validation_start')
+    on_validation_epoch_start = _passing_on('on_validation_epoch_start')
+    on_validation_epoch_end = _passing_on('on_validation_epoch_end')
+    on_validation_end = _passing_on('on_validation_end')
+    on_train_end = _passing_on('on_train_end')
+    on_exception = _passing_on('on_exception')
+
     def _call(self, hook: str, trainer, module, *args):
         if trainer.sanity_checking: return
         for callback in self.callbacks:
             with module.summon_full_params() if callback.needs_full_params else nullcontext():
                 getattr(callback, hook)(trainer, module, *args)
-
-def _passing_on(hook: str):
-    def passed(self, trainer, module, *args, **kwargs): self._call(hook, trainer, module, *args, *kwargs.values())
-    return passed
-
-for hook in HOOKS:
-    if hook not in vars(_OurCallbacks): setattr(_OurCallbacks, hook, _passing_on(hook))
 
 class _ProgressBar(TQDMProgressBar):
     "One bar for the whole run; none for its validations. `TQDM_DISABLE` is honoured."
@@ -227,7 +232,8 @@ def lightning_options(t) -> dict: # `trainer` block: lightning, engine
         ours = f'trainer.{key}' if key in _OURS else _INSTEAD.get(key)
         choices = _PASSED if key in theirs else _PASSED + _OURS # to guess from
         check_choice('trainer.lightning', key, choices, f'Say {ours}.' if ours else '')
-        check(t.get('engine') != 'accelerate' or key == 'limit_train_batches', 'trainer.lightning', key, 'trainer.engine=lightning beside it')
+        is_ours = t.get('engine') == 'accelerate' and key != 'limit_train_batches'
+        check(not is_ours, 'trainer.lightning', key, 'trainer.engine=lightning beside it')
     limited_batches(given.pop('limit_train_batches', None), 1)
     return check_lightning_arguments(given)
 
@@ -243,7 +249,12 @@ def _devices_and_strategy(t) -> dict: # `trainer` block: accelerator, devices, n
         if strategy in ('auto', 'ddp'): strategy = DDPStrategy(find_unused_parameters=True)
         if strategy == 'fsdp': strategy = ModelParallelStrategy(data_parallel_size=world()[1], tensor_parallel_size=1)
     if strategy in ZERO_STRATEGIES: strategy = optional_import('vaebook.trainers.zero').ZeroStrategy(t)
-    return dict(accelerator=t['accelerator'], devices=devices, num_nodes=num_nodes, strategy=strategy, precision=t['precision'])
+    return dict(
+        accelerator=t['accelerator'],
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
+        precision=t['precision'])
 
 def make_pl_trainer(t, # `trainer` block
                     **options) -> pl.Trainer:
@@ -271,7 +282,7 @@ def _put_after(trainer: pl.Trainer, batches: int, step: int):
     seen = dict(ready=batches, started=batches, processed=batches, completed=batches)
     begun = dict(ready=1, started=1, processed=0, completed=0)
     state['epoch_loop.batch_progress'] |= dict(total=dict(seen), current=dict(seen), is_last_batch=False)
-    state['epoch_loop.state_dict'] = dict(_batches_that_stepped=step + 1) # the number of the row that the next batch may log
+    state['epoch_loop.state_dict'] = dict(_batches_that_stepped=step + 1) # the row that the next batch may log
     state['epoch_progress'] |= dict(total=dict(begun), current=dict(begun))
     loop.load_state_dict(state)
 
@@ -319,7 +330,9 @@ def _trainer_of(session: Session) -> pl.Trainer:
 
 # %% ../../nbs/core/lightning.ipynb #0b23ab7c
 _DIST_VARIABLES = [
-    'MASTER_ADDR', 'MASTER_PORT', 'WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'NODE_RANK', 'GROUP_RANK', 'LOCAL_WORLD_SIZE']
+    'MASTER_ADDR', 'MASTER_PORT',
+    'WORLD_SIZE', 'LOCAL_WORLD_SIZE',
+    'RANK', 'LOCAL_RANK', 'NODE_RANK', 'GROUP_RANK']
 
 def _has_process_group() -> bool: return dist.is_available() and dist.is_initialized()
 

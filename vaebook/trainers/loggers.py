@@ -7,7 +7,7 @@ __all__ = ['TRACKERS', 'LOGGERS', 'Tracker', 'StepCSV', 'FailSafeTracker', 'Tens
            'MLflowLogger', 'TrackioLogger', 'make_tracker', 'make_loggers', 'load_callbacks_and_logger']
 
 # %% ../../nbs/core/loggers.ipynb #dbc106ad
-import contextlib, csv, io, json, os, queue, ssl, tempfile, threading, time, urllib.error, urllib.request
+import contextlib, csv, io, json, logging, os, queue, ssl, sys, tempfile, threading, time, urllib.error, urllib.request
 from pathlib import Path
 
 from ..core import (
@@ -238,8 +238,9 @@ def _has_clearml_credentials() -> bool:
     in_home = Path('~/clearml.conf').expanduser().is_file()
     return exists or in_home or bool(os.environ.get('CLEARML_API_ACCESS_KEY'))
 
-_CLEARML_PATCHES = '''matplotlib tensorflow tensorboard pytorch xgboost scikit fastai lightgbm hydra detect_repository tfdefines joblib
-megengine catboost gradio jsonargparse'''.split()
+_CLEARML_PATCHES = [ # what it would patch
+    'matplotlib', 'tensorflow', 'tensorboard', 'pytorch', 'xgboost', 'scikit', 'fastai', 'lightgbm', 'hydra',
+    'detect_repository', 'tfdefines', 'joblib', 'megengine', 'catboost', 'gradio', 'jsonargparse']
 
 class ClearMLLogger(FailSafeTracker):
     "A ClearML task; `val/mse` is the curve `mse` in the plot `val`."
@@ -269,8 +270,8 @@ class ClearMLLogger(FailSafeTracker):
         check(found or mode != 'online', 'mode', mode, 'credentials for ClearML',
               'Set CLEARML_CONFIG_FILE to a clearml.conf, or say logger.mode=offline.')
         if mode == 'auto' and not found:
-            print('ClearML is off: no credentials. CLEARML_CONFIG_FILE=<clearml.conf> or logger.mode=offline turns it on, '
-                  'logger=csv silences this.')
+            print('ClearML is off: no credentials. CLEARML_CONFIG_FILE=<clearml.conf> or logger.mode=offline '
+                  'turns it on, logger=csv silences this.')
         return found
 
     def _open(self, run, config, project, tags):
@@ -343,7 +344,7 @@ class MLflowLogger(FailSafeTracker):
 
     def _open(self, run, config, project):
         client = optional_import('mlflow.tracking').MlflowClient(self.uri)
-        for noisy in ('alembic', 'mlflow.store.db.utils'): optional_import('logging').getLogger(noisy).setLevel('WARNING')
+        for name in ('alembic', 'mlflow.store.db.utils'): logging.getLogger(name).setLevel('WARNING') # they report every table
         if self.remote: _check_server(self.uri)
         Path(self.save_dir).mkdir(parents=True, exist_ok=True)
         self.version = _saved_id(run, 'mlflow')
@@ -386,9 +387,9 @@ def _trackio_in(folder: Path):
     os.environ['TRACKIO_DIR'] = str(folder)
     os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
     os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
-    trackio, modules = optional_import('trackio'), optional_import('sys').modules
+    trackio = optional_import('trackio')
     places = dict(TRACKIO_DIR=folder, MEDIA_DIR=folder/'media', ARTIFACTS_DIR=folder/'artifacts')
-    for name, module in list(modules.items()):
+    for name, module in list(sys.modules.items()):
         if name.split('.')[0] != 'trackio': continue
         for key, value in places.items():
             if hasattr(module, key): setattr(module, key, value)
@@ -426,7 +427,8 @@ class TrackioLogger(FailSafeTracker):
         self.attempt(lambda: self.experiment.log({name: optional_import('trackio').Image(_image_of(fig))}, step=step))
 
     def log_video(self, name, path, step):
-        self.attempt(lambda: self.experiment.log({name: optional_import('trackio').Video(str(path), format='mp4')}, step=step))
+        def log(): self.experiment.log({name: optional_import('trackio').Video(str(path), format='mp4')}, step=step)
+        self.attempt(log)
 
     def finalize(self, status):
         with _quietly(): self.attempt(lambda: optional_import('trackio').finish())
@@ -477,7 +479,8 @@ def make_loggers(cfg, # A run's configuration
     return [tracker, table] if tracker else [table]
 
 # %% ../../nbs/core/loggers.ipynb #0886266d
-def load_callbacks_and_logger(args) -> tuple: # A run's configuration: `trainer`, `logger`, and `run_dir`, the folder to write to
+def load_callbacks_and_logger(args # A run's configuration: `trainer`, `logger`, and `run_dir`, where to write
+                             ) -> tuple:
     "([ModelCheckpoint, ModelCheckpoint, LearningRateMonitor], logger); the logger is None for csv and none."
     pl = optional_import('pytorch_lightning.callbacks')
     t, folder = args['trainer'], Path(args['run_dir'])

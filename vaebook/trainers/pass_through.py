@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ..core import BadInput, check
+from ..core import check
 from ..core.options import Flag, Natural, Share, words
 
 # %% ../../nbs/core/pass_through.ipynb #e19a0006
@@ -72,5 +72,6 @@ def check_val_fraction(limit, loader): # `limit_val_batches`; of a validation se
     try: batches = len(loader)
     except TypeError: batches = 0 # a stream, of which no fraction can be taken
     leaves_some = limit in (0., 1.) or int(limit * batches) >= 1
-    check(leaves_some, 'limit_val_batches', limit, f'a fraction that leaves one of the {batches} batches of a validation set',
+    check(leaves_some, 'limit_val_batches', limit,
+          f'a fraction that leaves one of the {batches} batches of a validation set',
           'trainer.max_val_batches=1 takes one.')

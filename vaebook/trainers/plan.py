@@ -54,7 +54,8 @@ class TrainingPlan:
         self.total_steps = total_steps(trainer, self.steps_per_epoch)
         self.total_batches = self.total_steps * self.accumulate
         self.validate_every = trainer['val_every_n_steps'] or trainer['val_every_n_epochs'] * self.steps_per_epoch
-        self.save_every = trainer['save_every_n_steps'] or (trainer.get('save_every_n_epochs') or 0) * self.steps_per_epoch
+        save_every_n_epochs = trainer.get('save_every_n_epochs') or 0 # 0: never
+        self.save_every = trainer['save_every_n_steps'] or save_every_n_epochs * self.steps_per_epoch
         self._has_validation = lightning.get('limit_val_batches', 1) != 0
 
     def validates(self, step: int) -> bool:
@@ -98,13 +99,14 @@ def _check_launcher():
     "Raise `BadInput` for a configuration of `accelerate launch` that would shard without our knowing."
     for tool in ('FSDP', 'DEEPSPEED', 'MEGATRON_LM'):
         used = os.environ.get(f'ACCELERATE_USE_{tool}', 'false') == 'true'
-        check(not used, 'accelerate launch', tool.lower(), 'a configuration without it', 'Parameters are spread by trainer.strategy=fsdp.')
+        check(not used, 'accelerate launch', tool.lower(), 'a configuration without it',
+              'Parameters are spread by trainer.strategy=fsdp.')
 
 def _check_zero(t):
     "Raise `BadInput` for what cannot run under DeepSpeed, or was never tried there."
     def require(ok, key, wanted): check(ok, f'trainer.{key}', t[key], wanted, 'trainer.strategy=ddp and fsdp train it.')
-    stages = ', '.join(ZERO_STRATEGIES)
-    require(t['strategy'] in ZERO_STRATEGIES, 'strategy', f'one of {stages}, as the others spread or move the parameters')
+    known = ', '.join(ZERO_STRATEGIES)
+    require(t['strategy'] in ZERO_STRATEGIES, 'strategy', f'one of {known}, as the others spread or move the parameters')
     require(find_spec('deepspeed'), 'strategy', 'a strategy that is installed: pip install deepspeed')
     require(t['precision'] == '32-true', 'precision', '32-true beside trainer.strategy=deepspeed')
     optimizer = t['optimizer']['name']
@@ -144,7 +146,8 @@ def check_devices(t): # `trainer` block
 
 # %% ../../nbs/core/plan.ipynb #c8ebce60
 _COUNTS = ['batch_size', 'accumulate_grad_batches', 'val_every_n_epochs', 'log_every_n_steps']
-_OPTIONAL_COUNTS = ['val_every_n_steps', 'save_every_n_steps', 'save_every_n_epochs', 'max_val_batches', 'skip_nonfinite']
+_OPTIONAL_COUNTS = [
+    'val_every_n_steps', 'save_every_n_steps', 'save_every_n_epochs', 'max_val_batches', 'skip_nonfinite']
 
 def _check_numbers(t): # `trainer` block
     for key in _COUNTS:
@@ -165,7 +168,8 @@ def check_training(cfg, # The run's configuration
     make_scheduler(optimizer, total_steps(t, 1), 1, **t['scheduler'])
     check_choice('logger', cfg['logger']['name'], LOGGERS)
     check_choice('monitor_mode', t['monitor_mode'], ['min', 'max'])
-    check(type(t['save_top_k']) is int and t['save_top_k'] >= -1, 'save_top_k', t['save_top_k'], 'a number, 0 for none, -1 for all')
+    top = t['save_top_k']
+    check(type(top) is int and top >= -1, 'save_top_k', top, 'a number, 0 for none, -1 for all')
     _check_numbers(t)
     check_devices(t)
     check_strategy(t, obstacles)

@@ -41,9 +41,10 @@ def determinism(t): # `trainer` block: deterministic, strict_deterministic
     try:
         with _deterministic_kernels(strict): yield
     except RuntimeError as e:
-        first_line = str(e).splitlines()[0] if str(e) else ''
         if 'deterministic' not in str(e): raise
-        raise BadInput('strict_deterministic', True, 'a model of deterministic kernels', f'{first_line} trainer.deterministic=true only warns.') from e
+        first_line = str(e).splitlines()[0]
+        raise BadInput('strict_deterministic', True, 'a model of deterministic kernels',
+                       f'{first_line} trainer.deterministic=true only warns.') from e
 
 # %% ../../nbs/core/run_options.ipynb #c9f7ff7d
 class _CountBatches(Callback):

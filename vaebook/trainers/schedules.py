@@ -38,7 +38,8 @@ def _check_keys(what: str, name: str, settings: dict, known):
     for key, value in settings.items():
         if key in known: continue
         try: check_choice(f'{what} key', key, known)
-        except BadInput as e: raise BadInput(f'{what}.{key}', value, f'an argument of {name}', f'{e} Leave it out, or say null.') from None
+        except BadInput as e:
+            raise BadInput(f'{what}.{key}', value, f'an argument of {name}', f'{e} Leave it out, or say null.') from None
 
 @contextmanager
 def _torch_errors(what: str, kind: type, settings: dict):
@@ -94,7 +95,8 @@ def _inverse(s, n, epoch, lr, inv_gamma: float = 1., power: float = 1., warmup: 
 SHAPES = dict(constant=_constant, cosine=_cosine, step=_step, InverseLR=_inverse)
 
 # %% ../../nbs/core/schedules.ipynb #faeacd90
-_NO_SCHEDULERS = ['LRScheduler', 'LambdaLR', 'MultiplicativeLR', 'SequentialLR', 'ChainedScheduler', 'ReduceLROnPlateau']
+_NO_SCHEDULERS = [
+    'LRScheduler', 'LambdaLR', 'MultiplicativeLR', 'SequentialLR', 'ChainedScheduler', 'ReduceLROnPlateau']
 SCHEDULERS = _subclasses(torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler, _NO_SCHEDULERS)
 
 def _torch_scheduler(optimizer, total_steps: int, name: str, /, **settings):
@@ -121,7 +123,8 @@ def _try_schedule(optimizer, total_steps: int, name: str, /, **settings):
         for step in range(min(total_steps, _MAX_TRIED)):
             rate = stand_in.param_groups[0]['lr']
             is_rate = not isinstance(rate, complex) and 0 <= rate < math.inf
-            check(is_rate, 'scheduler', f'{name}({_show(settings)})', 'learning rates from 0', f'That of step {step} would be {rate}.')
+            check(is_rate, 'scheduler', f'{name}({_show(settings)})', 'learning rates from 0',
+                  f'That of step {step} would be {rate}.')
             schedule.step()
 
 # %% ../../nbs/core/schedules.ipynb #d2fb88cc
@@ -135,7 +138,8 @@ def _check_shape(name: str, settings: dict):
     "Raise `BadInput` for a setting that a shape of ours does not have, or that is out of range."
     _check_keys('scheduler', name, settings, _scheduler_keys(name))
     for key, value in settings.items():
-        check(type(value) in (int, float) and 0 <= value < math.inf, f'scheduler.{key}', value, 'a number that is not negative')
+        in_range = type(value) in (int, float) and 0 <= value < math.inf
+        check(in_range, f'scheduler.{key}', value, 'a number that is not negative')
     warmup = settings.get('warmup', 0)
     check(warmup < 1, 'scheduler.warmup', warmup, 'a number from 0 to below 1',
           f'Linear warm-up over {warmup} steps is warmup_steps={warmup}.')

@@ -108,7 +108,7 @@ class Driver:
     rank = 0 # number of this process …
     world_size = 1 # … and how many there are
 
-    def sync_gradients(self, sync: bool): # context of forward and backward: are gradients averaged over processes in it?
+    def sync_gradients(self, sync: bool): # context: are gradients averaged over processes in its backward pass?
         return nullcontext()
 
     def autocast(self): return nullcontext()
@@ -116,7 +116,8 @@ class Driver:
     def summon_full_params(self): # context: inside, parameters are whole tensors
         return nullcontext()
 
-    def compute_loss(self, objective: Objective, batch: dict, step: int) -> tuple[LossTerms, dict]: # terms; loss of each task
+    def compute_loss(self, objective: Objective, batch: dict, step: int) -> tuple[LossTerms, dict]:
+        "The terms, and the loss of each task."
         terms = objective.compute_loss(batch, step)
         return terms, terms.tasks
 
@@ -148,7 +149,7 @@ class Driver:
 
 # %% ../../nbs/core/step.ipynb #06dbbf5f
 def shard_batch(batch: dict, rank: int, world_size: int) -> dict:
-    "The samples of one process: every `world_size`-th. Those left over are dropped, so that all processes have as many."
+    "The samples of one process: every `world_size`-th. What is left over is dropped, so that all have as many."
     if world_size == 1: return batch
     return {k: v[rank:len(v) // world_size * world_size:world_size] for k, v in batch.items()}
 
@@ -211,7 +212,7 @@ class Step:
         seed_step(self.seed, self.batches, self.driver.rank)
         with self.driver.sync_gradients(last and not self.objective.uses_balancer):
             terms, tasks = self.driver.compute_loss(self.objective, batch, step)
-            self.objective.backward(tasks, self.accumulate, lambda total: self.driver.backward(total / self.accumulate))
+            self.objective.backward(tasks, self.accumulate, self._backward)
         terms = terms.detach()
         self._window.append((self.batches, batch, terms))
         if last: self._update()
@@ -219,11 +220,14 @@ class Step:
         with self.driver.autocast(): terms.update(self.objective.after_backward(step, self.accumulate, last))
         return terms
 
+    def _backward(self, total: Tensor): self.driver.backward(total / self.accumulate)
+
     def _update(self):
-        next_step = self.step + 1
-        rank, world_size = self.driver.rank, self.driver.world_size
-        explain = lambda: _raise_nonfinite(self.objective, self._window, next_step, rank, world_size)
-        if self.guard.allows_step(self._clipped_norm(), next_step, explain):
+        number = self.step + 1
+
+        def explain(): _raise_nonfinite(self.objective, self._window, number, self.driver.rank, self.driver.world_size)
+
+        if self.guard.allows_step(self._clipped_norm(), number, explain):
             self.driver.optimizer_step(self.optimizer)
             if self.average: self.average.update_parameters(self.objective)
             self.optimizer.zero_grad()

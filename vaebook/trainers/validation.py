@@ -30,7 +30,7 @@ class Validation:
         self._batchless = LossTerms()
 
     def compute_terms(self, number: int, batch: dict) -> dict: # name → value
-        "The values of batch `number`, with its own noise. The first batch also brings the terms that depend on no batch."
+        "The values of batch `number`, with its own noise; of the first also those that depend on no batch."
         seed_step(self.seed, number, _NOISE_STREAM)
         terms = self.objective.batch_terms(batch, self.step)
         if number == 0: self._batchless = self.objective.batchless_terms(self.step)

@@ -120,7 +120,8 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def setup_environment(self):
         if not isinstance(self.accelerator, CPUAccelerator): return super().setup_environment()
-        self.parallel_devices = [torch.device('cpu', n) for n in range(len(self.parallel_devices))] # DeepSpeed wants numbers
+        count = len(self.parallel_devices)
+        self.parallel_devices = [torch.device('cpu', n) for n in range(count)] # DeepSpeed wants numbers
         DDPStrategy.setup_environment(self) # Lightning's own refuses CPUs
 
     def setup(self, trainer):
