@@ -216,7 +216,7 @@ class Run:
 
     def __init__(self, cfg):
         self.cfg = cfg
-        self.folder, self.checkpoint = find_run(cfg.resume, cfg.run_dir) # folder None: a new run; checkpoint None: step 0
+        self.folder, self.checkpoint = find_run(cfg.resume, cfg.run_dir) # no folder: a new run; no checkpoint: step 0
         self._lock = None
 
     def start(self) -> Path:

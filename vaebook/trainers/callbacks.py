@@ -85,7 +85,8 @@ def check_hooks(callback):
         if hook in HOOKS or not hook.startswith('on_') and hook not in _STATEFUL_HOOKS: continue
         if getattr(type(callback), hook) is not getattr(root, hook, None): waits.append(hook)
     expected = f'a callback of the hooks {", ".join(HOOKS)}, not {", ".join(waits)}'
-    check(not waits, 'callbacks', type(callback).__name__, expected, 'trainer.engine=lightning calls every hook of Lightning.')
+    check(not waits, 'callbacks', type(callback).__name__, expected,
+          'trainer.engine=lightning calls every hook of Lightning.')
 
 # %% ../../nbs/core/callbacks.ipynb #76d6f7c6
 class EveryEpochs(Callback):

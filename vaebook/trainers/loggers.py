@@ -344,7 +344,7 @@ class MLflowLogger(FailSafeTracker):
 
     def _open(self, run, config, project):
         client = optional_import('mlflow.tracking').MlflowClient(self.uri)
-        for name in ('alembic', 'mlflow.store.db.utils'): logging.getLogger(name).setLevel('WARNING') # they report every table
+        for noisy in ('alembic', 'mlflow.store.db.utils'): logging.getLogger(noisy).setLevel('WARNING')
         if self.remote: _check_server(self.uri)
         Path(self.save_dir).mkdir(parents=True, exist_ok=True)
         self.version = _saved_id(run, 'mlflow')

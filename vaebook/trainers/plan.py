@@ -106,7 +106,8 @@ def _check_zero(t):
     "Raise `BadInput` for what cannot run under DeepSpeed, or was never tried there."
     def require(ok, key, wanted): check(ok, f'trainer.{key}', t[key], wanted, 'trainer.strategy=ddp and fsdp train it.')
     known = ', '.join(ZERO_STRATEGIES)
-    require(t['strategy'] in ZERO_STRATEGIES, 'strategy', f'one of {known}, as the others spread or move the parameters')
+    wanted = f'one of {known}, as the others spread or move the parameters'
+    require(t['strategy'] in ZERO_STRATEGIES, 'strategy', wanted)
     require(find_spec('deepspeed'), 'strategy', 'a strategy that is installed: pip install deepspeed')
     require(t['precision'] == '32-true', 'precision', '32-true beside trainer.strategy=deepspeed')
     optimizer = t['optimizer']['name']

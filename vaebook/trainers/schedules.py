@@ -39,7 +39,8 @@ def _check_keys(what: str, name: str, settings: dict, known):
         if key in known: continue
         try: check_choice(f'{what} key', key, known)
         except BadInput as e:
-            raise BadInput(f'{what}.{key}', value, f'an argument of {name}', f'{e} Leave it out, or say null.') from None
+            hint = f'{e} Leave it out, or say null.'
+            raise BadInput(f'{what}.{key}', value, f'an argument of {name}', hint) from None
 
 @contextmanager
 def _torch_errors(what: str, kind: type, settings: dict):
