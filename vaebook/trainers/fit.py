@@ -96,12 +96,16 @@ def _load_finished(session: Session) -> tuple[Step, Fitted]:
     device = next(session.objective.parameters()).device
     return step, Fitted(device, {})
 
+def _engine(t): # `trainer` block → function of a session
+    if choose_engine(t) == 'lightning': return optional_import('vaebook.trainers.lightning').train_with_lightning
+    return optional_import('vaebook.trainers.accelerate').train_with_accelerate
+
 def _train(session: Session) -> tuple[Step, Fitted]:
     t = session.trainer
     resumed = session.saved is not None
     step = session.start // session.plan.accumulate
     if resumed and is_main(): print(f'going on from step {step} of {session.plan.total_steps}')
-    engine = optional_import(f'vaebook.trainers.{choose_engine(t)}')
+    train = _engine(t)
     around = run_context(t, session.folder, session.objective.model, resumed, is_main())
     with disk_errors(session.folder), around as more_callbacks, StopSignals() as stop:
         best = session.saved['best'] if resumed else ()
@@ -109,7 +113,7 @@ def _train(session: Session) -> tuple[Step, Fitted]:
         session.callbacks += [Report(t['no_print']), ValidationCurves(session.folder), *more_callbacks, checkpoints]
         session.stop = stop
         session.objective.train()
-        return engine.train(session)
+        return train(session)
 
 def fit(objective: nn.Module, # A model, or an `Objective`
         cfg, # The run's configuration
