@@ -13,9 +13,11 @@ from pathlib import Path
 
 import torch
 
-from ..core import BadInput, atomic_write, atomic_write_folder, check
-from ..viz.tiles import new_figure
+from ..core import BadInput, LossTerms, atomic_write, atomic_write_folder, check
+from .plan import TrainingPlan
 from .signals import Stopped, StopSignals
+from .step import Step
+from ..viz.tiles import new_figure
 
 # %% ../../nbs/core/callbacks.ipynb #891af717
 class Callback:
@@ -35,7 +37,10 @@ class Callback:
 HOOKS = [name for name in vars(Callback) if name.startswith('on_')]
 
 class RunView:
-    "What callbacks read of a run; an engine that has `train_step`, `plan` and `terms` is one."
+    "What callbacks read of a run; an engine is one."
+    train_step: Step
+    plan: TrainingPlan
+    terms: LossTerms # of the last batch
 
     @property
     def step(self) -> int: return self.train_step.step # updates so far
@@ -183,9 +188,9 @@ class Checkpoints(Callback):
     def __init__(self,
                  folder: Path, # of the run
                  trainer, # block of the configuration: monitor, monitor_mode, save_top_k, batch_size
-                 plan, # `TrainingPlan`
+                 plan: TrainingPlan,
                  stop: StopSignals,
-                 best: list = ()): # [value, step] of the models that are kept, from the checkpoint
+                 best=()): # [value, step] of each model that is kept, from the checkpoint
         self.folder = Path(folder)
         self.monitor = trainer['monitor']
         self.sign = -1 if trainer['monitor_mode'] == 'max' else 1

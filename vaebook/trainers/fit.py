@@ -6,8 +6,10 @@
 __all__ = ['Session', 'Fitted', 'fit']
 
 # %% ../../nbs/core/fit.ipynb #728b2ba6
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,8 +32,8 @@ class Session:
     cfg: dict # the run's configuration
     folder: Path
     plan: TrainingPlan
-    train_loader: object # start, number of batches → loader of the batches of all processes
-    val_loader: object # one, or {data set: loader}
+    train_loader: Callable # start, number of batches → loader of the batches of all processes
+    val_loader: Any # one, or {data set: loader}
     callbacks: list
     saved: dict | None = None # the checkpoint to go on from
     stop: StopSignals | None = None # that of this sitting

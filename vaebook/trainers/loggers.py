@@ -9,6 +9,7 @@ __all__ = ['TRACKERS', 'LOGGERS', 'Tracker', 'StepCSV', 'FailSafeTracker', 'Tens
 # %% ../../nbs/core/loggers.ipynb #dbc106ad
 import contextlib, csv, io, json, logging, os, queue, ssl, sys, tempfile, threading, time, urllib.error, urllib.request
 from pathlib import Path
+from typing import Any
 
 from ..core import (
     BadInput, atomic_write, cache_dir, check, check_choice, flatten_dict, optional_import, read_json, read_settings)
@@ -16,7 +17,9 @@ from ..core import (
 # %% ../../nbs/core/loggers.ipynb #347d60c1
 class Tracker:
     "Where the numbers of a run go, in both engines; this one keeps nothing."
-    title = name = version = save_dir = log_dir = experiment = None # what Lightning may look at
+    title: str = 'nowhere'
+    name = version = save_dir = log_dir = None # Lightning may look at these
+    experiment: Any = None # … and at what the tracker's own library calls a run
     group_separator = '/'
 
     def log_hyperparams(self, params: dict, *args, **kwargs): "The configuration, flat."

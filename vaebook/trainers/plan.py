@@ -21,13 +21,11 @@ from .schedules import make_optimizer, make_scheduler
 # %% ../../nbs/core/plan.ipynb #bb7b0141
 def limited_batches(limit: int | float | None, batches: int) -> int:
     "Batches of an epoch that is limited to this number, or to this fraction."
-    is_number = type(limit) is int and limit >= 1
-    is_fraction = type(limit) is float and 0 < limit <= 1
-    check(limit is None or is_number or is_fraction, 'limit_train_batches', limit,
-          'a number of batches, or a fraction of the epoch between 0 and 1')
-    if is_number: return min(limit, batches)
-    if is_fraction: return max(1, int(limit * batches))
-    return batches
+    if limit is None: return batches
+    if type(limit) is int and limit >= 1: return min(limit, batches)
+    if type(limit) is float and 0 < limit <= 1: return max(1, int(limit * batches))
+    expected = 'a number of batches, or a fraction of the epoch between 0 and 1'
+    raise BadInput('limit_train_batches', limit, expected)
 
 def total_steps(t, # `trainer` block: max_steps, max_epochs
                 steps_per_epoch: int) -> int:
