@@ -55,7 +55,7 @@ def measured(cfg):
     "As `train`, without the pictures: the final numbers."
     from vaebook.train import experiment
     body = experiment(cfg)
-    for part in (body.data, body.model, body.fit): part()
+    for part in (body.data, body.summary, body.fit): part()
     return dict(body.evaluate())
 
 

@@ -11,7 +11,7 @@ from helpers import said
 from vaebook.core.config import compose, parse_override, quote
 from vaebook.core.errors import BadInput, flatten_dict
 from vaebook.core.facade import allowed_choices, choices, aliases, own_aliases, load_yaml, recipes, translate
-from vaebook.train import best_model, compose_line, split_experiment, model_folder, reopen, _sweep_lines, train
+from vaebook.train import best_model, compose_line, split_experiment, model_folder, load_run, _sweep_lines, train
 from vaebook.trainers.video import TrainingArguments
 
 EXPERIMENTS = list(load_yaml('experiments'))
@@ -251,10 +251,10 @@ def test_best_is_another_model_than_the_last(tmp_path):
     run = tmp_path / 'run'
     train(compose('cvae', dataset='digits', smoke=True, logger='csv', run_dir=str(run),
                   overrides='trainer.accelerator=cpu trainer.progress_bar=false trainer.val_every_n_steps=5 trainer.monitor_mode=max'))
-    last, best = (reopen(run, which=which) for which in ('last', 'best'))
+    last, best = (load_run(run, which=which) for which in ('last', 'best'))
     assert best.evaluate()['step'] == 5 and 'step' not in last.evaluate()
     kept, final = load_file(run / 'checkpoints/best_step_5/model.safetensors'), load_file(run / 'model/model.safetensors')
-    for name in kept: assert best.network().state_dict()[name].equal(kept[name]) and last.network().state_dict()[name].equal(final[name])
+    for name in kept: assert best.model.state_dict()[name].equal(kept[name]) and last.model.state_dict()[name].equal(final[name])
     assert any(not kept[name].equal(final[name]) for name in kept)
 
 

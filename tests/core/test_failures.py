@@ -7,8 +7,8 @@ import pytest
 from helpers import ROOT, command, measured
 from vaebook.core.config import compose
 from vaebook.core import BadInput
-from vaebook.core.runs import Run, free, git_commit, hold
-from vaebook.train import reopen
+from vaebook.core.runs import Run, git_commit, lock, unlock
+from vaebook.train import load_run
 
 
 def start(cfg, gate):
@@ -30,9 +30,9 @@ def test_two_runs_in_one_folder(tmp_path):
     time.sleep(0.2); os.write(door, b'!' * 6)
     assert sorted(os.waitstatus_to_exitcode(os.waitpid(c, 0)[1]) for c in children) == [0, 3, 3, 3, 3, 3]
     (tmp_path / 'run/checkpoints').mkdir(); (tmp_path / 'run/checkpoints/last.ckpt').write_bytes(b'')
-    held, again = hold(tmp_path / 'run'), Run(compose('cvae', dataset='digits', smoke=True, resume=str(tmp_path / 'run')))
+    held, again = lock(tmp_path / 'run'), Run(compose('cvae', dataset='digits', smoke=True, resume=str(tmp_path / 'run')))
     with pytest.raises(BadInput, match='no other run is at work'): again.start()
-    free(held)
+    unlock(held)
     again.start(); again.release(); again.start()
 
 
@@ -86,16 +86,16 @@ def test_a_run_tells_nothing_of_the_machine(experiment, tmp_path, monkeypatch):
     assert told(tmp_path / 'a run') == []
     assert 0 < json.loads((tmp_path / 'a run/environment.json').read_text())['fit_seconds'] < 600
     (tmp_path / 'a run').rename(tmp_path / 'moved')
-    reopen(tmp_path / 'moved')
+    load_run(tmp_path / 'moved')
 
 
 def test_a_child_does_not_keep_the_folder(tmp_path):
     "A worker that lives on has the lock's file open too: giving it back is for all of them."
-    held = hold(tmp_path)
+    held = lock(tmp_path)
     if not (child := os.fork()): time.sleep(60); os._exit(0)
     try:
-        free(held)
-        free(hold(tmp_path))
+        unlock(held)
+        unlock(lock(tmp_path))
     finally: os.kill(child, 9); os.waitpid(child, 0)
 
 

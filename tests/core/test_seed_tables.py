@@ -62,7 +62,7 @@ def run(*said):
             body.fit()
     finally: AutoEncoder.forward = forward
     place = Path(cfg.run_dir)
-    weights = torch.cat([p.detach().flatten().float() for p in body.network().parameters()])
+    weights = torch.cat([p.detach().flatten().float() for p in body.model.parameters()])
     rows = list(csv.DictReader((place / 'metrics.csv').open()))
     return SimpleNamespace(folder=place, weights=weights, rows=rows, printed=printed.getvalue(), flags=flags)
 
@@ -80,7 +80,7 @@ def printed(*said): return run(*said).printed
 def validated(*said): return [s for s, _ in column(run(*said), 'val/l1')]
 def validation(*said): return [v for _, v in column(run(*said), 'val/l1')]
 def logged(*said): return [s for s, _ in column(run(*said), 'train/l1')]
-def first_weights(*said): return torch.cat([p.flatten() for p in experiment(audio(*said)).network().parameters()]).tolist()
+def first_weights(*said): return torch.cat([p.flatten() for p in experiment(audio(*said)).model.parameters()]).tolist()
 def plan(*said): return vars(TrainingPlan(audio(*said).trainer, 4))
 def models(*said): return len(list((run(*said).folder / 'checkpoints').glob('best_step_*')))
 def config(key): return lambda *said: eval(f'c.{key}', dict(c=audio(*said)))
@@ -308,8 +308,8 @@ def clips(**said): return next(iter(experiment(video(**said)).train_batches(0, 1
 def shape(**said): return list(clips(**said).shape)
 def content(**said): return clips(**said).float().flatten().tolist()
 def workers(**said): return experiment(video(**said)).train_batches(0, 1).num_workers
-def parameters(**said): return sum(p.numel() for p in experiment(video(**said)).network().parameters())
-def network(**said): return torch.cat([p.flatten() for p in experiment(video(**said)).network().parameters()]).tolist()
+def parameters(**said): return sum(p.numel() for p in experiment(video(**said)).model.parameters())
+def network(**said): return torch.cat([p.flatten() for p in experiment(video(**said)).model.parameters()]).tolist()
 def setting(key): return lambda **said: eval(f'c.{key}', dict(c=video(**said)))
 def wants(**said): return bool(experiment(video(**said)))
 
@@ -362,7 +362,7 @@ VIDEO = [ # field, what is said (a function: made when it is needed), where one 
     ('resume_from_checkpoint', lambda: dict(resume_from_checkpoint=str(trained())), lambda **s: str(experiment(video(**s)).run.folder), lambda: str(trained())),
     ('resume_from_checkpoint', lambda: dict(resume_from_checkpoint='lost'), wants, 'lost'),
     ('load_from_checkpoint', lambda: dict(load_from_checkpoint=str(trained())), network, CHANGES),
-    ('load_from_checkpoint', lambda: dict(load_from_checkpoint='lost'), lambda **s: experiment(video(**s)).network(), "load_from_checkpoint='lost'"),
+    ('load_from_checkpoint', lambda: dict(load_from_checkpoint='lost'), lambda **s: experiment(video(**s)).model, "load_from_checkpoint='lost'"),
     ('a field that nothing has', lambda: dict(video_paht='x'), starts, "Did you mean 'video_path'"),
 ]
 

@@ -10,7 +10,7 @@ from helpers import command, follows_golden, killed, measured, metrics, said, we
 from vaebook.core.config import compose
 from vaebook.core import BadInput
 from vaebook.models import ActionTokenizer, FSQVQVAE
-from vaebook.train import reopen, train
+from vaebook.train import load_run, train
 
 QUIET = 'trainer.progress_bar=false logger=csv'
 
@@ -45,7 +45,7 @@ def test_checkpoints_load(first):
     assert torch.equal(ids[0], ids[2])
     state = torch.load(first / 'checkpoints/final_step_60/pytorch_model.bin', weights_only=True)
     assert all(torch.equal(v, state[k]) for k, v in models[2].state_dict().items())
-    assert reopen(first).evaluate() == metrics(first)
+    assert load_run(first).evaluate() == metrics(first)
 
 
 def test_ids_are_the_same_everywhere(first):

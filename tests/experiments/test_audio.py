@@ -8,7 +8,7 @@ from helpers import metrics, weights
 from vaebook.core.config import compose
 from vaebook.core import BadInput
 from vaebook.data.audio import load, write_wav
-from vaebook.train import experiment, reopen, train
+from vaebook.train import experiment, load_run, train
 
 QUIET = 'trainer.progress_bar=false logger=csv demo.clips=0'
 
@@ -34,7 +34,7 @@ def test_the_seeds_commands(tmp_path, sounds):
     assert cfg.model.name == 'seanet_real' and cfg.seed == 7 and cfg.trainer.accelerator == 'cpu'
     numbers = train(cfg)
     assert numbers == metrics(tmp_path / 'run') and math.isfinite(numbers['si_sdr']) and numbers['clips'] == 1
-    model = reopen(tmp_path / 'run').network()
+    model = load_run(tmp_path / 'run').model
     assert (model.channels, model.sample_rate, model.config['pre_transform']) == (2, 16000, 'none')
 
 
@@ -53,7 +53,7 @@ def test_every_choice_trains(tmp_path, changes):
     numbers = body.evaluate()
     assert all(math.isfinite(v) for k, v in numbers.items() if k not in ('pesq', 'stoi')) and ('kbps' in numbers) != ('compression' in numbers)
     x = body.held_out()
-    with torch.no_grad(): assert torch.equal(reopen(tmp_path / 'run').network().eval().encode(x).z, body.network().eval().encode(x).z)
+    with torch.no_grad(): assert torch.equal(load_run(tmp_path / 'run').model.eval().encode(x).z, body.model.eval().encode(x).z)
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_a_batch_that_is_not_finite(tmp_path, capsys):
             return dict(audio=batch['audio'].float() / 32768 * (float('nan') if self.count == 2 else 1))
     body.data().train = Broken()
     body.fit()
-    assert all(v.isfinite().all() for v in body.network().state_dict().values())
+    assert all(v.isfinite().all() for v in body.model.state_dict().values())
     assert 'train/skipped' in (tmp_path / 'run/metrics.csv').read_text()
 
 

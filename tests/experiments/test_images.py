@@ -11,7 +11,7 @@ from helpers import column, command, follows_golden, killed, measured, metrics, 
 from vaebook.core.config import compose
 from vaebook.core import BadInput
 from vaebook.models import CNN, CVAE
-from vaebook.train import experiment, reopen, train
+from vaebook.train import experiment, load_run, train
 from vaebook.trainers.callbacks import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,8 +98,8 @@ def test_explore(first, tmp_path):
 
 def test_reopened_run_trains_nothing(first, tmp_path):
     shutil.copytree(first, tmp_path / 'run'); shutil.rmtree(tmp_path / 'run/classifier')
-    with pytest.raises(BadInput, match='the classifier that this run explains'): reopen(tmp_path / 'run')
-    with pytest.raises(BadInput, match='Its classifier has changed'): reopen(tmp_path / 'run', classifier=CNN(10, width=8))
+    with pytest.raises(BadInput, match='the classifier that this run explains'): load_run(tmp_path / 'run')
+    with pytest.raises(BadInput, match='Its classifier has changed'): load_run(tmp_path / 'run', classifier=CNN(10, width=8))
     assert not (tmp_path / 'run/classifier').exists()
 
 

@@ -6,7 +6,7 @@ from helpers import command, metrics
 from vaebook.core.config import compose
 from vaebook.data.video import load, to_bytes, write_video
 from vaebook.models import CausalVAE
-from vaebook.train import reopen, train
+from vaebook.train import load_run, train
 
 QUIET = 'trainer.progress_bar=false logger=csv'
 
@@ -49,8 +49,8 @@ def test_from_files_to_numbers(tmp_path):
     assert cfg.dataset.name == 'video_folder'
     numbers = train(cfg)
     assert {'psnr', 'ssim', 'temporal_error', 'kl', 'psnr_floor'} <= set(numbers) and numbers == metrics(tmp_path / 'run')
-    body = reopen(tmp_path / 'run')
-    model, x = body.network().double(), body.held_out().double()
+    body = load_run(tmp_path / 'run')
+    model, x = body.model.double(), body.held_out().double()
     with torch.no_grad():
         whole = model.decode(model.encode(x).z, x.shape[2])
         parts = torch.cat(list(model.decode_stream((latent.z for latent in model.encode_stream(x.split(2, 2))), x.shape[2])), 2)

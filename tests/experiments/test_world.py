@@ -8,7 +8,7 @@ from helpers import command, metrics, weights
 from vaebook.core.config import compose
 from vaebook.core import BadInput
 from vaebook.data.dmc import DMCVBDataset, pendulum_episodes, write_episodes
-from vaebook.train import experiment, reopen, train
+from vaebook.train import experiment, load_run, train
 
 QUIET = 'trainer.progress_bar=false logger=csv dream.doctor=0 dream.pictures=0'
 
@@ -28,7 +28,7 @@ def test_every_choice_trains(tmp_path, changes):
     numbers = body.evaluate()
     assert numbers == metrics(tmp_path / 'run') and all(math.isfinite(v) for v in numbers.values())
     w = {k: v[:2] for k, v in body.windows().items()}
-    dreams = [r.network().eval().rollout(w['observations'][:, :4], w['actions'], 8)['observations'] for r in (body, reopen(tmp_path / 'run'))]
+    dreams = [r.model.eval().rollout(w['observations'][:, :4], w['actions'], 8)['observations'] for r in (body, load_run(tmp_path / 'run'))]
     assert torch.equal(*dreams) and dreams[0].shape == (2, 8, 3, 16, 16)
 
 
@@ -51,7 +51,7 @@ def test_the_seeds_keys(tmp_path):
     body = experiment(cfg)
     assert cfg.dataset.name == 'episodes' and math.isfinite(body.evaluate()['elbo'])
     objective = body.objective()
-    assert objective.schedule['warmup'] == 10 * body.epoch() and objective.balancer.alpha_steps == 3 and objective.weights.entropy_weight == 0.2
+    assert objective.schedule['warmup'] == 10 * body.batches_per_epoch() and objective.balancer.alpha_steps == 3 and objective.weights.entropy_weight == 0.2
 
 
 def test_bad_input_is_named(tmp_path):
@@ -59,7 +59,7 @@ def test_bad_input_is_named(tmp_path):
     for changes, words in {'model.max_components=0': 'max_components', 'model.latent_dim=-1': 'latent_dim', 'model.grid=3': 'grid', 'model.image_size=24': 'image_size', 'model.likelihood=gaus': 'gaussian', 'loss.balancer=rbg': 'rgb', 'loss.beta.shape=lin': 'linear',
                            'loss.weights.entropy_weight=-1': 'entropy_weight', 'loss.rgb.mu=2 loss.balancer=rgb': 'mu', 'dream.horizon=0': 'dream.horizon', 'dream.mode=best': 'dream.mode', 'model.quantizer=lfq': 'vq', 'model.concentration=[0,1]': 'concentration'}.items():
         with pytest.raises(BadInput, match=words): experiment(smoke(tmp_path / 'x', changes)).first_loss()
-    with pytest.raises(BadInput, match='action_dim'): experiment(smoke(tmp_path / 'x', 'model.action_dim=21')).network()
+    with pytest.raises(BadInput, match='action_dim'): experiment(smoke(tmp_path / 'x', 'model.action_dim=21')).model
     with pytest.raises(BadInput, match='data_path'): experiment(smoke(tmp_path / 'x', 'dataset.stand_in=false', data_path=str(tmp_path / 'none'))).data()
     with pytest.raises(BadInput, match='dream.horizon'): experiment(smoke(tmp_path / 'x', 'dream.horizon=60')).data()
     assert not (tmp_path / 'x').exists()

@@ -242,9 +242,9 @@ METRICS = dict(cvae=dict(nll=57.02, causal_effect=0.5), classifier=dict(classifi
 def untrained(name, folder, **more):
     "The run folder of an experiment, as if it had been trained, and the experiment."
     body = experiment(compose(name, run_dir=str(folder), **dict(smoke=True, overrides='trainer.progress_bar=false') | more))
-    body.network().save_pretrained(body.folder() / 'model')
-    body.run.metrics(**METRICS[name])
-    for figure in ('reconstructions', 'loss_curves', 'other'): body.run.figure(figure, new_figure(1, 1))
+    body.model.save_pretrained(body.folder() / 'model')
+    body.run.save_metrics(**METRICS[name])
+    for figure in ('reconstructions', 'loss_curves', 'other'): body.run.save_figure(figure, new_figure(1, 1))
     return body
 
 
@@ -280,7 +280,7 @@ def test_numbers_for_the_hub(tmp_path):
     for kind in ('cats', 'dogs'):
         for i in range(40): Image.new('RGB', (28, 28), (i, i, i)).save(own / kind / f'{i}.png')
     body = untrained('cvae', tmp_path / 'run', smoke=False, dataset='folder', overrides=f'dataset.root={own.resolve()} trainer.batch_size=8 classifier.trainer.max_steps=2 classifier.trainer.max_epochs=null trainer.progress_bar=false')
-    card = model_card(body.network(), tmp_path / 'run', 'ada/pets')
+    card = model_card(body.model, tmp_path / 'run', 'ada/pets')
     front = yaml.safe_load(card.split('---\n')[1])
     found = {m['type']: (m['value'], m['name']) for r in front['model-index'][0]['results'] for m in r['metrics']}
     assert found == {'nll': (57.02, 'nll, nats an image'), 'causal_effect': (0.5, 'causal_effect, nats')} and front['model-index'][0]['name'] == 'pets'
@@ -288,7 +288,7 @@ def test_numbers_for_the_hub(tmp_path):
     for root in (str(own.resolve()), own.name, f'[{own.name}, other]'): # a relative one tells as much
         saved = tmp_path / 'run/config.yaml'
         cfg = OmegaConf.load(saved); cfg.dataset.root = root; OmegaConf.save(cfg, saved)
-        card = model_card(body.network(), tmp_path / 'run', 'ada/pets', license='mit')
+        card = model_card(body.model, tmp_path / 'run', 'ada/pets', license='mit')
         assert 'secret' not in card and str(tmp_path) not in card and "'dataset.root='\"'\"'<yours>'" in card, card
     assert yaml.safe_load(card.split('---\n')[1])['license'] == 'mit' # the author said so
 

@@ -15,7 +15,7 @@ from vaebook.core.pretrained import Pretrained
 from vaebook.trainers.callbacks import Callback, read_checkpoint
 from vaebook.trainers.fit import fit
 from vaebook.trainers.signals import Stopped
-from vaebook.trainers.step import Step, share
+from vaebook.trainers.step import Step, shard_batch
 
 both = pytest.mark.parametrize('engine', ['lightning', 'accelerate'])
 SETTINGS = dict(gradient_clip_val=None, accumulate_grad_batches=1, ema_decay=None, precision='32-true', optimizer=dict(name='Adam', lr=0.1), scheduler=dict(name='constant'))
@@ -33,7 +33,7 @@ class Line(Pretrained):
 
 
 class TwoTasks(Objective):
-    balanced = True
+    uses_balancer = True
 
     def __init__(self, model):
         super().__init__(model)
@@ -105,7 +105,7 @@ def test_without_validation_there_are_checkpoints_and_stops(tmp_path):
 
 def test_all_processes_have_as_many_samples():
     batch = Rows()[torch.arange(7)]
-    parts = [share(batch, rank, 3) for rank in range(3)]
+    parts = [shard_batch(batch, rank, 3) for rank in range(3)]
     assert [len(p['x']) for p in parts] == [2, 2, 2]
     assert torch.equal(torch.stack([p['x'] for p in parts], 1).flatten(0, 1), batch['x'][:6])
 

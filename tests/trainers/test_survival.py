@@ -26,7 +26,7 @@ def job(name, run, said):
     from vaebook.core.config import compose
     from vaebook.train import experiment
     body = experiment(compose(name, overrides=f'{SHORT} {CHAPTERS[name]} run_dir={run} resume=auto {said}'))
-    with body.stoppable():
+    with body.stop_at_once():
         Path(f'{run}.ready').touch()
         body.fit()
 
@@ -147,17 +147,17 @@ WORKERS = """
 import os, signal, sys, time, torch
 from vaebook.data.batches import batches
 from vaebook.data.images import Split
-from vaebook.trainers.signals import StopSignals, stay_at_work
+from vaebook.trainers.signals import StopSignals, ignore_signals_in_worker
 data = Split(torch.zeros(64, 1, 2, 2, dtype=torch.uint8), torch.zeros(64, dtype=torch.long))
 with StopSignals() as stop:
     loader = batches(data, 2, num_workers=1)
-    loader.worker_init_fn = stay_at_work # as `fit` does
+    loader.worker_init_fn = ignore_signals_in_worker # as `fit` does
     drawn = iter(loader)
     next(drawn)
     os.killpg(os.getpgrp(), int(sys.argv[1]))
     time.sleep(0.5) # an update that takes its time
     for _ in range(5): next(drawn)
-    print(stop.agreed(1), stop.requested)
+    print(stop.should_stop(1), stop.requested)
 """
 
 

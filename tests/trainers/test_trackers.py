@@ -5,7 +5,7 @@ import pytest
 from vaebook.core.config import compose
 from vaebook.viz.tiles import new_figure
 from vaebook.trainers import loggers
-from vaebook.trainers.loggers import Careful, StepCSV, make_tracker
+from vaebook.trainers.loggers import FailSafeTracker, StepCSV, make_tracker
 
 SMOKE = 'smoke=true dataset=digits trainer.progress_bar=false trainer.max_steps=6 trainer.max_epochs=null trainer.val_every_n_steps=3 trainer.log_every_n_steps=1'
 
@@ -70,13 +70,13 @@ def test_a_server_that_is_down(name, port, tmp_path):
     assert time.time() - begun < 60, 'nothing waits for the server at the end'
 
 
-class Dying(Careful):
+class Dying(FailSafeTracker):
     "A server that goes away in mid-run."
     title, remote = 'Dying', True
 
     def __init__(self): self.asked = 0
 
-    def log_metrics(self, metrics, step=None): self.ask(self._send, step)
+    def log_metrics(self, metrics, step=None): self.attempt(self._send, step)
 
     def _send(self, step):
         self.asked += 1

@@ -13,7 +13,7 @@ from vaebook.core.pretrained import Pretrained
 from vaebook.trainers.callbacks import read_checkpoint
 from vaebook.trainers.fit import fit
 from vaebook.trainers.plan import TrainingPlan, check_training
-from vaebook.trainers.run_options import MEETING
+from vaebook.trainers.lightning import _DIST_VARIABLES
 
 ENGINES = 'lightning', 'accelerate'
 each = pytest.mark.parametrize('engine', ENGINES)
@@ -213,4 +213,4 @@ def test_one_process_of_ddp(tmp_path):
     before = dict(os.environ)
     model, _ = toy(tmp_path / 'run', 'lightning', 'trainer.strategy=ddp', 'trainer.max_steps=2')
     assert flat(model).isfinite().all() and not torch.distributed.is_initialized()
-    assert not {k for k in MEETING if os.environ.get(k) != before.get(k)}
+    assert not {k for k in _DIST_VARIABLES if os.environ.get(k) != before.get(k)}

@@ -39,13 +39,10 @@ from .options import describe as describe
 from .pretrained import Pretrained as Pretrained
 from .pretrained import push_to_hub as push_to_hub
 from .runs import Run as Run
-from .runs import Summary as Summary
+from .runs import SummaryTable as SummaryTable
 from .runs import collect as collect
 from .runs import disk_errors as disk_errors
-from .runs import finished as finished
-from .runs import free as free
-from .runs import git_commit as git_commit
-from .runs import hold as hold
-from .runs import new_folder as new_folder
+from .runs import environment as environment
+from .runs import find_finished_runs as find_finished_runs
 from .runs import read_csv as read_csv
 from .runs import write_csv as write_csv

@@ -128,7 +128,7 @@ def store_errors(store: Path):
 # %% ../../nbs/images/classifier_experiment.ipynb #ce7858d8
 class ImageExperiment(Experiment):
     "What the experiments of the image chapter share: the images of the recipe, in memory as uint8."
-    def load(self):
+    def load_data(self):
         d = self.cfg.dataset
         classes = list(d.include_classes) if d.include_classes is not None else None
         return load(d.name, classes, d.image_size, d.root, self.cfg.seed, d.val_fraction, d.max_train, d.stand_in)
@@ -150,23 +150,23 @@ class ClassifierExperiment(ImageExperiment, name='classifier'):
         same = known.exists() and json.loads(known.read_text()) == recipe_of(self.cfg, self.data())
         check(same or not place.exists(), 'model_name', self.name, 'a name that is free', f'{place} holds another classifier: delete it or choose another name.')
 
-    def build(self, data):
+    def build_model(self, data):
         return check_outputs(build_classifier(self.cfg.model.name, data.num_classes, data.shape, width=self.cfg.model.width), self.cfg)
 
     def fit(self):
         if self.cfg.smoke: return super().fit()
         self.check_name()
         fig = super().fit()
-        keep_classifier(self.network(), self.cfg, classifier_store(self.cfg), self.data())
+        keep_classifier(self.model, self.cfg, classifier_store(self.cfg), self.data())
         return fig
 
     def predictions(self):
         "Log-probabilities [N, M] and labels [N] of the test set."
-        net = self.network().eval()
+        net = self.model.eval()
         pairs = [(class_log_probs(net(b['x'])).cpu(), b['y'].cpu()) for b in self.test_batches()]
         return tuple(torch.cat(p) for p in zip(*pairs))
 
-    def measure(self):
+    def compute_metrics(self):
         log_p, y = self.predictions()
         return dict(classifier_accuracy=(log_p.argmax(1) == y).float().mean(), ce=-log_p.gather(1, y[:, None]).mean())
 
@@ -193,4 +193,4 @@ def mistakes(experiment: ClassifierExperiment, rows: int = 3, columns: int = 8):
     x = to_unit(test.x[worst]).view(rows, -1, *test.x.shape[1:])
     return draw(x, labels=log_p[worst].argmax(1).view(rows, -1), classes=experiment.data().classes)
 
-ClassifierExperiment.draw = lambda self: dict(confusion=confusion(self), mistakes=mistakes(self))
+ClassifierExperiment.make_figures = lambda self: dict(confusion=confusion(self), mistakes=mistakes(self))

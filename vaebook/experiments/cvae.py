@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['classifier_config', 'CVAEExperiment', 'examples', 'black_box', 'classifier', 'sweeps', 'callbacks', 'image_measures',
-           'flows', 'explanations', 'disentanglement', 'measure', 'pictures', 'flow_bars', 'explained', 'draw_all']
+           'flows', 'explanations', 'disentanglement', 'compute_metrics', 'pictures', 'flow_bars', 'explained',
+           'make_figures']
 
 # %% ../../nbs/images/cvae_experiment.ipynb #b5d08e2b
 import math, os
@@ -17,7 +18,7 @@ from ..core import BadInput, check, optional_import, seed_step
 from ..core.config import select_experiment
 from ..data.images import FACTORS, SQUARES, examples as first_of_each, shapes, to_unit
 from .classifier import ClassifierExperiment, ImageExperiment, check_outputs, classifier_store, find_classifier
-from .experiment import Parts, once
+from .experiment import ModelSummary, cached_method
 from ..explain import alpha_plane, counterfactual, counterfactual_figure, counterfactual_summary, explain, invariance, plane_figure, plane_gif, removal, removal_bars
 from ..losses.causal_objective import CausalObjective, check_causal
 from ..losses.estimators import check_report
@@ -54,7 +55,7 @@ class CVAEExperiment(ImageExperiment, name='cvae'):
         self.autoencoder((1, size, size)), check_causal(**self.loss_options()), check_report(cfg.loss.eval_alpha_samples // 2, cfg.loss.eval_beta_samples)
         check(cfg.loss.eval_images >= 1, 'eval_images', cfg.loss.eval_images, '1 or more')
 
-    def build(self, data): return self.autoencoder(data.shape)
+    def build_model(self, data): return self.autoencoder(data.shape)
 
     def autoencoder(self, shape):
         options = {k: v for k, v in self.cfg.model.items() if k != 'name'}
@@ -63,11 +64,11 @@ class CVAEExperiment(ImageExperiment, name='cvae'):
     def loss_options(self):
         return {k: v for k, v in self.cfg.loss.items() if not k.startswith('eval_')} | dict(outputs=self.cfg.classifier.model.outputs)
 
-    @once
+    @cached_method
     def objective(self):
         "The loss with the classifier in it; raises `BadInput` when that is one for other images or classes."
         try:
-            objective = CausalObjective(self.network(), self.black_box(), **self.loss_options())
+            objective = CausalObjective(self.model, self.black_box(), **self.loss_options())
             log_p = objective.classify(to_unit(self.examples()[:1]))
         except RuntimeError as e: raise BadInput('classifier', type(self.black_box()).__name__, f'a network for images {self.data().shape}', f'{e}.') from e
         m = self.data().num_classes
@@ -77,7 +78,7 @@ class CVAEExperiment(ImageExperiment, name='cvae'):
         return objective
 
 # %% ../../nbs/images/cvae_experiment.ipynb #ccd1e99d
-@once
+@cached_method
 def examples(self: CVAEExperiment) -> torch.Tensor: # [N, C, H, W] uint8
     "The first validation images of each class, class by class."
     n, split = self.cfg.sweep.n_samples_each_class, self.data().val
@@ -86,28 +87,28 @@ def examples(self: CVAEExperiment) -> torch.Tensor: # [N, C, H, W] uint8
     return split.x[first_of_each(split, n).flatten()]
 
 # %% ../../nbs/images/cvae_experiment.ipynb #8efc0043
-@once
+@cached_method
 def black_box(self: CVAEExperiment) -> nn.Module:
     "The classifier to be explained: given, found in `save_dir`, or trained."
     self.examples()
     if self.given is not None: return check_outputs(self.given, classifier_config(self.cfg))
     cfg, images = classifier_config(self.cfg), self.data()
-    kept = self.folder()/'classifier' if self.run.checkpoint or self.reopened else None
+    kept = self.folder()/'classifier' if self.run.checkpoint or self.loaded else None
     if kept and (kept/'model'/'config.json').exists(): return Pretrained.from_pretrained(kept/'model')
     if cfg.smoke and cfg.model_name: print(f'a smoke run trains a classifier of its own: {cfg.model_name} is not looked for')
     found = None if cfg.smoke else find_classifier(cfg, classifier_store(cfg), images)
     if found is not None: return found
-    check(not self.reopened, 'classifier', cfg.model_name or cfg.model.name, 'the classifier that this run explains', 'Put it back into save_dir, or give it: reopen(folder, classifier=net).')
+    check(not self.loaded, 'classifier', cfg.model_name or cfg.model.name, 'the classifier that this run explains', 'Put it back into save_dir, or give it: load_run(folder, classifier=net).')
     cfg.run_dir, cfg.resume = str(self.folder()/'classifier'), 'auto' # it may have been stopped in there
     experiment = ClassifierExperiment(cfg)
-    experiment.done['data'] = images
+    experiment.results['data'] = images
     try: experiment.evaluate(), experiment.figures()
     except Stopped as e: raise Stopped(e.args[0], self.folder()) from e # it is this run that goes on
-    return experiment.network().eval()
+    return experiment.model.eval()
 
-def classifier(self: CVAEExperiment) -> Parts:
+def classifier(self: CVAEExperiment) -> ModelSummary:
     "The classifier as a table of parameters."
-    return Parts(self.black_box())
+    return ModelSummary(self.black_box())
 
 CVAEExperiment.examples, CVAEExperiment.black_box, CVAEExperiment.classifier = examples, black_box, classifier
 
@@ -125,7 +126,7 @@ def callbacks(self: CVAEExperiment) -> list:
     "Sweeps every `callback_every` epochs, to `figures/` and the trackers."
     def show(trainer, module):
         for name, fig in self.sweeps(module.objective).items():
-            self.run.figure(f'{name}_epoch_{round(module.epoch):04d}', fig)
+            self.run.save_figure(f'{name}_epoch_{round(module.epoch):04d}', fig)
             log_figure(trainer, name, fig, module.step)
     return [EveryEpochs(self.cfg.sweep.callback_every, show)]
 
@@ -152,11 +153,11 @@ def flows(self: CVAEExperiment) -> dict:
     "Information in nats by stratified draws from the prior; `…/low` and `…/high` are the ends of the 95 % interval."
     objective, a, b = self.objective().eval(), self.cfg.loss.eval_alpha_samples, self.cfg.loss.eval_beta_samples
     seed_step(self.cfg.seed, 0, 3_000)
-    asked = dict(causal_effect=objective.alpha, leakage=objective.beta) | {f"flow/{s['name']}": [i] for i, s in enumerate(self.network().latent_spec)}
+    asked = dict(causal_effect=objective.alpha, leakage=objective.beta) | {f"flow/{s['name']}": [i] for i, s in enumerate(self.model.latent_spec)}
     bar = optional_import('tqdm.auto').tqdm(asked.items(), 'information flow', disable=not self.cfg.trainer.progress_bar or bool(os.environ.get('TQDM_DISABLE')), leave=False)
     found = {name: objective.measure(of, a, b) if name == 'causal_effect' else objective.measure(of, a // 2, 2 * b) for name, of in bar}
     out = {k: v for name, e in found.items() for k, v in {name: e.value, f'{name}/low': e.low, f'{name}/high': e.high}.items()}
-    best = sorted(range(objective.d), key=lambda i: -out[f"flow/{self.network().latent_spec[i]['name']}"])[:len(objective.alpha)]
+    best = sorted(range(objective.d), key=lambda i: -out[f"flow/{self.model.latent_spec[i]['name']}"])[:len(objective.alpha)]
     selected, given = (objective.measure(of, a, b, given=g).value for of, g in ((best, False), (objective.alpha, True)))
     effect, leakage = max(0., out['causal_effect']), max(0., out['leakage'])
     return out | dict(selected_effect=selected, separation=effect / max(1e-9, effect + leakage), interaction=given - out['causal_effect'])
@@ -166,7 +167,7 @@ CVAEExperiment.image_measures, CVAEExperiment.flows = image_measures, flows
 # %% ../../nbs/images/cvae_experiment.ipynb #b07cb71a
 def explanations(self: CVAEExperiment) -> dict:
     "removal, counterfactual and invariance (shares of test images), alpha_brightness and sweep_distance."
-    model, judge, images = self.network(), self.objective().classify, self.data()
+    model, judge, images = self.model, self.objective().classify, self.data()
     x = to_unit(images.test.x[:self.cfg.loss.eval_images])
     named = lambda head, numbers: {f'{head}/{k}': v for k, v in numbers.items() if not math.isnan(v)}
     out = named('removal', removal(model, judge, x, seed=self.cfg.seed)) | named('invariance', invariance(model, judge, x))
@@ -185,22 +186,22 @@ def disentanglement(self: CVAEExperiment) -> dict:
     "mig, mig_size, sap and dci_… on the test set, where its factors are known; else nothing."
     if self.cfg.dataset.name != 'shapes' or self.cfg.dataset.include_classes: return {}
     factors = shapes(*SQUARES['test'])[1]
-    z = torch.cat([self.network().encode(b['x']).z.cpu() for b in self.test_batches()])
+    z = torch.cat([self.model.encode(b['x']).z.cpu() for b in self.test_batches()])
     size = factors[:, [FACTORS.index('size')]]
     more = dci(z, factors) if z.shape[1] > 1 else {}
     return dict(mig=mig(z, factors), mig_size=mig(z, size), sap=sap(z, factors)) | {f'dci_{k}': v for k, v in more.items()}
 
-def measure(self: CVAEExperiment) -> dict:
+def compute_metrics(self: CVAEExperiment) -> dict:
     "All final numbers."
     return self.image_measures() | self.flows() | self.explanations() | self.disentanglement()
 
-CVAEExperiment.disentanglement, CVAEExperiment.measure = disentanglement, measure
+CVAEExperiment.disentanglement, CVAEExperiment.compute_metrics = disentanglement, compute_metrics
 
 # %% ../../nbs/images/cvae_experiment.ipynb #b4d1cc56
 @torch.no_grad()
 def pictures(self: CVAEExperiment, columns: int = 12):
     "Rows: test images, their reconstructions from the posterior mean, and decoded draws from the prior."
-    model = self.network().eval()
+    model = self.model.eval()
     x = to_unit(self.data().test.x[:columns].to(self.device))
     seed_step(self.cfg.seed, 0, 4_000)
     prior = model.decode(torch.randn(len(x), len(model.latent_spec), device=self.device))
@@ -228,10 +229,10 @@ def explained(self: CVAEExperiment) -> dict:
     return figures | dict(counterfactuals=counterfactual_figure(counterfactual(model, judge, first), self.answers),
                           alpha_plane=plane_figure(alpha_plane(model, judge), self.answers))
 
-def draw_all(self: CVAEExperiment) -> dict:
+def make_figures(self: CVAEExperiment) -> dict:
     "Every picture of the finished run."
     numbers = self.evaluate()
     removed = {k.removeprefix('removal/'): v for k, v in numbers.items() if k.startswith('removal/')}
     return dict(images=self.pictures(), flow=flow_bars(numbers), removal=removal_bars(removed)) | self.explained() | self.sweeps()
 
-CVAEExperiment.pictures, CVAEExperiment.explained, CVAEExperiment.draw = pictures, explained, draw_all
+CVAEExperiment.pictures, CVAEExperiment.explained, CVAEExperiment.make_figures = pictures, explained, make_figures

@@ -69,7 +69,7 @@ def class_log_probs(out, # logits or log-probabilities [B, M], probabilities, or
 class Objective(nn.Module):
     "A model with what it is trained against; on its own it adds nothing to the model's terms."
 
-    balanced = False # does `backward` weigh the gradients of the tasks itself?
+    uses_balancer = False # does `backward` weigh the gradients of the tasks itself?
 
     def __init__(self, model: nn.Module): # compute_loss(batch, step, out) → LossTerms
         super().__init__()
@@ -79,14 +79,14 @@ class Objective(nn.Module):
         "The terms that depend on the batch."
         return self.model.compute_loss(batch, step, out)
 
-    def free_terms(self, step: int) -> LossTerms:
+    def batchless_terms(self, step: int) -> LossTerms:
         "The terms that depend on no batch."
         return LossTerms()
 
     def compute_loss(self, batch: dict, step: int, out=None) -> LossTerms:
         "All terms of one training step."
         terms = self.batch_terms(batch, step, out)
-        terms.update(self.free_terms(step))
+        terms.update(self.batchless_terms(step))
         return terms
 
     def backward(self,

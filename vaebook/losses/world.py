@@ -90,7 +90,7 @@ class WorldObjective(Objective):
         for key in weights or {}: check_choice('weight', key, vars(LossAggregator()))
         for key in beta or {}: check_choice('beta', key, ['start', 'end', 'warmup', 'shape'])
         self.weights, self.schedule = LossAggregator(**(weights or {})), dict(warmup=100) | (beta or {})
-        self.balancer, self.balanced = make_balancer(balancer, model.encoder.parameters, **options), balancer != 'sum'
+        self.balancer, self.uses_balancer = make_balancer(balancer, model.encoder.parameters, **options), balancer != 'sum'
         self.beta(0)
 
     def beta(self, step: int) -> float: return beta_schedule(step, **self.schedule)
@@ -100,16 +100,16 @@ class WorldObjective(Objective):
 
     def backward(self, tasks: dict, every: int, run):
         "By the balancer, which averages over processes too."
-        if not self.balanced: return super().backward(tasks, every, run)
+        if not self.uses_balancer: return super().backward(tasks, every, run)
         self.balancer.backward({k: v / every for k, v in tasks.items()}, self.parameters())
 
 # %% ../../nbs/world/losses.ipynb #1d8f3475
 def after_backward(self: WorldObjective, step: int, every: int = 1, last: bool = True) -> LossTerms:
     "How the gradients of the tasks agree, for the log."
-    return LossTerms(**{k: (v, 0.) for k, v in self.balancer.info.items()}) if self.balanced else LossTerms()
+    return LossTerms(**{k: (v, 0.) for k, v in self.balancer.info.items()}) if self.uses_balancer else LossTerms()
 
-def extra_state(self: WorldObjective) -> dict: return self.balancer.state_dict() if self.balanced else {}
+def extra_state(self: WorldObjective) -> dict: return self.balancer.state_dict() if self.uses_balancer else {}
 def load_extra_state(self: WorldObjective, state: dict):
-    if self.balanced and state: self.balancer.load_state_dict(state)
+    if self.uses_balancer and state: self.balancer.load_state_dict(state)
 
 for f in (after_backward, extra_state, load_extra_state): setattr(WorldObjective, f.__name__, f)

@@ -6,9 +6,12 @@
 __all__ = ['Session', 'Fitted', 'fit']
 
 # %% ../../nbs/core/fit.ipynb #728b2ba6
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from ..core import check, optional_import, set_seed
@@ -16,9 +19,9 @@ from ..core.distributed import is_main, world
 from ..losses.terms import Objective
 from ..core.runs import disk_errors
 from .callbacks import Checkpoints, Report, ValidationCurves, read_checkpoint
-from .plan import TrainingPlan, engine_of, extension
+from .plan import TrainingPlan, choose_engine, longer_run_notice
 from .run_options import run_context
-from .signals import StopSignals, stay_at_work
+from .signals import StopSignals, ignore_signals_in_worker
 from .step import Step, as_objective
 
 # %% ../../nbs/core/fit.ipynb #25332576
@@ -29,8 +32,8 @@ class Session:
     cfg: dict # the run's configuration
     folder: Path
     plan: TrainingPlan
-    train_loader: object # start, number of batches → loader of the batches of all processes
-    val_loader: object # one, or {data set: loader}
+    train_loader: Callable # start, number of batches → loader of the batches of all processes
+    val_loader: Any # one, or {data set: loader}
     callbacks: list
     saved: dict | None = None # the checkpoint to go on from
     stop: StopSignals | None = None # that of this sitting
@@ -41,39 +44,79 @@ class Session:
     @property
     def start(self) -> int: return self.saved['batches'] if self.saved else 0 # batches so far
 
-    def batches(self):
-        "The batches that are left; a request to stop leaves the workers of their loader alone."
+    def remaining_batches(self):
+        "The loader of what is left. Its workers ignore a request to stop: it is the trainer's business."
         loader = self.train_loader(self.start, self.plan.total_batches)
-        if getattr(loader, 'worker_init_fn', ...) is None: loader.worker_init_fn = stay_at_work
+        if getattr(loader, 'worker_init_fn', ...) is None: loader.worker_init_fn = ignore_signals_in_worker
         return loader
 
-    def step(self, objective: Objective | None = None, driver=None) -> Step:
+    def make_step(self, objective: Objective | None = None, driver=None) -> Step:
         "The step of this session, where the checkpoint left it."
-        step = Step(objective or self.objective, self.trainer, self.plan.total_steps, self.plan.steps_per_epoch, self.cfg['seed'], driver)
+        step = Step(
+            objective or self.objective,
+            self.trainer,
+            self.plan.total_steps,
+            self.plan.steps_per_epoch,
+            self.cfg['seed'],
+            driver)
         if self.saved: step.load_state_dict(self.saved)
         return step
 
 @dataclass
 class Fitted:
     "What training leaves behind, beside the weights in the objective."
-    device: object # a torch.device: where the objective is
+    device: torch.device # where the objective is
     val_values: dict # means of the last validation; empty for a run that was finished before
 
 # %% ../../nbs/core/fit.ipynb #4695198d
-def _read(checkpoint, plan: TrainingPlan, t) -> dict:
-    "The checkpoint, if this run can go on from it."
-    saved, together = read_checkpoint(checkpoint), t['batch_size'] * world()[1]
-    ours = isinstance(saved, dict) and {'batches', 'frozen', 'batch_size', 'total_steps', 'best'} <= saved.keys()
-    check(ours, 'checkpoint', str(checkpoint), 'a checkpoint of this version of vaebook', 'Start a new run; load_from_checkpoint or init begins with the weights of an older one.')
-    had = saved['batches'] // plan.accumulate
-    check(saved['batches'] <= plan.total_batches, 'max_steps', plan.total_steps, f'at least the {had} steps this run has had', 'Give more steps to go on.')
-    hint = f'trainer.batch_size is that of one process; {saved["batch_size"]} divided by {world()[1]} goes on.'
-    check(saved['batch_size'] == together, 'batch_size', t['batch_size'], f'{saved["batch_size"]} samples of all processes together, as this run was started with, not {together}', hint)
-    line = extension(t, saved['total_steps'], plan.total_steps)
-    if line and is_main(): print(line)
+_CHECKPOINT_KEYS = {'batches', 'frozen', 'batch_size', 'total_steps', 'best'}
+
+def _read_fitting_checkpoint(checkpoint, plan: TrainingPlan, t) -> dict: # t: `trainer` block
+    "The checkpoint; raises `BadInput` when this run cannot go on from it."
+    saved = read_checkpoint(checkpoint)
+    is_ours = isinstance(saved, dict) and _CHECKPOINT_KEYS <= saved.keys()
+    check(is_ours, 'checkpoint', str(checkpoint), 'a checkpoint of this version of vaebook',
+          'Start a new run; load_from_checkpoint or init begins with the weights of an older one.')
+    steps = saved['batches'] // plan.accumulate
+    check(saved['batches'] <= plan.total_batches, 'max_steps', plan.total_steps,
+          f'at least the {steps} steps this run has had', 'Give more steps to go on.')
+    world_size = world()[1]
+    before, now = saved['batch_size'], t['batch_size'] * world_size
+    check(before == now, 'batch_size', t['batch_size'],
+          f'{before} samples of all processes together, as this run was started with, not {now}',
+          f'trainer.batch_size is that of one process: give {before} divided by {world_size}.')
+    notice = longer_run_notice(t, saved['total_steps'], plan.total_steps)
+    if notice and is_main(): print(notice)
     return saved
 
 # %% ../../nbs/core/fit.ipynb #b1f9c39b
+def _load_finished(session: Session) -> tuple[Step, Fitted]:
+    if is_main():
+        print(f'{session.folder.name} is finished, after {session.plan.total_steps} steps: its model is loaded. '
+              'A larger trainer.max_steps trains it further.')
+    step = session.make_step()
+    device = next(session.objective.parameters()).device
+    return step, Fitted(device, {})
+
+def _engine(t): # `trainer` block → function of a session
+    if choose_engine(t) == 'lightning': return optional_import('vaebook.trainers.lightning').train_with_lightning
+    return optional_import('vaebook.trainers.accelerate').train_with_accelerate
+
+def _train(session: Session) -> tuple[Step, Fitted]:
+    t = session.trainer
+    resumed = session.saved is not None
+    step = session.start // session.plan.accumulate
+    if resumed and is_main(): print(f'going on from step {step} of {session.plan.total_steps}')
+    train = _engine(t)
+    around = run_context(t, session.folder, session.objective.model, resumed, is_main())
+    with disk_errors(session.folder), around as more_callbacks, StopSignals() as stop:
+        best = session.saved['best'] if resumed else ()
+        checkpoints = Checkpoints(session.folder, t, session.plan, stop, best)
+        session.callbacks += [Report(t['no_print']), ValidationCurves(session.folder), *more_callbacks, checkpoints]
+        session.stop = stop
+        session.objective.train()
+        return train(session)
+
 def fit(objective: nn.Module, # A model, or an `Objective`
         cfg, # The run's configuration
         folder: Path, # The run folder
@@ -83,29 +126,20 @@ def fit(objective: nn.Module, # A model, or an `Objective`
         callbacks=(), # `Callback`s; in the Lightning engine also those of Lightning
         checkpoint=None) -> Fitted: # to go on from
     "Train. The weights are in `objective`, averaged if the recipe averages. A finished run is only loaded."
-    t, folder = cfg['trainer'], Path(folder)
-    plan = TrainingPlan(t, batches_per_epoch)
-    saved = _read(checkpoint, plan, t) if checkpoint else None
+    plan = TrainingPlan(cfg['trainer'], batches_per_epoch)
+    saved = _read_fitting_checkpoint(checkpoint, plan, cfg['trainer']) if checkpoint else None
     set_seed(cfg['seed'])
-    session = Session(as_objective(objective), cfg, folder, plan, train_loader, val_loader, list(callbacks), saved)
-    finished = session.start == plan.total_batches
-    step, fitted = _load(session) if finished else _train(session)
+    session = Session(
+        as_objective(objective),
+        cfg,
+        Path(folder),
+        plan,
+        train_loader,
+        val_loader,
+        list(callbacks),
+        saved)
+    is_finished = session.start == plan.total_batches
+    step, fitted = _load_finished(session) if is_finished else _train(session)
     if step.average: session.objective.load_state_dict(step.average.module.state_dict())
     objective.eval()
     return fitted
-
-def _load(session: Session) -> tuple[Step, Fitted]:
-    if is_main(): print(f'{session.folder.name} is finished, after {session.plan.total_steps} steps: its model is loaded. A larger trainer.max_steps trains it further.')
-    step = session.step()
-    return step, Fitted(next(session.objective.parameters()).device, {})
-
-def _train(session: Session) -> tuple[Step, Fitted]:
-    t, best = session.trainer, session.saved['best'] if session.saved else ()
-    if session.saved and is_main(): print(f'going on from step {session.start // session.plan.accumulate} of {session.plan.total_steps}')
-    engine = optional_import(f'vaebook.trainers.{engine_of(t)}')
-    with disk_errors(session.folder), run_context(t, session.folder, session.objective.model, bool(session.saved), is_main()) as watchers, StopSignals() as stop:
-        checkpoints = Checkpoints(session.folder, t, session.plan, stop, best)
-        session.callbacks += [Report(t['no_print']), ValidationCurves(session.folder), *watchers, checkpoints]
-        session.stop = stop
-        session.objective.train()
-        return engine.train(session)
