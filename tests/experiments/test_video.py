@@ -4,7 +4,8 @@ import torch
 
 from helpers import command, metrics
 from vaebook.core.config import compose
-from vaebook.data.video import load, to_bytes, write_video
+from vaebook.data.video.clips import load_videos
+from vaebook.data.video.reader import to_bytes, write_video
 from vaebook.models import CausalVAE
 from vaebook.train import reopen, train
 
@@ -41,10 +42,10 @@ def test_published_size_composes():
 
 def test_from_files_to_numbers(tmp_path):
     "A folder of films by its path alone; reopened, the model is the trained one, and a stream equals the whole after training."
-    clips = load('moving', sprites='shapes', num_frames=40, resolution=48).val[torch.arange(3)]['video']
+    clips = load_videos('moving', sprites='shapes', num_frames=40, resolution=48).val[torch.arange(3)]['video']
     for i, clip in enumerate(clips): write_video(tmp_path / f'films/{i}.mp4', to_bytes(clip), 12)
     (tmp_path / 'films/broken.mp4').write_bytes(b'no film')
-    cfg = compose('causal_video', f'{QUIET} dataset.stand_in=false trainer.max_steps=6', video_path=str(tmp_path / 'films'), smoke=True, run_dir=str(tmp_path / 'run'))
+    cfg = compose('causal_video', f'{QUIET} dataset.synthetic=false trainer.max_steps=6', video_path=str(tmp_path / 'films'), smoke=True, run_dir=str(tmp_path / 'run'))
     assert cfg.dataset.name == 'video_folder'
     numbers = train(cfg)
     assert {'psnr', 'ssim', 'temporal_error', 'kl', 'psnr_floor'} <= set(numbers) and numbers == metrics(tmp_path / 'run')
@@ -57,8 +58,8 @@ def test_from_files_to_numbers(tmp_path):
     assert (tmp_path / 'run/figures/reconstructions_step_6.mp4').stat().st_size > 500
 
 
-@pytest.mark.parametrize('changes', ['model.bottleneck=fsq model.quantizer={levels:[8,8,5]}', 'model.bottleneck=vq model.quantizer={num_codes:32,dim:4}', 'model.norm=group model.conv=full model.attention=true model.recon=l1 model.kl_per=latent',
-                                     'model.resample=bypass model.pad=zero model.quant_conv=true model.shortcut=false', 'loss.perceptual=msgrad loss.disc_weight=0.5 loss.disc_start=2 trainer.engine=accelerate', 'trainer.precision=bf16-mixed dataset.channels=1 dataset.num_frames=6 model.length=trim'])
+@pytest.mark.parametrize('changes', ['model.bottleneck=fsq model.quantizer={levels:[8,8,5]}', 'model.bottleneck=vq model.quantizer={num_codes:32,dim:4}', 'model.norm=group model.conv=full model.attention=true loss.recon=l1 loss.kl_per=latent',
+                                     'model.resample=bypass model.pad=zero model.quant_conv=true model.linear_skip=false', 'loss.perceptual=msgrad loss.disc_weight=0.5 loss.disc_start=2 trainer.engine=accelerate', 'trainer.precision=bf16-mixed dataset.channels=1 dataset.num_frames=6 model.length=trim'])
 def test_variants_are_keys(changes, tmp_path):
     numbers = train(compose('causal_video', f'{QUIET} trainer.max_steps=4 {changes}', smoke=True, run_dir=str(tmp_path / 'run')))
     assert 0 < numbers['psnr'] < 60

@@ -44,12 +44,13 @@ RULES = dict(
         Rule('loss.disc_start loss.disc_width loss.disc_layers loss.disc_norm loss.disc_lr loss.adaptive', _positive('loss.disc_weight'), 'loss.disc_weight'),
         Rule('loss.perceptual_weight', _is_not('loss.perceptual', 'none'), 'loss.perceptual'),
         Rule('loss.perceptual_weights loss.on_missing', _is('loss.perceptual', 'lpips'), 'loss.perceptual'),
-        Rule('model.z_channels model.kl_weight model.kl_per', _is('model.bottleneck', 'gaussian'), 'model.bottleneck'),
-        Rule('model.commitment_cost', _is('model.bottleneck', 'vq', 'rvq'), 'model.bottleneck'),
-        Rule('model.entropy_cost', _is('model.bottleneck', 'lfq'), 'model.bottleneck'),
+        Rule('model.z_channels loss.kl_weight loss.kl_per', _is('model.bottleneck', 'gaussian'), 'model.bottleneck'),
+        Rule('loss.commitment_weight', _is('model.bottleneck', 'vq', 'rvq'), 'model.bottleneck'),
+        Rule('loss.entropy_weight', _is('model.bottleneck', 'lfq'), 'model.bottleneck'),
         Rule('model.quantizer', _is_not('model.bottleneck', 'gaussian'), 'model.bottleneck'),
         Rule('dataset.stride dataset.dynamic_stride dataset.windows_per_video dataset.flip dataset.on_error dataset.preload_gb '
-             'dataset.val_fraction', lambda cfg: _is_not('dataset.name', 'moving')(cfg) and not cfg['dataset']['stand_in'], 'dataset.name'),
+             'dataset.val_fraction', lambda cfg: _is_not('dataset.name', 'moving')(cfg) and not cfg['dataset']['synthetic'], 'dataset.name'),
+        Rule('dataset.root dataset.val_root dataset.domain_task dataset.sprites', _is_not('dataset.synthetic', True), 'dataset.synthetic'),
         Rule('dataset.train_clips dataset.sprites', _is('dataset.name', 'moving'), 'dataset.name')],
     audio=[
         Rule('loss.discriminator.type loss.discriminator.config.*', _positive(*JUDGES), 'loss.discriminator.weights'),

@@ -18,7 +18,7 @@ from ..bottlenecks.gaussian import reparameterise
 from ..bottlenecks.latent_stats import Welford
 from ..core import BadInput, atomic_write_folder, check, check_choice, optional_import, read_json, reading
 from ..data.batches import sequential
-from ..data.video import to_float
+from ..data.video.reader import to_float
 from ..losses.terms import fingerprint
 from ..core.runs import git_commit
 
