@@ -40,22 +40,24 @@ def leak(
     frame: int,         # the first input frame that is replaced
     first: int          # the first output frame that may change
     ) -> float:
-    "The largest change before output frame `first`; 0 for a causal network. Raises if nothing after it changes: such a test could not fail."
+    "The largest change before output frame `first`; 0 for a causal network. Raises if nothing later changes either."
     change = change_by_frame(f, x, frame)
-    check(bool(change[first:].max() > 0), 'change', 0., 'an output that depends on its input', 'Look at the frames from `first` on.')
+    depends = bool(change[first:].max() > 0)
+    check(depends, 'change', 0., 'an output that depends on its input', 'Look at the frames from `first` on.')
     return float(change[:first].max())
 
 # %% ../../nbs/video/causal.ipynb #b4f96183
-StreamCache = dict[str, Any] # the streaming state of a network: name of a layer → the frames [B, C, ·, H, W] it keeps for the next piece
+StreamCache = dict[str, Any] # the streaming state of a network: name of a layer → the frames it keeps for later
 
 class Causal(nn.Module):
-    "A layer called as `layer(x, cache)`; `cache` is None for a whole clip, else the `StreamCache` of the clip that `x` is a piece of."
+    "A layer called as `layer(x, cache)`; `cache` is None for a whole clip, else the streaming state of that clip."
     key: str | None = None
 
     def cached(self, cache: StreamCache | None):
         "What this layer kept of the last piece; None at the beginning of a clip."
         if cache is None: return None
-        check(self.key is not None, 'key', None, 'a name for what this layer keeps', 'Call name_layers(net) once the network is complete.')
+        hint = 'Call name_layers(net) once the network is complete.'
+        check(self.key is not None, 'key', None, 'a name for what this layer keeps', hint)
         return cache.get(self.key)
 
     def begins_clip(self, x: Tensor, cache: StreamCache | None) -> bool:
@@ -178,7 +180,7 @@ class BypassDown(Causal):
         return torch.cat([first, rest], 2)
 
 class BypassUp(Causal):
-    "[B, C, 1+n, H, W] → [B, C, 1+2n, H, W]: the first frame, then two frames of each other, which do not see the first; Wan 2.1."
+    "[B, C, 1+n, H, W] → [B, C, 1+2n, H, W]: the first frame, then two of each other, blind to the first; Wan 2.1."
     def __init__(self, channels: int):
         super().__init__()
         self.conv = name_layers(CausalConv3d(channels, 2 * channels, (3, 1, 1), pad='zero'))
@@ -259,7 +261,7 @@ class CausalResBlock(Causal):
         return self.skip(x) + self.conv2(F.silu(self.norm2(h)), cache)
 
 class Stack(Causal):
-    "Layers in sequence; the causal ones get the cache. With `recompute`, activations are not kept for the backward pass."
+    "Layers in sequence; the causal ones get the cache. With `recompute`, the backward pass recomputes activations."
     recompute = False
 
     def __init__(self, *layers):

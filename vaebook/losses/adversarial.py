@@ -24,10 +24,10 @@ class PatchDiscriminator3d(nn.Module):
     "Clips [B, C, T, H, W] to a score a patch [B, 1, T', H/2ⁿ, W/2ⁿ] for n layers; high means real."
     @checked
     def __init__(self,
-        channels: Count = 3,                                # C
-        width: Count = 64,                                  # channels of the first layer; they double in each further one, up to 8·width
-        layers: Count = 3,                                  # n, halvings of height and width
-        norm: Literal['group', 'spectral'] = 'group'):      # of each clip, or of the weights
+        channels: Count = 3,                            # C
+        width: Count = 64,                              # channels of the first layer; they double up to 8·width
+        layers: Count = 3,                              # n, halvings of height and width
+        norm: Literal['group', 'spectral'] = 'group'):  # of each clip, or of the weights
         super().__init__()
         self.layers = layers
         normed = nn.utils.parametrizations.spectral_norm if norm == 'spectral' else lambda conv: conv
@@ -44,7 +44,8 @@ class PatchDiscriminator3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         side = 2**self.layers
-        check(min(x.shape[-2:]) >= side, 'clip', tuple(x.shape), f'at least {side} pixels a side for {self.layers} layers')
+        expected = f'at least {side} pixels a side for {self.layers} layers'
+        check(min(x.shape[-2:]) >= side, 'clip', tuple(x.shape), expected)
         return self.net(x).float() # scores in single precision
 
 # %% ../../nbs/video/adversarial.ipynb #c3439f63
@@ -123,7 +124,8 @@ class DiscriminatorTrainer(nn.Module):
         "Go on from what `extra_state` gave; raises `BadInput` for that of another network."
         try: self.net.load_state_dict(state['net'])
         except RuntimeError as e:
-            raise BadInput('resume', 'another discriminator', 'the one of the checkpoint', 'Give its options as they were, or start a new run.') from e
+            hint = 'Give its options as they were, or start a new run.'
+            raise BadInput('resume', 'another discriminator', 'the one of the checkpoint', hint) from e
         self.optimizer.load_state_dict(state['optimizer'])
         self.skipped = state.get('skipped', 0)
 
@@ -132,7 +134,7 @@ class VideoObjective(Objective):
     "A video model, a perceptual distance and a discriminator."
     @checked
     def __init__(self,
-        model: nn.Module,                   # model(batch) has x and x_hat [B, C, T, H, W] in [-1, 1]; `channels`; `last_layer`, a weight
+        model: nn.Module,                   # with `channels` and `last_layer`; model(batch) has clips x and x_hat
         perceptual=None,                    # (x_hat, x) → scalar
         perceptual_weight: Weight = 1.,
         disc_weight: Weight = 0.5,          # 0: no discriminator
@@ -144,7 +146,7 @@ class VideoObjective(Objective):
         adaptive: Flag = True,              # times `adaptive_weight`?
         **model_loss):                      # what the model's `compute_loss` takes: kl_weight, recon …
         super().__init__(model)
-        arguments(type(model).compute_loss, type(self).__name__, (model, {}, 0), model_loss) # refuses what it does not take
+        arguments(type(model).compute_loss, type(self).__name__, (model, {}, 0), model_loss) # checks them
         network = isinstance(perceptual, nn.Module) and not isinstance(perceptual, Frozen)
         self.perceptual = Frozen(perceptual) if network else perceptual if perceptual_weight else None
         self.perceptual_weight = perceptual_weight
@@ -153,7 +155,7 @@ class VideoObjective(Objective):
         self.adaptive = adaptive
         self.model_loss = model_loss
         self.discriminator = None
-        self.seen = None # clips and reconstructions of the last training batch, until the discriminator has learnt from them
+        self.seen = None # clips and reconstructions that the discriminator has not learnt from yet
         if not disc_weight: return
         with torch.random.fork_rng([]): # the same in all processes, and no other number changes
             torch.manual_seed(torch.initial_seed())

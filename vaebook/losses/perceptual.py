@@ -29,7 +29,8 @@ def msgrad(
     scales: int = 3
     ) -> Tensor:
     "Mean absolute difference of the Haar details of each frame, averaged over `scales` scales."
-    check(not any(n % 2**scales for n in x.shape[-2:]), 'clip', tuple(x.shape), f'height and width divisible by {2**scales}')
+    divisible = not any(n % 2**scales for n in x.shape[-2:])
+    check(divisible, 'clip', tuple(x.shape), f'height and width divisible by {2**scales}')
     error, total = _frames(x_hat - x), 0.
     for _ in range(scales):
         error, details = haar(error)
@@ -67,7 +68,9 @@ def read_tensors(path) -> dict:
         if Path(path).suffix == '.safetensors': return optional_import('safetensors.torch').load_file(str(path))
         return torch.load(path, map_location='cpu', weights_only=True)
 
-def _torchmetrics_heads() -> Path: return Path(optional_import('torchmetrics').__file__).parent/'functional/image/lpips_models/vgg.pth'
+def _torchmetrics_heads() -> Path:
+    package = Path(optional_import('torchmetrics').__file__).parent
+    return package/'functional/image/lpips_models/vgg.pth'
 
 class LPIPS(nn.Module):
     "The learned perceptual distance of clips, averaged over their frames."
@@ -78,7 +81,9 @@ class LPIPS(nn.Module):
         self.net = VGG16()
         weights = {k: v for k, v in read_tensors(vgg_weights).items() if k.startswith('features.')}
         try: self.net.load_state_dict(weights)
-        except RuntimeError as e: raise BadInput('weights', str(vgg_weights), "torchvision's VGG16 (features.0.weight … features.28.bias)") from e
+        except RuntimeError as e:
+            expected = "torchvision's VGG16 (features.0.weight … features.28.bias)"
+            raise BadInput('weights', str(vgg_weights), expected) from e
         heads = read_tensors(heads or _torchmetrics_heads())
         for i in range(5): self.register_buffer(f'head{i}', heads[f'lin{i}.model.1.weight'].view(1, -1, 1, 1))
         self.register_buffer('shift', torch.tensor((-0.030, -0.088, -0.188)).view(1, 3, 1, 1))
@@ -88,7 +93,8 @@ class LPIPS(nn.Module):
         "Features of each stage, of length one at each pixel."
         x = _frames(x)
         ok = x.shape[1] in (1, 3) and min(x.shape[-2:]) >= 16
-        check(ok, 'clip', tuple(x.shape), '1 or 3 channels and at least 16 pixels a side', 'Take perceptual=msgrad for others.')
+        expected = '1 or 3 channels and at least 16 pixels a side'
+        check(ok, 'clip', tuple(x.shape), expected, 'Take perceptual=msgrad for others.')
         outs = self.net((x.expand(-1, 3, -1, -1) - self.shift) / self.scale)
         return [f / (f.square().sum(1, keepdim=True) + 1e-8).sqrt() for f in (out.float() for out in outs)]
 
@@ -114,5 +120,6 @@ def make_perceptual(
     path = Path(weights or cache_dir('vgg16.pth')).expanduser()
     if path.is_file(): return Frozen(LPIPS(path))
     check(on_missing == 'skip', 'weights', str(path), "a file with torchvision's VGG16, .pth or .safetensors",
-          'Get https://download.pytorch.org/models/vgg16-397923af.pth and put it there, or choose perceptual=msgrad or on_missing=skip.')
+          'Get https://download.pytorch.org/models/vgg16-397923af.pth and put it there, '
+          'or choose perceptual=msgrad or on_missing=skip.')
     print('no LPIPS: the weights of VGG16 are missing')

@@ -103,7 +103,7 @@ def pooling_floor(
     x: Tensor,              # [B, C, T, H, W] in [−1, 1]
     ratio=(4, 8, 8)
     ) -> Tensor:            # [B, C, T, H, W]
-    "What average pooling at this compression keeps of each clip: by lines or by repetition, whichever has the higher PSNR."
+    "What average pooling at this compression keeps of each clip: by lines or by repetition, the better in PSNR."
     z = causal_pool(x, ratio)
     linear, nearest = (causal_unpool(z, x.shape[2], ratio, mode) for mode in ('linear', 'nearest'))
     better = psnr(linear, x).mean(1) >= psnr(nearest, x).mean(1)
@@ -184,14 +184,16 @@ def frechet(a: Tensor, b: Tensor) -> float: # features [N, D] and [M, D]
 
 # %% ../../nbs/video/fidelity.ipynb #fcbd9a9a
 class RandomFeatures(nn.Module):
-    "Clips [B, C, T, H, W] to features [B, 128] of a random 3-D network: only distances relative to each other mean anything."
+    "Clips [B, C, T, H, W] to features [B, 128] of a random 3-D network: only the order of distances means anything."
     name = 'random3d'
 
     def __init__(self, seed: int = 0):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.layers = nn.ModuleList(nn.Conv3d(i, o, 3, stride=2, padding=1) for i, o in [(3, 32), (32, 64), (64, 128)])
+            widths = [3, 32, 64, 128]
+            convolutions = [nn.Conv3d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:])]
+            self.layers = nn.ModuleList(convolutions)
             for layer in self.layers:
                 nn.init.orthogonal_(layer.weight, 2**0.5)
                 nn.init.zeros_(layer.bias)
@@ -206,9 +208,11 @@ class RandomFeatures(nn.Module):
 def load_i3d(path):
     "A TorchScript I3D as a function of clips in [−1, 1]; raises `BadInput` if the file is missing."
     file = Path(path).expanduser()
-    check(file.is_file(), 'features', str(path), 'the TorchScript file of an I3D, such as i3d_torchscript.pt', 'Or a callable, or RandomFeatures(seed).')
+    expected = 'the TorchScript file of an I3D, such as i3d_torchscript.pt'
+    check(file.is_file(), 'features', str(path), expected, 'Or a callable, or RandomFeatures(seed).')
     try: network = torch.jit.load(file, map_location='cpu').eval()
-    except RuntimeError as e: raise BadInput('features', str(path), 'a TorchScript file', 'Write one with torch.jit.save.') from e
+    except RuntimeError as e:
+        raise BadInput('features', str(path), 'a TorchScript file', 'Write one with torch.jit.save.') from e
     taken = {argument.name for argument in network.forward.schema.arguments}
     options = dict(rescale=False, resize=True, return_features=True)
     options = {k: v for k, v in options.items() if k in taken}

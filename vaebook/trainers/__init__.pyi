@@ -48,9 +48,10 @@ from .validation import Validation as Validation
 from .validation import by_name as by_name
 from .validation import samples as samples
 from .video import TrainingArguments as TrainingArguments
+from .video import load_callbacks_and_logger as load_callbacks_and_logger
 from .video import load_initial as load_initial
-from .video import main as main
 from .video import read_weights as read_weights
+from .video import set_seed as set_seed
 from .video import train as train
 from .worker import fit_in_processes as fit_in_processes
 from .world import DMCVBTrainer as DMCVBTrainer

@@ -7,10 +7,10 @@ __all__ = ['FrameCache', 'split_videos', 'ClipDataset', 'render_episodes', 'arra
 
 # %% ../../../nbs/video/clips.ipynb #de6e7667
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +79,8 @@ def split_videos(
     fraction: float = 0.1       # of the videos, or of the frames of each
     ) -> tuple[list, list]:     # (video, first frame, the frame after the last) of each part
     "Parts to train on and to validate on."
-    check(isinstance(fraction, (int, float)) and 0 <= fraction < 1, 'val_fraction', fraction, 'a fraction from 0 up to, not including, 1')
+    ok = isinstance(fraction, (int, float)) and 0 <= fraction < 1
+    check(ok, 'val_fraction', fraction, 'a fraction from 0 up to, not including, 1')
     whole = [(i, 0, v.frames) for i, v in enumerate(videos)]
     if fraction == 0: return whole, []
 
@@ -88,9 +89,9 @@ def split_videos(
         train = [(i, 0, border) for i, border in enumerate(borders)]
         return train, [(i, border, v.frames) for i, (v, border) in enumerate(zip(videos, borders))]
 
-    first = videos[0]
-    too_short = f'0, for {first.path.name} has {first.frames} frames and a window to train on and one to validate on take {2 * span}'
-    check(len(videos) > 1, 'val_fraction', fraction, too_short, 'Add a second video.')
+    only = videos[0]
+    needed = f'0, for {only.path.name} has {only.frames} frames and two windows, one to validate on, take {2 * span}'
+    check(len(videos) > 1, 'val_fraction', fraction, needed, 'Add a second video.')
     by_hash = sorted(range(len(videos)), key=lambda i: stable_hash(*videos[i].path.parts[-2:], videos[i].row))
     held_out = by_hash[:max(1, round(fraction * len(videos)))]
     return [part for part in whole if part[0] not in held_out], [part for part in whole if part[0] in held_out]
@@ -140,7 +141,9 @@ class ClipDataset:
         videos = len({video for video, *_ in self.parts})
         return f'ClipDataset({len(self)} of {self.num_frames} × {height} × {width}, from {videos} videos)'
 
-    def _reach(self, start: int, stride: int) -> range: return range(start, start + (self.num_frames - 1) * stride + 1, stride)
+    def _reach(self, start: int, stride: int) -> range:
+        "The frames of a window."
+        return range(start, start + (self.num_frames - 1) * stride + 1, stride)
 
     def plan(self, n: int, further: int = 0) -> _Window: # number of the window; how many videos to go on
         "What window `n` holds."
@@ -171,7 +174,8 @@ class ClipDataset:
             try: return self._cut(window)
             except BadInput as e:
                 if self.on_error == 'raise': raise
-                if window.video not in self.reported: report_bad_files([e], 'skip', 'a window is replaced by one of another video')
+                new = [e] if window.video not in self.reported else []
+                report_bad_files(new, 'skip', 'a window is replaced by one of another video')
                 self.reported.add(window.video)
         raise BadInput('videos', sorted(self.reported), 'one video that can be decoded')
 
@@ -231,7 +235,12 @@ class VideoData:
         return f'{self.name} {list(self.shape)}{rate}{note}\ntrain {self.train}\nval   {self.val}'
 
 # %% ../../../nbs/video/clips.ipynb #fbd5f0eb
-def _moving(name: str, sprites: str, clips: tuple, shape: tuple, seed: int, note: str = '') -> VideoData: # shape: C, T, (H, W)
+def _moving(
+    sprites: str,           # what moves
+    clips: tuple,           # how many to train on, to validate on
+    shape: tuple,           # C, T, (height, width)
+    seed: int
+    ) -> VideoData:
     "Sprites that move; those to validate on are of the test images, and the same for every seed."
     channels, num_frames, size = shape
     train, val = read_sprites(sprites)
@@ -239,13 +248,20 @@ def _moving(name: str, sprites: str, clips: tuple, shape: tuple, seed: int, note
     else: source = dict(shapes='drawn shapes', digits='small digits of UCI')[sprites]
     train = MovingSprites(train, clips[0], num_frames, size, channels, (seed, 0))
     val = MovingSprites(val, clips[1], num_frames, size, channels, (0, 1))
-    return VideoData(train, val, channels, num_frames, size, 0., name, note or f'{source}, moved on the fly', [sprites])
+    return VideoData(train, val, *shape, name='moving', note=f'{source}, moved on the fly', names=[sprites])
+
+def _in_place_of(name: str, shape: tuple, seed: int) -> VideoData:
+    "A few moving shapes in the form of another data set."
+    data = _moving('shapes', (256, 8), shape, seed)
+    note = f'synthetic, in the place of {name}: drawn shapes; numbers made with it say nothing about {name}'
+    return replace(data, name=name, note=note)
 
 def _find(name: str, root, size: tuple, span: int, on_error: str, options: dict) -> tuple: # videos, their origin
     "The videos of a data set."
-    if name == 'dmc_video': return array_videos(render_episodes(size=size, **options)), 'episodes of the DeepMind Control Suite under random actions'
     if name == 'clips': return index_videos(fetch('clips'), span, on_error), provenance('clips')
-    return index_videos(root, span, on_error), f'videos of {root}'
+    if name == 'video_folder': return index_videos(root, span, on_error), f'videos of {root}'
+    videos = array_videos(render_episodes(size=size, **options))
+    return videos, 'episodes of the DeepMind Control Suite under random actions'
 
 def _frame_rate(videos: list, stride: int) -> float: # frames/s of a clip; 0: not one
     rates = {round(v.fps / stride, 3) for v in videos}
@@ -290,8 +306,8 @@ def load_videos(
     _check_choices(name, root, val_root, channels, on_error, options)
     size = height_width(resolution)
     shape = (channels, num_frames, size)
-    if synthetic: return _moving(name, 'shapes', (256, 8), shape, seed, f'synthetic, in the place of {name}: drawn shapes; numbers made with it say nothing about {name}')
-    if name == 'moving': return _moving(name, sprites, (train_clips, val_clips), shape, seed)
+    if synthetic: return _in_place_of(name, shape, seed)
+    if name == 'moving': return _moving(sprites, (train_clips, val_clips), shape, seed)
 
     span = (num_frames - 1) * stride + 1
     videos, note = _find(name, root, size, span, on_error, options)
@@ -300,9 +316,10 @@ def load_videos(
     if val_videos: val = [(len(videos) + i, 0, v.frames) for i, v in enumerate(val_videos)]
 
     frames = FrameCache([*videos, *val_videos], size, channels, preload_gb)
+    common = dict(frames=frames, num_frames=num_frames, stride=stride, on_error=on_error)
     return VideoData(
-        ClipDataset(frames, train, num_frames, stride, dynamic_stride, flip, windows_per_video, seed, on_error=on_error),
-        ClipDataset(frames, val, num_frames, stride, fixed=_middle_windows(val, span, val_clips), on_error=on_error),
+        ClipDataset(parts=train, dynamic=dynamic_stride, flip=flip, per_part=windows_per_video, seed=seed, **common),
+        ClipDataset(parts=val, fixed=_middle_windows(val, span, val_clips), **common),
         *shape,
         fps=_frame_rate(frames.videos, stride),
         name=name,

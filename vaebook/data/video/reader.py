@@ -36,7 +36,8 @@ def to_bytes(x: Tensor) -> Tensor: # floats in [-1,1], or bytes that are left as
 def _check_form(x, channels: int | None):
     "Raise `BadInput` unless `x` is a tensor [B, C, T, H, W] of floats."
     shape = list(x.shape) if hasattr(x, 'shape') else type(x).__name__
-    check(isinstance(x, Tensor) and x.ndim == 5 and x.numel() > 0, 'video', shape, 'a tensor [B, C, T, H, W], nothing of it empty',
+    clips = isinstance(x, Tensor) and x.ndim == 5 and x.numel() > 0
+    check(clips, 'video', shape, 'a tensor [B, C, T, H, W], nothing of it empty',
           'clip[None] is a batch of one clip, images[:, :, None] are clips of one frame.')
     check(channels in (None, x.shape[1]), 'video', shape, f'{channels} channels, [B, {channels}, T, H, W]',
           "rearrange(x, 'b t h w c -> b c t h w') moves channels that come last.")
@@ -54,7 +55,8 @@ def _check_values(x: Tensor, tolerance: float):
         raise BadInput('video', x[tuple(at)].item(), f'finite numbers; {place} is not', 'Find out where it was made.')
     hint = 'Divide by 127.5 and subtract 1.' if high > 2 else 'Scale the clips to [-1, 1].'
     inside = -1 - tolerance <= low and high <= 1 + tolerance
-    check(inside, 'video', [round(low, 4), round(high, 4)], 'values in [-1, 1]; these are the least and the greatest', hint)
+    extremes = [round(low, 4), round(high, 4)]
+    check(inside, 'video', extremes, 'values in [-1, 1]; these are the least and the greatest', hint)
 
 def check_video(
     x,                          # [B,C,T,H,W] floats in [-1,1]
@@ -95,7 +97,8 @@ def write_video(
     ) -> Path:
     "Write a clip; a killed process leaves no file."
     ok = isinstance(clip, Tensor) and clip.ndim == 4 and clip.shape[0] in (1, 3) and clip.numel()
-    check(ok, 'clip', list(getattr(clip, 'shape', ())), 'one clip [C, T, H, W] of 1 or 3 channels', 'x[0] is the first clip of a batch.')
+    shape = list(getattr(clip, 'shape', ()))
+    check(ok, 'clip', shape, 'one clip [C, T, H, W] of 1 or 3 channels', 'x[0] is the first clip of a batch.')
     suffix = check_choice('suffix', Path(path).suffix.lower(), ['.mp4', '.mkv', '.gif'])
     frames = rearrange(to_bytes(clip).cpu().expand(3, -1, -1, -1), 'c t h w -> t h w c').numpy()
     if suffix == '.mp4': save_mp4(path, frames / 255, fps)
@@ -131,10 +134,12 @@ def open_video(path):
     av = optional_import('av', extra='video')
     name, hint = Path(path).name, 'Replace or remove it.'
     with reading(name, 'a video that FFmpeg can read', hint), av.open(str(path), metadata_errors='replace') as file:
-        check(file.streams.video, 'file', name, 'a video', 'It has only sound.' if file.streams.audio else 'It is empty.')
+        content = 'It has only sound.' if file.streams.audio else 'It is empty.'
+        check(file.streams.video, 'file', name, 'a video', content)
         stream = file.streams.video[0]
-        small = 0 < stream.width * stream.height <= _MAX_PIXELS
-        check(small, 'file', name, f'at most {_MAX_PIXELS} pixels a frame; it says {stream.width} × {stream.height}', hint)
+        width, height = stream.width, stream.height
+        small = 0 < width * height <= _MAX_PIXELS
+        check(small, 'file', name, f'at most {_MAX_PIXELS} pixels a frame; it says {width} × {height}', hint)
         yield file, stream
 
 # %% ../../../nbs/video/reader.ipynb #18bc7a35
@@ -190,7 +195,8 @@ def _numbered_pictures(folder) -> list: # of a video as pictures
     found = []
     for path in folder.iterdir():
         numbers = re.findall(r'\d+', path.stem)
-        if path.suffix.lower() in _PICTURES and not path.name.startswith('.') and numbers: found.append((int(numbers[-1]), path))
+        is_picture = path.suffix.lower() in _PICTURES and not path.name.startswith('.')
+        if is_picture and numbers: found.append((int(numbers[-1]), path))
     return [path for _, path in sorted(found)]
 
 def _read_picture(path) -> np.ndarray: # [H,W,3] uint8
@@ -252,7 +258,8 @@ def _decode_file(v: Video, wanted: range) -> Iterator[np.ndarray]:
             found += 1
             yield picture
         if found == len(wanted): return
-    raise BadInput('file', v.path.name, f'{v.frames} frames; number {wanted[found]} cannot be decoded', 'Replace or remove it.')
+    expected = f'{v.frames} frames; number {wanted[found]} cannot be decoded'
+    raise BadInput('file', v.path.name, expected, 'Replace or remove it.')
 
 def iter_frames(v: Video, wanted: range) -> Iterator[np.ndarray]: # [H,W,3] uint8
     "The frames of the numbers `wanted`, all of them or `BadInput`."
@@ -275,7 +282,8 @@ def read_frames(
         check(isinstance(n, int) and n > 0, name, n, 'a number of frames, 1 or more')
     wanted = range(start, v.frames, stride)[:num_frames]
     enough = len(wanted) == num_frames if num_frames else len(wanted) > 0
-    check(enough, 'num_frames', num_frames, f'{len(wanted)} frames at most, from {start} by {stride} of the {v.frames} in {v.path.name}')
+    most = f'{len(wanted)} frames at most, from {start} by {stride} of the {v.frames} in {v.path.name}'
+    check(enough, 'num_frames', num_frames, most)
     frames = list(iter_frames(v, wanted))
     check(len({x.shape for x in frames}) == 1, 'folder', v.path.name, 'pictures of one size')
     return torch.from_numpy(np.stack(frames))
@@ -303,7 +311,8 @@ def report_bad_files(errors: list, on_error: str, what: str): # of `BadInput`
 def _probe_long(path, span: int) -> Video:
     "A video of at least `span` frames."
     v = probe(path)
-    check(v.frames >= span, 'file', path.name, f'{span} frames or more for a window; it has {v.frames}', 'Ask for fewer num_frames or a smaller stride.')
+    expected = f'{span} frames or more for a window; it has {v.frames}'
+    check(v.frames >= span, 'file', path.name, expected, 'Ask for fewer num_frames or a smaller stride.')
     return v
 
 def index_videos(
@@ -314,7 +323,8 @@ def index_videos(
     "The videos below `root` that are long enough."
     check_choice('on_error', on_error, ('skip', 'raise'))
     paths, good, bad = find_videos(root), [], []
-    for path in optional_import('tqdm.auto').tqdm(paths, desc='looking into videos', leave=False, disable=len(paths) < 20):
+    tqdm = optional_import('tqdm.auto').tqdm
+    for path in tqdm(paths, desc='looking into videos', leave=False, disable=len(paths) < 20):
         try: good.append(_probe_long(path, span))
         except BadInput as e:
             if on_error == 'raise': raise

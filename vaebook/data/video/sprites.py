@@ -130,7 +130,7 @@ _NUMBERS = [12, 14, 1, 3 * 13] # of a clip: corners, waves, how many sprites, wh
 
 def _paste(
     out: Tensor,        # [B,T,C,H,W], changed in place
-    u: Tensor,          # [B,13] what the sprite of each clip does: place and motion (9), picture, colour (2), one is unused
+    u: Tensor,          # [B,13] of each clip's sprite: place and motion (9), picture, colour (2), one is unused
     sprites: Tensor     # [N,1,h,w] uint8
     ):
     "Draw one sprite over each clip: dark where its picture is dark, in a vivid colour of its own."
