@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from helpers import command, metrics
+from vaebook.core import BadInput
 from vaebook.core.config import compose
 from vaebook.data.video.clips import load_videos
 from vaebook.data.video.reader import to_bytes, write_video
 from vaebook.models import CausalVAE
-from vaebook.train import reopen, train
+from vaebook.train import experiment, reopen, train
 
 QUIET = 'trainer.progress_bar=false logger=csv'
 
@@ -63,3 +64,12 @@ def test_from_files_to_numbers(tmp_path):
 def test_variants_are_keys(changes, tmp_path):
     numbers = train(compose('causal_video', f'{QUIET} trainer.max_steps=4 {changes}', smoke=True, run_dir=str(tmp_path / 'run')))
     assert 0 < numbers['psnr'] < 60
+
+
+@pytest.mark.parametrize('wrong, said', [
+    ('loss.kl_weight=-1e-4', 'kl_weight=-0.0001'), ('loss.kl_weight=nan', 'kl_weight=nan'), ('loss.commitment_weight=-1', 'commitment_weight=-1'),
+    ('loss.entropy_weight=null', 'entropy_weight=None'), ('loss.recon=L1', "Did you mean 'l1'?"), ('loss.kl_per=pixels', "Did you mean 'pixel'?"),
+    ('loss.kl_wieght=1', 'kl_weight'), ('loss.disc_weight=-1', 'disc_weight=-1'), ('loss.disc_norm=batch', 'disc_norm'), ('model.kl_weight=1', 'kl_weight')])
+def test_a_wrong_loss_is_named_before_any_data_is_loaded(wrong, said):
+    with pytest.raises(BadInput) as e: experiment(compose('causal_video', f'{QUIET} {wrong}', smoke=True))
+    assert said in str(e.value)
