@@ -157,7 +157,7 @@ class Repeat(Causal):
 
     def extra_repr(self): return f'time={self.time}, space={self.space}'
 
-    def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor: # [B, C, n, H, W] → [B, C, time·n, …]
         first = self.begins_clip(x, cache)
         if self.space > 1: x = x.repeat_interleave(self.space, 3).repeat_interleave(self.space, 4)
         if self.time > 1: x = x.repeat_interleave(self.time, 2)
@@ -171,6 +171,7 @@ class BypassDown(Causal):
         self.conv = CausalConv3d(channels, channels, (3, 1, 1), (2, 1, 1))
 
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
+        "The last frame is kept: the next convolution begins with it."
         past = self.cached(cache)
         if cache is not None: cache[self.key] = x[:, :, -1:].clone()
         first = x[:, :, :1] if past is None else x[:, :, :0]
@@ -186,6 +187,7 @@ class BypassUp(Causal):
         self.conv = name_layers(CausalConv3d(channels, 2 * channels, (3, 1, 1), pad='zero'))
 
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
+        "The convolution keeps what it needs; here only the beginning of a clip is remembered."
         alone = 1 if self.begins_clip(x, cache) else 0
         first, rest = x.split([alone, x.shape[2] - alone], 2)
         if not rest.shape[2]: return first
@@ -269,6 +271,7 @@ class Stack(Causal):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
+        "One layer after the other."
         recompute = self.recompute and cache is None and torch.is_grad_enabled()
         for layer in self.layers:
             args = (x, cache) if isinstance(layer, Causal) else (x,)

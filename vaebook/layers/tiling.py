@@ -53,7 +53,7 @@ def _tile_weight(
     return w
 
 # %% ../../nbs/video/tiling.ipynb #3baaaf20
-def _accumulate(tiles, shape: tuple) -> Tensor: # pairs (place, y, weight), one a tile; of height and width
+def _weighted_mean(tiles, shape: tuple) -> Tensor: # (rows, columns, y, weight) of each tile; height and width of all
     "The weighted mean of overlapping tiles."
     total = norm = None
     for rows, columns, y, weight in tiles:
@@ -83,7 +83,8 @@ def tiled(
     rows = tile_starts(H, tile, overlap, scale.denominator)
     columns = tile_starts(W, tile, overlap, scale.denominator)
 
-    def each_tile():
+    def weighted_tiles():
+        "(rows, columns, what comes out of a tile, its weight) of each tile."
         for (i, top), (j, left) in product(enumerate(rows), enumerate(columns)):
             y = f(x[:, :, :, top:top + tile, left:left + tile])
             down = _tile_weight([scaled(a) for a in rows], i, scaled(tile), scaled(H), blend)
@@ -92,7 +93,7 @@ def tiled(
             width = slice(scaled(left), scaled(left) + y.shape[4])
             yield height, width, y, torch.outer(down, across)
 
-    return _accumulate(each_tile(), (scaled(H), scaled(W)))
+    return _weighted_mean(weighted_tiles(), (scaled(H), scaled(W)))
 
 # %% ../../nbs/video/tiling.ipynb #9dc510d5
 def seam(

@@ -99,6 +99,7 @@ class LPIPS(nn.Module):
         return [f / (f.square().sum(1, keepdim=True) + 1e-8).sqrt() for f in (out.float() for out in outs)]
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        "A scalar; no gradient reaches `x`."
         with torch.no_grad(): real = self.features(x)
         total = 0
         for i, (a, b) in enumerate(zip(self.features(x_hat), real)):
