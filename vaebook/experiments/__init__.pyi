@@ -1,4 +1,5 @@
-from .causal_video import strip as strip
+from .causal_video import CausalVideoExperiment as CausalVideoExperiment
+from .causal_video import frame_strip as frame_strip
 from .classifier import ClassifierExperiment as ClassifierExperiment
 from .classifier import ImageExperiment as ImageExperiment
 from .classifier import check_outputs as check_outputs
