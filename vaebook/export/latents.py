@@ -84,7 +84,7 @@ class _ShardWriter:
 def _write_latents(model: nn.Module, batches, folder: Path, limit: float, dtype: str, sample: bool):
     "Shards of all batches and their `index.json`."
     shards, stats, shapes, lengths = _ShardWriter(folder, limit), Welford(), [], []
-    for batch in optional_import('tqdm.auto').tqdm(batches, 'latents'):
+    for batch in optional_import('tqdm.auto').tqdm(batches, 'latents', delay=1): # seconds before it shows
         z = encode_batch(model, batch, sample).to(DTYPES[dtype]).cpu()
         stats.update(z)
         shapes += [list(z.shape[1:])] * len(z)

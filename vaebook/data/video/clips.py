@@ -54,11 +54,11 @@ class FrameCache:
         self.channels = channels
         self.memory = {}
         numbers = sum(v.frames * np.prod(_covering_size(v, size)) for v in videos) * channels
-        if numbers / 1e9 <= preload_gb: self._preload(quiet=numbers < 2e7)
+        if numbers / 1e9 <= preload_gb: self._preload()
 
-    def _preload(self, quiet: bool):
+    def _preload(self):
         tqdm = optional_import('tqdm.auto').tqdm
-        for i, v in enumerate(tqdm(self.videos, desc='decoding videos', leave=False, disable=quiet)):
+        for i, v in enumerate(tqdm(self.videos, desc='decoding videos', leave=False, delay=1)): # seconds before it shows
             try: self.memory[i] = self.decode(i, range(v.frames))
             except BadInput: pass # reported when a window needs it
 
