@@ -83,7 +83,7 @@ class TrainingArguments:
     n_nodes: int = _arg(1, 'machines; more than one need a launcher')
     devices: object = _arg('auto', 'how many devices, or a list of their numbers; auto: every GPU, or one CPU process')
     accelerator: str = _arg(None, 'auto, cpu, gpu or mps (default: auto)')
-    logger: str = _arg(None, 'wandb (offline without an account; default), tensorboard, clearml, mlflow, trackio, csv, none')
+    logger: str = _arg(None, 'wandb (offline by default), tensorboard, clearml, mlflow, trackio, csv or none')
     seed: int = _arg(None, 'of the weights, the order of clips and all noise')
     resume_from_checkpoint: str = _arg(None, 'run folder, or a .ckpt in one: go on exactly where it stopped')
     load_from_checkpoint: str = _arg(None, 'weights to begin with: a folder of ours or of diffusers, or a .ckpt')

@@ -58,7 +58,7 @@ class FrameCache:
 
     def _preload(self):
         tqdm = optional_import('tqdm.auto').tqdm
-        for i, v in enumerate(tqdm(self.videos, desc='decoding videos', leave=False, delay=1)): # seconds before it shows
+        for i, v in enumerate(tqdm(self.videos, desc='decoding videos', leave=False, delay=1)): # seconds
             try: self.memory[i] = self.decode(i, range(v.frames))
             except BadInput: pass # reported when a window needs it
 

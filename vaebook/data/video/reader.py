@@ -324,7 +324,7 @@ def index_videos(
     check_choice('on_error', on_error, ('skip', 'raise'))
     paths, good, bad = find_videos(root), [], []
     tqdm = optional_import('tqdm.auto').tqdm
-    for path in tqdm(paths, desc='looking into videos', leave=False, delay=1): # seconds before it shows
+    for path in tqdm(paths, desc='looking into videos', leave=False, disable=len(paths) < 20):
         try: good.append(_probe_long(path, span))
         except BadInput as e:
             if on_error == 'raise': raise
