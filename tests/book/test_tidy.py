@@ -99,7 +99,7 @@ def test_copies_are_found():
 
 # Keys that nobody reads
 
-BLOCKS = dict(trainer='trainers/* experiments/* losses/terms.py', dataset='data/* experiments/*', model='models/* layers/* bottlenecks/* experiments/*', loss='losses/* bottlenecks/* experiments/*',
+BLOCKS = dict(trainer='trainers/* experiments/* losses/terms.py', dataset='data/* data/*/* experiments/*', model='models/* layers/* bottlenecks/* experiments/*', loss='losses/* bottlenecks/* models/* experiments/*',
               eval_loss='losses/*', logger='trainers/loggers.py') # block → where it is read
 ELSEWHERE = 'experiments/* config.py facade.py runs.py train.py'
 

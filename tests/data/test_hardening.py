@@ -116,7 +116,7 @@ def sound(name, codec, rate):
 def video(name):
     def make(d):
         pytest.importorskip('av')
-        from vaebook.data.video import read_frames, write_video
+        from vaebook.data.video.reader import read_frames, write_video
         write_video(d / name, torch.randint(0, 256, (3, 6, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)), 12)
         def seen(path): x = read_frames(path); assert x.dtype == torch.uint8 and x.ndim == 4 and len(x)
         return d / name, seen

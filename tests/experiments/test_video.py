@@ -3,10 +3,12 @@ import pytest
 import torch
 
 from helpers import command, metrics
+from vaebook.core import BadInput
 from vaebook.core.config import compose
-from vaebook.data.video import load, to_bytes, write_video
+from vaebook.data.video.clips import load_videos
+from vaebook.data.video.reader import to_bytes, write_video
 from vaebook.models import CausalVAE
-from vaebook.train import load_run, train
+from vaebook.train import experiment, load_run, train
 
 QUIET = 'trainer.progress_bar=false logger=csv'
 
@@ -42,10 +44,10 @@ def test_published_size_composes():
 
 def test_from_files_to_numbers(tmp_path):
     "A folder of films by its path alone; reopened, the model is the trained one, and a stream equals the whole after training."
-    clips = load('moving', sprites='shapes', num_frames=40, resolution=48).val[torch.arange(3)]['video']
+    clips = load_videos('moving', sprites='shapes', num_frames=40, resolution=48).val[torch.arange(3)]['video']
     for i, clip in enumerate(clips): write_video(tmp_path / f'films/{i}.mp4', to_bytes(clip), 12)
     (tmp_path / 'films/broken.mp4').write_bytes(b'no film')
-    cfg = compose('causal_video', f'{QUIET} dataset.stand_in=false trainer.max_steps=6', video_path=str(tmp_path / 'films'), smoke=True, run_dir=str(tmp_path / 'run'))
+    cfg = compose('causal_video', f'{QUIET} dataset.synthetic=false trainer.max_steps=6', video_path=str(tmp_path / 'films'), smoke=True, run_dir=str(tmp_path / 'run'))
     assert cfg.dataset.name == 'video_folder'
     numbers = train(cfg)
     assert {'psnr', 'ssim', 'temporal_error', 'kl', 'psnr_floor'} <= set(numbers) and numbers == metrics(tmp_path / 'run')
@@ -58,8 +60,17 @@ def test_from_files_to_numbers(tmp_path):
     assert (tmp_path / 'run/figures/reconstructions_step_6.mp4').stat().st_size > 500
 
 
-@pytest.mark.parametrize('changes', ['model.bottleneck=fsq model.quantizer={levels:[8,8,5]}', 'model.bottleneck=vq model.quantizer={codebook_size:32,dim:4}', 'model.norm=group model.conv=full model.attention=true model.recon=l1 model.kl_per=latent',
-                                     'model.resample=bypass model.pad=zero model.quant_conv=true model.shortcut=false', 'loss.perceptual=msgrad loss.disc_weight=0.5 loss.disc_start=2 trainer.engine=accelerate', 'trainer.precision=bf16-mixed dataset.channels=1 dataset.num_frames=6 model.length=trim'])
+@pytest.mark.parametrize('changes', ['model.bottleneck=fsq model.quantizer={levels:[8,8,5]}', 'model.bottleneck=vq model.quantizer={codebook_size:32,dim:4}', 'model.norm=group model.conv=full model.attention=true loss.recon=l1 loss.kl_per=latent',
+                                     'model.resample=bypass model.pad=zero model.quant_conv=true model.linear_skip=false', 'loss.perceptual=msgrad loss.disc_weight=0.5 loss.disc_start=2 trainer.engine=accelerate', 'trainer.precision=bf16-mixed dataset.channels=1 dataset.num_frames=6 model.length=trim'])
 def test_variants_are_keys(changes, tmp_path):
     numbers = train(compose('causal_video', f'{QUIET} trainer.max_steps=4 {changes}', smoke=True, run_dir=str(tmp_path / 'run')))
     assert 0 < numbers['psnr'] < 60
+
+
+@pytest.mark.parametrize('wrong, said', [
+    ('loss.kl_weight=-1e-4', 'kl_weight=-0.0001'), ('loss.kl_weight=nan', 'kl_weight=nan'), ('loss.commitment_weight=-1', 'commitment_weight=-1'),
+    ('loss.entropy_weight=null', 'entropy_weight=None'), ('loss.recon=L1', "Did you mean 'l1'?"), ('loss.kl_per=pixels', "Did you mean 'pixel'?"),
+    ('loss.kl_wieght=1', 'kl_weight'), ('loss.disc_weight=-1', 'disc_weight=-1'), ('loss.disc_norm=batch', 'disc_norm'), ('model.kl_weight=1', 'kl_weight')])
+def test_a_wrong_loss_is_named_before_any_data_is_loaded(wrong, said):
+    with pytest.raises(BadInput) as e: experiment(compose('causal_video', f'{QUIET} {wrong}', smoke=True))
+    assert said in str(e.value)

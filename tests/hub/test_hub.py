@@ -17,7 +17,7 @@ from vaebook.hub.card import model_card
 from vaebook.core.config import compose
 from vaebook.core import BadInput, flatten_dict
 from vaebook.data.images import to_unit
-from vaebook.data.video import to_float
+from vaebook.data.video.reader import to_float
 from vaebook.models import CNN, CVAE, FSQVQVAE, ActionTokenizer
 from vaebook.viz.tiles import new_figure
 from vaebook.core.pretrained import Pretrained

@@ -63,7 +63,7 @@ def gan(folder, engine='lightning', steps=30, doom=None, resume=None, batch_size
 def state(objective): return list(objective.state_dict().values())
 
 
-def rival(objective):
+def discriminator(objective):
     "Weights of the discriminator, and the numbers of its Adam."
     saved = objective.extra_state()
     return [*saved['net'].values(), *(v for s in saved['optimizer']['state'].values() for v in s.values())]
@@ -81,8 +81,8 @@ def test_steps_are_the_models(whole):
     home, runs = whole
     for name, (objective, _) in runs.items():
         assert objective.model.calls == 60
-        assert {int(s['step']) for s in objective.rival.optimizer.state.values()} == {26}
-        assert all(torch.isfinite(v).all() for v in state(objective) + rival(objective))
+        assert {int(s['step']) for s in objective.discriminator.optimizer.state.values()} == {26}
+        assert all(torch.isfinite(v).all() for v in state(objective) + discriminator(objective))
         assert column(home / name, 'train/disc')[0][0] >= 4 and column(home / name, 'val/gan')[-1][0] == 30
         assert {int(s['step']) for s in read_checkpoint(home / name / 'checkpoints/last.ckpt')['optimizer']['state'].values()} == {30}
 
@@ -90,7 +90,7 @@ def test_steps_are_the_models(whole):
 def test_two_engines_are_one(whole):
     home, runs = whole
     (a, _), (b, _) = runs.values()
-    assert same(state(a), state(b)) and same(rival(a), rival(b))
+    assert same(state(a), state(b)) and same(discriminator(a), discriminator(b))
     for key in ('train/recon', 'train/gan', 'train/disc', 'val/gan', 'val/perceptual'): assert column(home / 'lightning', key) == column(home / 'accelerate', key) != []
 
 
@@ -102,10 +102,10 @@ def test_resume_is_exact(whole, engine, tmp_path):
     with pytest.raises(RuntimeError, match='power cut'): gan(tmp_path, doom=37, **given)
     again, _ = gan(tmp_path, resume=tmp_path / 'checkpoints/last.ckpt', **given)
     assert again.model.calls == 60 - 30, 'it went on from step 15'
-    assert same(state(again), state(runs[engine][0])) and same(rival(again), rival(runs[engine][0]))
+    assert same(state(again), state(runs[engine][0])) and same(discriminator(again), discriminator(runs[engine][0]))
     for key in ('train/disc', 'train/gan', 'val/gan'): assert column(tmp_path, key) == column(home / engine, key)
     loaded, _ = gan(tmp_path, resume=tmp_path / 'checkpoints/last.ckpt', **given)
-    assert loaded.model.calls == 0 and same(state(loaded), state(again)) and same(rival(loaded), rival(again))
+    assert loaded.model.calls == 0 and same(state(loaded), state(again)) and same(discriminator(loaded), discriminator(again))
 
 
 @pytest.mark.parametrize('engine', ENGINES)
@@ -114,9 +114,9 @@ def test_in_and_out_of_adversarial_training(engine, tmp_path):
     gan(tmp_path, engine, 10, objective=dict(disc_weight=0.))
     last = tmp_path / 'checkpoints/last.ckpt'
     objective, _ = gan(tmp_path, engine, 20, resume=last)
-    assert {int(s['step']) for s in objective.rival.optimizer.state.values()} == {10}
+    assert {int(s['step']) for s in objective.discriminator.optimizer.state.values()} == {10}
     names = {k for k in read_checkpoint(last)['extra']['net']}
-    assert names and not any('rival' in k or 'net.' in k for k in objective.state_dict())
+    assert names and not any('discriminator' in k or 'net.' in k for k in objective.state_dict())
     gan(tmp_path, engine, 30, resume=last, objective=dict(disc_weight=0.))
     with pytest.raises(BadInput, match=r'train/gan=nan: expected a finite number at step 6'): gan(tmp_path / 'nan', engine, objective=dict(disc_lr=1e30))
 
@@ -124,7 +124,7 @@ def test_in_and_out_of_adversarial_training(engine, tmp_path):
 @pytest.mark.parametrize('engine', ENGINES)
 def test_half_precision(engine, tmp_path):
     objective, _ = gan(tmp_path / 'bf16', engine, 6, precision='bf16-mixed', ema_decay=None)
-    assert all(torch.isfinite(v).all() for v in state(objective) + rival(objective))
+    assert all(torch.isfinite(v).all() for v in state(objective) + discriminator(objective))
     with pytest.raises(BadInput, match='bf16-mixed or 32-true beside a discriminator'): gan(tmp_path / 'fp16', engine, 6, precision='16-mixed')
 
 
@@ -136,7 +136,7 @@ def test_two_processes_are_one(tmp_path):
     one, _ = gan(tmp_path / 'one', 'accelerate', 12, batch_size=8, accumulate_grad_batches=2)
     first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
     assert same(first, second)
-    for a, b in zip(first, state(one) + rival(one)): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    for a, b in zip(first, state(one) + discriminator(one)): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     for key in ('train/recon', 'train/gan', 'train/disc', 'val/gan'):
         assert [v for _, v in column(tmp_path / 'two', key)] == pytest.approx([v for _, v in column(tmp_path / 'one', key)], rel=1e-3, abs=1e-5)
 
@@ -144,4 +144,4 @@ def test_two_processes_are_one(tmp_path):
 if __name__ == '__main__': # a process of test_two_processes_are_one
     home = Path(sys.argv[1])
     objective, _ = gan(home / 'two', 'accelerate', 12, batch_size=8, accumulate_grad_batches=2)
-    torch.save(state(objective) + rival(objective), home / f"{os.environ['RANK']}.pt")
+    torch.save(state(objective) + discriminator(objective), home / f"{os.environ['RANK']}.pt")

@@ -56,9 +56,9 @@ RULES = dict(
              _positive('loss.disc_weight'), 'loss.disc_weight'),
         Rule('loss.perceptual_weight', _is_not('loss.perceptual', 'none'), 'loss.perceptual'),
         Rule('loss.perceptual_weights loss.on_missing', _is('loss.perceptual', 'lpips'), 'loss.perceptual'),
-        Rule('model.z_channels model.kl_weight model.kl_per', _is('model.bottleneck', 'gaussian'), 'model.bottleneck'),
-        Rule('model.commitment_cost', _is('model.bottleneck', 'vq', 'rvq'), 'model.bottleneck'),
-        Rule('model.entropy_cost', _is('model.bottleneck', 'lfq'), 'model.bottleneck'),
+        Rule('model.z_channels loss.kl_weight loss.kl_per', _is('model.bottleneck', 'gaussian'), 'model.bottleneck'),
+        Rule('loss.commitment_weight', _is('model.bottleneck', 'vq', 'rvq'), 'model.bottleneck'),
+        Rule('loss.entropy_weight', _is('model.bottleneck', 'lfq'), 'model.bottleneck'),
         Rule('model.quantizer', _is_not('model.bottleneck', 'gaussian'), 'model.bottleneck'),
         Rule('dataset.stride dataset.dynamic_stride dataset.windows_per_video dataset.flip dataset.on_error '
              'dataset.preload_gb dataset.val_fraction',

@@ -1,6 +1,6 @@
 from .audio import AudioExperiment as AudioExperiment
-from .causal_video import strip as strip
 from .causal_video import CausalVideoExperiment as CausalVideoExperiment
+from .causal_video import frame_strip as frame_strip
 from .classifier import ClassifierExperiment as ClassifierExperiment
 from .classifier import ImageExperiment as ImageExperiment
 from .classifier import check_outputs as check_outputs
@@ -13,7 +13,7 @@ from .experiment import ModelSummary as ModelSummary
 from .experiment import cached_method as cached_method
 from .experiment import loss_curves as loss_curves
 from .experiment import read_curves as read_curves
-from .latent_actions import curves as curves
 from .latent_actions import LatentActionsExperiment as LatentActionsExperiment
+from .latent_actions import curves as curves
 from .select_latents import locked as locked
 from .world import WorldExperiment as WorldExperiment

@@ -3,3 +3,4 @@ from .codec import Codes as Codes
 from .codec import Header as Header
 from .latents import Latents as Latents
 from .latents import digest as digest
+from .latents import export_latents as export_latents

@@ -82,7 +82,7 @@ ON_HUB = dict(mnist='ylecun/mnist', fmnist='zalando-datasets/fashion_mnist', cif
 
 def data_of(cfg) -> str:
     "What a run was trained on: its data set, the sprites that move in it, or a stand-in."
-    if cfg.dataset.get('stand_in') and cfg.dataset.name not in ('digits', 'shapes'): return STAND_INS[cfg.experiment]
+    if (cfg.dataset.get('stand_in') or cfg.dataset.get('synthetic')) and cfg.dataset.name not in ('digits', 'shapes'): return STAND_INS[cfg.experiment]
     return cfg.dataset.sprites if cfg.dataset.name == 'moving' else cfg.dataset.name
 
 # %% ../../nbs/core/card.ipynb #a9a59835

@@ -122,7 +122,7 @@ def convolve(self: Conv, x: Tensor, state=None) -> Tensor:
     "Pad, multiply; `state` holds the frames that the next piece of a sound needs."
     if self.transposed: return self.spread(x, state)
     (a, b), (left, right) = self.around
-    past = self.past(state)
+    past = self.cached(state)
     whole = past is None and self.pad is PADS['zero'] and left == right and state is None
     if not whole: x = torch.cat([p for p in (past if past is not None else self.pad(x, left, 0) if left else None, x, self.pad(x, right, -1) if right else None) if p is not None], -1)
     if state is not None and left: state[self.key] = x[..., x.shape[-1] - left:].clone()
@@ -135,7 +135,7 @@ Conv.multiply, Conv.forward = multiply, convolve
 def spread(self: Conv, x: Tensor, state=None) -> Tensor:
     "Multiply, crop."
     ((a, b), (left, right)), s = self.around, self.stride[1]
-    past = self.past(state)
+    past = self.cached(state)
     before = 0 if past is None else past.shape[-1]
     if before: x = torch.cat([past, x], -1)
     if state is not None: state[self.key] = x[..., max(0, x.shape[-1] - (self.kernel[1] - 1) // s):].clone()

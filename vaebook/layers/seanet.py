@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import nn
 
 from ..core import check, check_choice
-from .causal import Causal, Stack, keyed
+from .causal import Causal, Stack, name_layers
 from .complex import ACTIVATIONS, PADS, PLANES, Conv, make_activation
 from .stft import ISTFT, STFT
 from ..core.options import Count, Flag, Natural, Pair, Pairs, Rate, checked
@@ -52,7 +52,7 @@ class Recurrent(Causal):
         self.lstm = nn.LSTM(channels, channels, layers, batch_first=True)
 
     def forward(self, x, state=None):
-        y, past = self.lstm(x[:, :, 0].mT, self.past(state))
+        y, past = self.lstm(x[:, :, 0].mT, self.cached(state))
         if state is not None: state[self.key] = past
         return x + y.mT[:, :, None]
 
@@ -143,7 +143,7 @@ def make_coder(cls, # Encoder or Decoder
                type: str, # A key of `Trunk.kinds`
                /, *size, **options): # of `Trunk`
     "An encoder or decoder by name; options win over the defaults of its kind."
-    return keyed(cls(*size, **(Trunk.kinds[check_choice('type', type, Trunk.kinds)] | options)))
+    return name_layers(cls(*size, **(Trunk.kinds[check_choice('type', type, Trunk.kinds)] | options)))
 
 # %% ../../nbs/audio/seanet.ipynb #5017f548
 def gathers(a: int, b: int, stride: int, left: int, reach: int) -> tuple: # of a convolution

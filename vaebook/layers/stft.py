@@ -62,7 +62,7 @@ class STFT(Causal):
     def forward(self, x, state=None):
         "Pad, cut, transform, pack, compress."
         check(x.shape[-1] % self.hop == 0, 'samples', x.shape[-1], f'a multiple of the hop, {self.hop}')
-        past, (left, right) = self.past(state), self.around
+        past, (left, right) = self.cached(state), self.around
         x = F.pad(x, (left, right)) if past is None else torch.cat([past, x], -1)
         if state is not None: state[self.key] = x[..., x.shape[-1] - left:].clone()
         with torch.autocast(x.device.type, enabled=False):
@@ -89,7 +89,7 @@ class ISTFT(Causal):
 
     def forward(self, x, state=None):
         "Transform, add up, normalise, crop."
-        past, (left, _) = self.past(state), self.around
+        past, (left, _) = self.cached(state), self.around
         before = 0 if past is None else past.shape[-1]
         if before: x = torch.cat([past, x], -1)
         if state is not None: state[self.key] = x[..., max(0, x.shape[-1] - self.n_fft // self.hop + 1):].clone()

@@ -1,6 +1,8 @@
-from .adversarial import Rival as Rival
+from .adversarial import DiscriminatorTrainer as DiscriminatorTrainer
+from .adversarial import PatchDiscriminator3d as PatchDiscriminator3d
 from .adversarial import VideoObjective as VideoObjective
-from .adversarial import average as average
+from .adversarial import adaptive_weight as adaptive_weight
+from .adversarial import generator_loss as generator_loss
 from .adversarial import hinge as hinge
 from .audio_adversarial import AudioObjective as AudioObjective
 from .audio_adversarial import Balancer as Balancer
@@ -32,9 +34,9 @@ from .likelihoods import foreground_weights as foreground_weights
 from .likelihoods import gaussian_nll as gaussian_nll
 from .likelihoods import logistic_log_prob as logistic_log_prob
 from .likelihoods import logistic_mixture as logistic_mixture
+from .perceptual import LPIPS as LPIPS
 from .perceptual import make_perceptual as make_perceptual
 from .perceptual import msgrad as msgrad
-from .perceptual import read_tensors as read_tensors
 from .spectral import AudioLoss as AudioLoss
 from .spectral import EvalLoss as EvalLoss
 from .spectral import Loss as Loss

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from ..core import LossTerms, check, check_choice
-from .adversarial import Rival, average, hinge
+from .adversarial import DiscriminatorTrainer, average, hinge
 from .spectral import AudioLoss, EvalLoss, check_same_stft, mapping, weight
 from .terms import Objective
 from ..core.options import Count, Counts, Flag, Number, Rate, Weight, bind_arguments, checked
@@ -241,7 +241,7 @@ def add_rival(self: AudioObjective, net, options: dict, training: dict, weights:
     self.weights, self.schooling = weights, training
     with torch.random.fork_rng([]):
         torch.manual_seed(torch.initial_seed())
-        self.rival = Rival(net(self.model.channels, **options), training['lr'], training['clip'], training['betas'])
+        self.rival = DiscriminatorTrainer(net(self.model.channels, **options), training['lr'], training['clip'], training['betas'])
 
 AudioObjective.add_rival = add_rival
 
@@ -291,12 +291,12 @@ AudioObjective.after_backward = after_backward
 # %% ../../nbs/audio/audio_adversarial.ipynb #0b312543
 def extra_state(self: AudioObjective) -> dict:
     "What of the objective goes into checkpoints, beside the model."
-    state = self.rival.state() | {k: t.value for k, t in self.told.items()} if self.rival else {}
+    state = self.rival.extra_state() | {k: t.value for k, t in self.told.items()} if self.rival else {}
     return state | dict(balancer=dict(self.balancer.sums)) if self.balancer and self.balancer.sums else state
 
 def load_extra_state(self: AudioObjective, state: dict):
     "Go on from what `extra_state` gave."
-    if self.rival and 'net' in state: self.rival.load(state)
+    if self.rival and 'net' in state: self.rival.load_extra_state(state)
     if self.rival and 'disc' in state: self.told = LossTerms(disc=(state['disc'].to(next(self.rival.net.parameters()).device), 0.))
     if self.balancer: self.balancer.sums = dict(state.get('balancer', {}))
 

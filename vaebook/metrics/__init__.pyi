@@ -8,12 +8,16 @@ from .disentanglement import knn_distance as knn_distance
 from .disentanglement import matched_correlation as matched_correlation
 from .disentanglement import mig as mig
 from .disentanglement import sap as sap
-from .video import Fidelity as Fidelity
+from .video import RandomFeatures as RandomFeatures
+from .video import VideoFidelity as VideoFidelity
+from .video import causal_pool as causal_pool
 from .video import frame_figure as frame_figure
 from .video import frechet as frechet
 from .video import fvd as fvd
 from .video import pooling_floor as pooling_floor
 from .video import psnr as psnr
+from .video import ssim as ssim
+from .video import temporal_error as temporal_error
 from .world import Finding as Finding
 from .world import examine as examine
 from .world import gradient_explosion as gradient_explosion

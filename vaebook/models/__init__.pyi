@@ -2,7 +2,8 @@ from .action_tokenizer import ActionTokenizer as ActionTokenizer
 from .audio import AutoEncoder as AutoEncoder
 from .audio import first_frames as first_frames
 from .causal_video import CausalVAE as CausalVAE
-from .causal_video import fitted as fitted
+from .causal_video import StreamingAutoencoder as StreamingAutoencoder
+from .causal_video import selfcheck as selfcheck
 from .classifiers import CNN as CNN
 from .classifiers import Classifier as Classifier
 from .classifiers import Dummy as Dummy
@@ -23,6 +24,7 @@ from .fsq_vqvae import dct_basis as dct_basis
 from .fsq_vqvae import entries as entries
 from .fsq_vqvae import filled as filled
 from .fsq_vqvae import pca_basis as pca_basis
+from .inflate import inflate as inflate
 from .wan import from_wan as from_wan
 from .wan import to_wan as to_wan
 from .world import DPGMMVariationalRecurrentAutoencoder as DPGMMVariationalRecurrentAutoencoder

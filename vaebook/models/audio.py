@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..bottlenecks.continuous import VAEBottleneck, make_bottleneck
 from ..core.config import load_yaml
 from ..core import BadInput, Latent, LossTerms, check, check_choice
-from ..layers.causal import Stack, keyed, regroup, step
+from ..layers.causal import Stack, name_layers, rechunk, stream_step
 from ..layers.complex import PLANES, Conv
 from ..layers.seanet import Decoder, Encoder, Trunk, make_coder, needs
 from ..layers.stft import ISTFT, STFT
@@ -72,8 +72,8 @@ class AutoEncoder(Pretrained):
         outer = self.coder(Decoder, dim, own | (decoder or {}))
         check(inner.conv['causal'] == outer.conv['causal'], 'AutoEncoder: decoder.causal', outer.conv['causal'], 'what the encoder is')
         check(inner.ratio == outer.ratio, 'AutoEncoder: decoder', outer.ratio, f'strides along time whose product is that of the encoder, {inner.ratio}')
-        self.encoder = keyed(Stack(front, inner))
-        self.decoder = keyed(Stack(outer, ISTFT(front) if stft else Lower(tanh)))
+        self.encoder = name_layers(Stack(front, inner))
+        self.decoder = name_layers(Stack(outer, ISTFT(front) if stft else Lower(tanh)))
         self.ratio = inner.ratio * getattr(front, 'hop', 1)
         self.delay = getattr(self.decoder.layers[1], 'delay', 0)
         self.frame_rate = sample_rate / self.ratio
@@ -259,15 +259,15 @@ def encode_stream(self: AutoEncoder, pieces, **how): # iterable of [B, C, n] →
     check(self.causal, 'causal', False, 'a causal model', 'Code in chunks: encode_chunked.')
     state = {}
     first = first_frames(self.encoder.layers[1])
-    for x in regroup(self.filled(pieces), first * self.ratio, self.ratio):
-        h, state = step(self.encoder, x, state)
+    for x in rechunk(self.filled(pieces), first * self.ratio, self.ratio):
+        h, state = stream_step(self.encoder, x, state)
         yield self.narrow(h, **how)
 
 def decode_stream(self: AutoEncoder, latents, length: int | None = None): # iterable of z [B, D, t] → iterator of [B, C, n]
     "The sound of latents as they come; its first `delay` samples are waited for, and it ends after `length`."
     state, wait, left = {}, self.delay, math.inf if length is None else length
-    for z in regroup(latents, first_frames(self.decoder.layers[0]), 1):
-        y, state = step(self.decoder, z[:, :, None], state)
+    for z in rechunk(latents, first_frames(self.decoder.layers[0]), 1):
+        y, state = stream_step(self.decoder, z[:, :, None], state)
         skip = min(wait, y.shape[-1])
         y = y[..., skip:][..., :min(left, y.shape[-1] - skip)]
         wait, left = wait - skip, left - y.shape[-1]

@@ -28,9 +28,10 @@ from .step import clip_gradients as clip_gradients
 from .step import gradient_norm as gradient_norm
 from .validation import Validation as Validation
 from .video import TrainingArguments as TrainingArguments
+from .video import load_callbacks_and_logger as load_callbacks_and_logger
 from .video import load_initial as load_initial
-from .video import main as main
 from .video import read_weights as read_weights
+from .video import set_seed as set_seed
 from .video import train as train
 from .world import DMCVBTrainer as DMCVBTrainer
 from .world import Progress as Progress
