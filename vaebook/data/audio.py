@@ -7,7 +7,7 @@ __all__ = ['DATASETS', 'to_float', 'to_int16', 'wav_writer', 'write_wav', 'iter_
            'find_sounds', 'SoundFile', 'TrainCrops', 'FixedCrops', 'Tones', 'AudioData', 'crop_samples', 'load']
 
 # %% ../../nbs/audio/data.ipynb #cb988184
-import hashlib, json, struct
+import hashlib, json, os, struct
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -200,7 +200,8 @@ def _decode_all(root: Path, names: list, held: list, folder: Path, sample_rate: 
     out = _ArrayWriter(folder/'sound.npy', channels)
     files, skipped = [], []
     order = sorted(range(len(names)), key=lambda i: held[i])
-    for i in optional_import('tqdm.auto').tqdm(order, desc=f'decoding {root.name}', leave=False):
+    quiet = bool(os.environ.get('TQDM_DISABLE'))
+    for i in optional_import('tqdm.auto').tqdm(order, desc=f'decoding {root.name}', leave=False, disable=quiet):
         start = out.n
         try: n = out.add(iter_audio(root/names[i], sample_rate, channels))
         except BadInput as e:
