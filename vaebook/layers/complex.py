@@ -224,8 +224,9 @@ class Cardioid(nn.Module):
     "[B, 2C, F, T]: z·(1 + cos arg z)/2."
     def forward(self, x):
         real, imag = x.chunk(2, 1)
+        half = 0.5 * real
         inverse = torch.addcmul(real * real + 1e-5, imag, imag).rsqrt()
-        return _scale_modulus(x, 0.5 + 0.5 * real * inverse)
+        return _scale_modulus(x, 0.5 + half * inverse)
 
 class Snake(nn.Module):
     "[B, C, F, T]: x + sin²(αx)/α, one α a real channel."

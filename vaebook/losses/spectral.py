@@ -49,8 +49,9 @@ def stft(x: Tensor, # [B, C, N]
 def _with_mid_side(z: Tensor) -> Tensor: # [B, C, …] → [B, 4, …] of two channels
     "L, R, mid and side of two channels; others as they are."
     if z.shape[1] != 2: return z
-    left, right = z[:, :1], z[:, 1:]
-    return torch.cat([z, (left + right) / 2, (left - right) / 2], 1)
+    mid = (z[:, :1] + z[:, 1:]) / 2
+    side = (z[:, :1] - z[:, 1:]) / 2
+    return torch.cat([z, mid, side], 1)
 
 # %% ../../nbs/audio/spectral.ipynb #12eaf3f4
 def stft_config(n_fft, hop=None, win=None) -> tuple: # (n_fft, hop, win), samples
