@@ -1,3 +1,4 @@
+from .audio import AudioExperiment as AudioExperiment
 from .causal_video import strip as strip
 from .classifier import ClassifierExperiment as ClassifierExperiment
 from .classifier import ImageExperiment as ImageExperiment

@@ -1,5 +1,4 @@
 from .codec import Codec as Codec
 from .codec import Codes as Codes
-from .codec import Header as Header
 from .latents import Latents as Latents
 from .latents import digest as digest

@@ -131,6 +131,7 @@ class MultiBandDiscriminator(nn.Module):
         self.score = _conv(filters, 1, (3, 3))
 
     def forward(self, x: Tensor) -> tuple:
+        "One logit for each place of the last maps of all bands."
         planes = _spectrum_planes(x, self.window)
         maps, last = [], []
         for stack, (low, high) in zip(self.stacks, pairwise(self.edges)):

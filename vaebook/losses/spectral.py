@@ -175,6 +175,7 @@ class Phase(PairLoss):
     def __post_init__(self): self.stft_configs = [stft_config(self.n_fft, self.hop, self.win)]
 
     def value(self, pair):
+        "The mean over items."
         z_hat, z = pair.spectra(self.stft_configs[0])
         e_hat, e = energy(z_hat), energy(z)
         weight = (e if self.energy_ref == 'ref' else (e + e_hat.detach()) / 2) ** self.energy_power
