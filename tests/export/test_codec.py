@@ -9,11 +9,11 @@ from helpers import command
 from vaebook.cli.main import main
 from vaebook.export.codec import _MAGIC, Codec, Codes
 from vaebook.core import BadInput
-from vaebook.data.audio import Tones, read_audio, to_float, wav_writer, write_wav
+from vaebook.data.audio import Tones, read_audio, pcm_to_float, wav_writer, write_wav
 from vaebook.models.audio import AudioAutoencoder
 
 pytest.importorskip('av'), pytest.importorskip('soxr')
-tone = lambda seconds, rate=8000, channels=1: to_float(Tones(1, int(seconds * rate), rate, channels)[0]['audio'][0])
+tone = lambda seconds, rate=8000, channels=1: pcm_to_float(Tones(1, int(seconds * rate), rate, channels)[0]['audio'][0])
 
 
 KINDS = dict(rvq=dict(num_codes=100, stages=3), fsq=dict(levels=[8, 5, 5]), vq=dict(num_codes=7), dac_rvq=dict(num_codes=16, stages=2, code_dim=4), vae={}, none={}, lfq={}, complex_vae={})
@@ -157,7 +157,7 @@ def test_forged_sizes(tmp_path):
 
 MEMORY = r'''
 import re, sys
-sys.path.append(sys.argv[1])
+sys.path += [sys.argv[1], sys.argv[1] + '/..']
 import torch
 from test_codec import Codes, codec
 torch.set_num_threads(1)

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from ..metrics.audio import AudioFidelity, real_time_factor
 from ..export.codec import Codec
 from ..core import BadInput, check, check_choice, optional_import, seed_step
-from ..data.audio import DATASETS, AudioData, crop_samples, load, to_float, write_wav
+from ..data.audio import DATASETS, AudioData, crop_samples, load, pcm_to_float, write_wav
 from .experiment import Experiment, once, plain
 from ..losses.audio_adversarial import AudioObjective, DiscriminatorConfig, LossBalancer, read_discriminator
 from ..losses.spectral import BOTTLENECK_TERMS, AudioLoss, EvalLoss, as_mapping
@@ -48,7 +48,8 @@ def _check_trains(loss: dict, discriminator: DiscriminatorConfig | None): # as c
     hint = 'Give a loss of spectral or time a weight above 0.'
     check(discriminator, 'loss', weights, 'a loss of the sound to train on', hint)
     start = discriminator.training['start']
-    check(start == 0, 'loss.discriminator.config.start', start, '0, where there is no other loss to train on before', hint)
+    expected = '0, where there is no other loss to train on before'
+    check(start == 0, 'loss.discriminator.config.start', start, expected, hint)
 
 def _check_monitor(monitor: str, trained: AudioLoss, measured: EvalLoss, discriminator: DiscriminatorConfig | None):
     "Raise `BadInput` for a term that validation will not have."
@@ -70,8 +71,9 @@ def _check_losses(
     discriminator = read_discriminator(loss.get('discriminator'))
     _check_trains(loss, discriminator)
     for config in trained.stft_configs | measured.stft_configs:
-        check(max(config) <= sounds.samples, 'window', max(config), f'at most {sounds.samples} samples, the length of a crop',
-              'Take shorter windows, or longer crops: dataset.samples.')
+        expected = f'at most {sounds.samples} samples, the length of a crop'
+        hint = 'Take shorter windows, or longer crops: dataset.samples.'
+        check(max(config) <= sounds.samples, 'window', max(config), expected, hint)
     LossBalancer(**({} if isinstance(balancer, bool) else as_mapping('balancer', balancer)))
     _check_monitor(monitor, trained, measured, discriminator)
 
@@ -111,7 +113,7 @@ def _judge_files(model: AudioAutoencoder, data: AudioData, device) -> tuple: # A
     "Every held-out file, reconstructed; those of more than ten seconds in chunks."
     fidelity, latents = AudioFidelity(data.sample_rate, optional=True), []
     for _, sound in data.files('val'):
-        x = to_float(sound[None]).to(device)
+        x = pcm_to_float(sound[None]).to(device)
         parts = list(model.iter_encode([x]))
         y = torch.cat(list(model.iter_decode((part.z for part in parts), x.shape[-1])), -1)
         fidelity.update(y.cpu(), x.cpu())
@@ -210,7 +212,8 @@ class AudioExperiment(Experiment, name='audio'):
         data, demo = self.data(), self.cfg.demo
         n = round(demo.seconds * data.sample_rate)
         sounds = sorted((x for _, x in data.files('val')), key=lambda x: -x.shape[-1])[:max(1, demo.clips)]
-        return torch.stack([to_float(pad(x[:, :n], (0, max(0, n - x.shape[-1])))) for x in sounds])
+        filled = [pad(x[:, :n], (0, max(0, n - x.shape[-1]))) for x in sounds]
+        return pcm_to_float(torch.stack(filled))
 
     @once
     def fidelity(self) -> tuple: # AudioFidelity, the latents chunk by chunk
@@ -243,8 +246,10 @@ class AudioExperiment(Experiment, name='audio'):
         with torch.no_grad(): z = model.encode(x).z
         for i, sound in enumerate(torch.cat([x, x_hat.clamp(-1, 1)], -1).cpu()):
             write_wav(self.folder()/'audio'/f'reconstruction_{i}.wav', sound, model.sample_rate)
-        pictures = dict(reconstructions=_reconstruction_figure(model, x, x_hat), si_sdr_by_file=_si_sdr_figure(self.fidelity()[0]),
-                        channels=_channels_figure(z))
+        pictures = dict(
+            reconstructions=_reconstruction_figure(model, x, x_hat),
+            si_sdr_by_file=_si_sdr_figure(self.fidelity()[0]),
+            channels=_channels_figure(z))
         sound = self.sample()
         if sound is not None: pictures['sample'] = spectrogram_figure({'sample': sound[0]}, model.sample_rate)
         return pictures

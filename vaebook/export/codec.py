@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core import atomic_write, check, optional_import, format_table
-from ..data.audio import find_sounds, iter_audio, iter_resampled, read_audio, to_float, wav_writer
+from ..data.audio import find_sounds, iter_audio, iter_resampled, read_audio, pcm_to_float, wav_writer
 from .latents import digest
 from ..models.audio import AudioAutoencoder
 from ..models.encodec_dac import load_audio
@@ -76,8 +76,8 @@ _MAGIC = b'VBK'
 _VERSION = 1
 _LONGEST = 2048 # bytes of a header, at most
 _LIMITS = dict(
-    rows=(1, 64), frames=(1, 2**40), depth=(1, 2**16), vocab=(0, 2**62), length=(1, 2**44), sample_rate=(1, 2**24),
-    channels=(1, 64), samples=(1, 2**44), model_rate=(1, 2**24), ratio=(1, 2**20))
+    rows=(1, 64), frames=(1, 2**40), depth=(1, 2**16), vocab=(0, 2**62), length=(1, 2**44),
+    sample_rate=(1, 2**24), channels=(1, 64), samples=(1, 2**44), model_rate=(1, 2**24), ratio=(1, 2**20))
 
 def _require(right: bool, name: str, expected: str): # name: of the file
     check(right, 'file', name, expected, 'It is damaged, or was not written by vaebook.')
@@ -89,9 +89,11 @@ def _parse_header(text: bytes, name: str) -> CodesHeader:
     def right(ok, what): _require(ok, name, f'a header with {what}')
     names = [f.name for f in fields(CodesHeader)]
     right(isinstance(found, dict) and set(found) == set(names), 'the names ' + ', '.join(names))
-    for k, (low, high) in _LIMITS.items(): right(type(found[k]) is int and low <= found[k] <= high, f'{k} from {low} to {high}')
+    for k, (low, high) in _LIMITS.items():
+        right(type(found[k]) is int and low <= found[k] <= high, f'{k} from {low} to {high}')
     h = CodesHeader(**found)
-    right(h.kind in ('ids', 'latents') and (h.vocab >= 2) == (h.kind == 'ids') and h.vocab != 1, 'ids of two values or more, or latents')
+    fits = h.vocab >= 2 if h.kind == 'ids' else h.kind == 'latents' and h.vocab == 0
+    right(fits, 'ids of two values or more, or latents')
     right(isinstance(h.model, str) and len(h.model) <= 64, 'the fingerprint of a model')
     expected = h.length * h.model_rate / h.sample_rate # samples
     right(abs(h.samples - expected) <= 64 + h.model_rate / h.sample_rate, 'lengths that agree')
@@ -173,8 +175,8 @@ def _iter_tensor(x: Tensor, rate: int, n: int = 1 << 16): # [C,N]
     "Yield (rate, [n,C]) like `iter_audio`."
     hint = 'x[0] is the first of a batch, x[None] has a channel.'
     check(x.ndim == 2 and x.numel() > 0, 'sound', list(x.shape), 'one sound [C, N]', hint)
-    check(bool(to_float(x).isfinite().all()), 'sound', 'NaN or infinity', 'finite samples')
-    for part in x.split(n, 1): yield rate, to_float(part).detach().float().cpu().numpy().T
+    check(bool(pcm_to_float(x).isfinite().all()), 'sound', 'NaN or infinity', 'finite samples')
+    for part in x.split(n, 1): yield rate, pcm_to_float(part).detach().float().cpu().numpy().T
 
 class _Counted:
     "Passes pieces on and counts their samples."
@@ -275,7 +277,8 @@ class Codec:
         "Yield float32 [n,C] at the original's rate, piece by piece."
         h, frames = codes.header, self.model.num_frames(codes.header.samples)
         for k, v in self.identity.items():
-            check(getattr(h, k) == v, k, getattr(h, k), f'codes of this model, which have {v}', 'Decode them with the model that made them.')
+            hint = 'Decode them with the model that made them.'
+            check(getattr(h, k) == v, k, getattr(h, k), f'codes of this model, which have {v}', hint)
         check(h.frames == frames, 'frames', h.frames, f'{frames}, those of {h.samples} samples')
         most = h.rows * self.model.channels
         check(h.channels in (1, most), 'channels', h.channels, f'1 or {most}: {h.rows} rows of {self.model.channels}')
@@ -315,7 +318,8 @@ def decode_command(source, out, model=None, which='last') -> Path:
 # %% ../../nbs/audio/codec.ipynb #70c1b4ed
 def _paired_files(a, b) -> dict: # two folders → stem: (file in a, file in b)
     "Files of the same name, whatever their suffixes."
-    originals, others = ({str(Path(n).with_suffix('')): Path(folder)/n for n in find_sounds(folder)} for folder in (a, b))
+    def by_stem(folder): return {str(Path(name).with_suffix('')): Path(folder)/name for name in find_sounds(folder)}
+    originals, others = by_stem(a), by_stem(b)
     both = {k: (originals[k], others[k]) for k in originals if k in others}
     check(both, 'folders', f'{a}, {b}', 'files with the same names in both')
     for k in sorted(originals.keys() ^ others.keys()): print(f'left out: {k} is in one folder only', file=sys.stderr)
@@ -326,7 +330,8 @@ def _compare(original: Path, other: Path) -> dict: # measure → number
     (x, rate), (y, its_rate) = read_audio(original), read_audio(other)
     check(its_rate == rate, 'sample_rate', its_rate, f'{rate} Hz as in {original}', f'Convert {other}.')
     alike = len(x) == len(y) and abs(x.shape[1] - y.shape[1]) < 0.1 * rate
-    check(alike, 'sound', list(y.shape), f'{list(x.shape)} as in {original.name}, up to 0.1 s', f'{other} is not of it.')
+    check(alike, 'sound', list(y.shape), f'{list(x.shape)} as in {original.name}, up to 0.1 s',
+          f'{other} is not of it.')
     n = min(x.shape[1], y.shape[1])
     fidelity = optional_import('vaebook.metrics.audio').AudioFidelity(rate)
     fidelity.update(y[None, :, :n], x[None, :, :n])
@@ -337,7 +342,8 @@ def eval_command(a, # folder of originals
                  out=None) -> str: # CSV file
     "Numbers of each pair, and their mean, as a table."
     pairs = _paired_files(a, b).items()
-    bar = optional_import('tqdm.auto').tqdm(pairs, 'comparing', leave=False, disable=bool(os.environ.get('TQDM_DISABLE')))
+    quiet = bool(os.environ.get('TQDM_DISABLE'))
+    bar = optional_import('tqdm.auto').tqdm(pairs, 'comparing', leave=False, disable=quiet)
     rows = [dict(file=name) | _compare(*files) for name, files in bar]
     mean = {k: sum(r[k] for r in rows) / len(rows) for k in rows[0] if k != 'file'}
     rows.append(dict(file='mean') | mean)

@@ -61,7 +61,8 @@ def _mirror(x: Tensor, n: int, at: int) -> Tensor:
     if at == 0: return F.pad(x, (0, missing))[..., 1:n + 1].flip(-1)
     return F.pad(x, (missing, 0))[..., -n - 1:-1].flip(-1)
 
-PADS = dict(zero=_zeros, replicate=_edge, reflect=_mirror) # (x, n, at) → n frames before the first (at = 0) or after the last (-1)
+PADS = dict( # (x, n, at) → n frames before the first (at = 0) or after the last (at = -1)
+    zero=_zeros, replicate=_edge, reflect=_mirror)
 
 # %% ../../nbs/audio/complex.ipynb #c2b953eb
 def _subpixel_transpose(x: Tensor, # [B, I, F, T]
@@ -96,7 +97,7 @@ def _initial_weight(channels, out_channels, kernel, stride, algebra, transposed,
 _GAUSS_FROM = 64 # complex channels on both sides, from which three products are faster than four
 
 class ComplexConv2d(Causal):
-    "[B, C, F, T] → [B, C', F/s, T/s], or F·s and T·s if transposed; C counts complex channels unless the algebra is real."
+    "[B, C, F, T] → [B, C', F/s, T/s], or F·s and T·s if transposed; channels are complex, unless the algebra is real."
     @checked
     def __init__(self,
         channels: Count,                            # C
@@ -133,8 +134,8 @@ class ComplexConv2d(Causal):
         return (bins - bins // 2, bins // 2), time
 
     def extra_repr(self):
-        shape = list(self.weight.shape)
-        return f'{self.algebra}, {shape}, stride={self.stride}, dilation={self.dilation}' + ', transposed' * self.transposed
+        size = f'{self.algebra}, {list(self.weight.shape)}, stride={self.stride}, dilation={self.dilation}'
+        return size + ', transposed' * self.transposed
 
     def planar_weight(self) -> Tensor:
         "The real weight that acts on planar numbers."

@@ -82,7 +82,8 @@ def _make_levels(bins: int, width: int, strides: list, growth) -> list: # `_Leve
     "Channels and bins of each level; raises `BadInput` where a stride does not divide the bins."
     levels = []
     for i, (s, t) in enumerate(strides):
-        check(bins % s == 0, 'strides', [s, t], f'a frequency stride that divides the {bins} bins of its level', 'For waveforms it is 1.')
+        check(bins % s == 0, 'strides', [s, t], f'a frequency stride that divides the {bins} bins of its level',
+              'For waveforms it is 1.')
         bins //= s
         factor = growth[i] if growth else 2**i
         levels.append(_Level(round(width * factor), bins, (s, t)))
@@ -106,7 +107,7 @@ class SEANet(Stack):
     "What encoder and decoder share; the layers lie in `layers`."
     @checked
     def __init__(self,
-        channels: Count,                            # of the spectrogram or waveform; complex, unless the algebra is real
+        channels: Count,                            # of the sound or spectrogram; complex, unless the algebra is real
         dim: Count,                                 # D, of the latent
         bins: Count = 1,                            # of the spectrogram
         width: Count = 24,                          # channels of the finest level …
@@ -128,7 +129,8 @@ class SEANet(Stack):
         pad: Literal[*PADS] = 'zero'):              # along time
         super().__init__()
         name = type(self).__name__
-        check(lstm == 0 or algebra == 'real', f'{name}: lstm', lstm, '0 where numbers are complex', "Or set algebra='real'.")
+        real = algebra == 'real'
+        check(lstm == 0 or real, f'{name}: lstm', lstm, '0 where numbers are complex', "Or set algebra='real'.")
         right = growth is None or len(growth) == len(strides) + 1
         check(right, f'{name}: growth', growth, f'{len(strides) + 1} numbers, one a level')
         self.channels = channels
@@ -182,8 +184,9 @@ class SEANetDecoder(SEANet):
             layers += [self._act(c), self._conv(c, finer.channels, kernel, stride, transposed=True)]
             layers += self._blocks(finer.channels)
             c, stride = finer.channels, finer.stride
-        layers += [self._act(c), self._conv(c, self.channels, self.first_kernel, stride, transposed=stride != (1, 1), gain=0.5)]
-        self.layers.extend(layers)
+        strided = stride != (1, 1)
+        last = self._conv(c, self.channels, self.first_kernel, stride, transposed=strided, gain=0.5)
+        self.layers.extend([*layers, self._act(c), last])
 
 # %% ../../nbs/audio/seanet.ipynb #1812b90d
 def make_coder(cls, # SEANetEncoder or SEANetDecoder

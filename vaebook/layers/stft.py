@@ -63,7 +63,8 @@ class STFT(Causal):
         gain: Rate = 1 / 8,                             # of the spectrum
         causal: Flag = False):
         super().__init__()
-        check(n_fft % (2 * hop) == 0, 'STFT: n_fft', n_fft, f'an even multiple of the hop, {hop}', 'For example 4 · hop.')
+        even = n_fft % (2 * hop) == 0
+        check(even, 'STFT: n_fft', n_fft, f'an even multiple of the hop, {hop}', 'For example 4 · hop.')
         self.n_fft = n_fft
         self.hop = hop
         self.power = power

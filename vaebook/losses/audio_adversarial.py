@@ -290,7 +290,7 @@ def _make_trainer(channels: int, config: DiscriminatorConfig) -> DiscriminatorTr
 class AudioObjective(Objective):
     "An audio model, the losses of a configuration, and a discriminator if it asks for one."
     def __init__(self,
-        model: nn.Module,                       # model(batch) has x and x_hat [B, C, N], loss_info; `channels`, `sample_rate`
+        model: nn.Module,                       # of sounds: model(batch) has x, x_hat [B, C, N] and loss_info
         loss_config: dict,                      # families spectral, time, bottleneck, discriminator
         eval_loss_config: dict | None = None,   # metrics of validation
         balancer: bool | dict | None = False):  # True, or the options of `LossBalancer`
@@ -338,8 +338,8 @@ class AudioObjective(Objective):
         clips = torch.cat(self.waiting)
         self.waiting = None
         with self.discriminator.learning():
-            losses = [self.discriminator.net.discriminator_loss(*logits.chunk(2)) for logits, _ in self.discriminator(clips)]
-            loss = _mean(losses)
+            of_logits = self.discriminator.net.discriminator_loss
+            loss = _mean(of_logits(*logits.chunk(2)) for logits, _ in self.discriminator(clips))
             (loss / every).backward()
         if last: self.discriminator.update()
         self.learnt = LossTerms(disc=(loss.detach(), 0.))

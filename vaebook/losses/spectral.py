@@ -224,7 +224,9 @@ class MRSTFT(MultiScaleLoss):
     w_complex: Weight = 0. # complex numbers
     perceptual_weighting: Flag = False # A-weighting
 
-    def value(self, pair): return sum(self._of_scale(pair, config) for config in self.stft_configs) / len(self.stft_configs)
+    def value(self, pair):
+        losses = [self._of_scale(pair, config) for config in self.stft_configs]
+        return sum(losses) / len(losses)
 
     def _of_scale(self, pair: SpectrumPair, config: tuple) -> Tensor:
         y_hat, y = pair.magnitudes(config, mid_side=True)
@@ -396,7 +398,8 @@ _EVAL_OPTIONS = dict( # measure → its options and their defaults
     sisdr=dict(zero_mean=True, reduction='mean'),
     mel=dict(fft_size=2048, hop_size=None, win_length=None, n_mels=128),
     stft=dict(fft_size=2048, hop_size=None, win_length=None))
-_AS_LISTS = dict(fft_size='fft_sizes', hop_size='hop_sizes', win_length='win_lengths') # option of a measure → of its loss
+_AS_LISTS = dict( # option of a measure → of its loss
+    fft_size='fft_sizes', hop_size='hop_sizes', win_length='win_lengths')
 
 def _make_measure(name: str, config, sample_rate: int | None) -> PairLoss:
     "One measure of validation, by name."
@@ -436,5 +439,7 @@ def check_same_stft(loss_config, eval_config) -> list: # of (n_fft, hop, win)
     "Warn if evaluation looks at STFTs that training does not; those that it has alone."
     trained = AudioLoss(loss_config).stft_configs
     strange = sorted(EvalLoss(eval_config).stft_configs - trained) if trained else []
-    if strange: warnings.warn(f'evaluation uses STFTs (n_fft, hop, win) that no loss is trained on: {strange}', stacklevel=2)
+    if strange:
+        message = f'evaluation uses STFTs (n_fft, hop, win) that no loss is trained on: {strange}'
+        warnings.warn(message, stacklevel=2)
     return strange

@@ -49,7 +49,8 @@ def _fit_coder(cls, # SEANetEncoder or SEANetDecoder
     kind = check_choice('AudioAutoencoder: type', options['type'], SEANET_KINDS)
     algebra = (SEANET_KINDS[kind] | options)['algebra']
     planes = PLANES[check_choice('AudioAutoencoder: algebra', algebra, PLANES)]
-    check(bins or planes == 1, 'AudioAutoencoder: algebra', algebra, 'real, for a waveform', 'Options of stft make it a spectrogram.')
+    hint = 'Options of stft make it a spectrogram.'
+    check(bins or planes == 1, 'AudioAutoencoder: algebra', algebra, 'real, for a waveform', hint)
     check(dim % planes == 0, 'AudioAutoencoder: dim', dim, 'an even number, for complex latents')
     if bins: channels *= 2 // planes
     further = {k: v for k, v in options.items() if k != 'type'}
@@ -218,8 +219,10 @@ class AudioAutoencoder(Pretrained, LongSounds):
         encoder = dict(type='seanet_2d' if stft else 'seanet_1d') | (encoder or {})
         decoder = encoder | (decoder or {})
         bottleneck = dict(type='vae') | (bottleneck or {})
-        check('dim' not in bottleneck, 'AudioAutoencoder: bottleneck.dim', bottleneck.get('dim'), 'no such option: it is dim, beside it')
-        check('causal' not in (stft or {}), 'AudioAutoencoder: stft.causal', stft, 'no such option: it is that of the encoder')
+        check('dim' not in bottleneck, 'AudioAutoencoder: bottleneck.dim', bottleneck.get('dim'),
+              'no such option: it is dim, beside it')
+        check('causal' not in (stft or {}), 'AudioAutoencoder: stft.causal', stft,
+              'no such option: it is that of the encoder')
         front, back, bins = _AddBinAxis(), _DropBinAxis(tanh), None
         if stft:
             front = STFT(**(stft | _TRANSFORMS[pre_transform]), causal=encoder.get('causal', False))
@@ -232,7 +235,8 @@ class AudioAutoencoder(Pretrained, LongSounds):
         inner = _fit_coder(SEANetEncoder, channels, bins, self.bottleneck.in_channels, encoder)
         outer = _fit_coder(SEANetDecoder, channels, bins, dim, decoder)
         self.causal = inner.conv['causal']
-        check(outer.conv['causal'] == self.causal, 'AudioAutoencoder: decoder.causal', outer.conv['causal'], 'what the encoder is')
+        causal = outer.conv['causal']
+        check(causal == self.causal, 'AudioAutoencoder: decoder.causal', causal, 'what the encoder is')
         check(outer.ratio == inner.ratio, 'AudioAutoencoder: decoder', outer.ratio,
               f'strides along time whose product is that of the encoder, {inner.ratio}')
         self.encoder = keyed(Stack(front, inner))
@@ -288,7 +292,8 @@ class AudioAutoencoder(Pretrained, LongSounds):
 
     def _as_floats(self, x: Tensor) -> Tensor: # [B, C, N]
         right = x.ndim == 3 and x.shape[1] == self.channels and x.numel()
-        check(right, 'sound', list(x.shape), f'[B, {self.channels}, N], with {self.channels} channels and at least a sample')
+        check(right, 'sound', list(x.shape),
+              f'[B, {self.channels}, N], with {self.channels} channels and at least a sample')
         if x.dtype == torch.int16: return x / 32768
         check(x.is_floating_point(), 'sound', str(x.dtype), 'floats in [-1, 1], or int16')
         return x

@@ -77,16 +77,23 @@ def dac_arguments(config: dict) -> dict: # config.json of DAC → arguments of `
     c = _completed(config, _DAC)
     ratios = c['downsampling_ratios']
     growth = 2**len(ratios) # of the channels, from the sound to the latent
-    check(c['decoder_hidden_size'] % growth == 0, 'decoder_hidden_size', c['decoder_hidden_size'], f'a multiple of {growth}')
+    width = c['decoder_hidden_size']
+    check(width % growth == 0, 'decoder_hidden_size', width, f'a multiple of {growth}')
+    bottleneck = dict(
+        type='dac_rvq',
+        num_codes=c['codebook_size'],
+        stages=c['n_codebooks'],
+        code_dim=c['codebook_dim'],
+        dropout=float(c['quantizer_dropout']),
+        seed_samples=0)
     return dict(
         channels=1,
         sample_rate=c['sampling_rate'],
         dim=c['encoder_hidden_size'] * growth,
         tanh=True,
         encoder=dict(type='oobleck', width=c['encoder_hidden_size'], strides=[[1, s] for s in ratios], last_kernel=3),
-        decoder=dict(width=c['decoder_hidden_size'] // growth, last_kernel=7),
-        bottleneck=dict(type='dac_rvq', num_codes=c['codebook_size'], stages=c['n_codebooks'], code_dim=c['codebook_dim'],
-                        dropout=float(c['quantizer_dropout']), seed_samples=0))
+        decoder=dict(width=width // growth, last_kernel=7),
+        bottleneck=bottleneck)
 
 # %% ../../nbs/audio/encodec_dac.ipynb #2541bdff
 _UNITS = 'res_unit1', 'res_unit2', 'res_unit3'
@@ -104,7 +111,8 @@ _PARTS = dict( # our part of a layer → theirs
     encodec=dict(conv1='block.1.conv', conv2='block.3.conv', skip='shortcut.conv'),
     dac=dict(act1='snake1', act2='snake2'))
 _STAGES = dict( # our weight of a stage of the quantiser → theirs
-    encodec={'codebook': 'layers.{}.codebook.embed', 'use': 'layers.{}.codebook.cluster_size', 'total': 'layers.{}.codebook.embed_avg'},
+    encodec={'codebook': 'layers.{}.codebook.embed', 'use': 'layers.{}.codebook.cluster_size',
+             'total': 'layers.{}.codebook.embed_avg'},
     dac={'down.weight': 'quantizers.{}.in_proj.weight', 'down.bias': 'quantizers.{}.in_proj.bias',
          'up.weight': 'quantizers.{}.out_proj.weight', 'up.bias': 'quantizers.{}.out_proj.bias',
          'book.codebook': 'quantizers.{}.codebook.weight'})
@@ -151,11 +159,11 @@ def _fold_weight_norm(found: dict) -> dict: # {name: tensor}
 # %% ../../nbs/audio/encodec_dac.ipynb #b52eab1f
 def _mismatches(names: dict, own: dict, found: dict) -> str: # ours → theirs, our tensors, theirs
     "What stands between these weights and ours, in words."
-    def shape(tensor): return tensor.squeeze().shape
-    differ = dict(
-        missing=[theirs for theirs in names.values() if theirs not in found],
-        unexpected=sorted(found.keys() - names.values()),
-        shape=[theirs for ours, theirs in names.items() if theirs in found and shape(found[theirs]) != shape(own[ours])])
+    missing, shape = [], []
+    for ours, theirs in names.items():
+        if theirs not in found: missing.append(theirs)
+        elif found[theirs].squeeze().shape != own[ours].squeeze().shape: shape.append(theirs)
+    differ = dict(missing=missing, unexpected=sorted(found.keys() - names.values()), shape=shape)
     lines = []
     for what, keys in differ.items():
         if keys: lines.append(f'{what}: {", ".join(keys[:4])}' + ' …' * (len(keys) > 4))
@@ -200,7 +208,8 @@ def _read_weights(folder) -> dict: # {name: tensor}
 def _from_peer(source, kind: str) -> AudioAutoencoder:
     "A folder of transformers, or its settings and weights."
     config, found = source if isinstance(source, tuple) else (_read_settings(source), None)
-    check(config.get('model_type') == kind, 'model_type', config.get('model_type'), f"'{kind}'", 'load_audio tells them apart.')
+    own = config.get('model_type')
+    check(own == kind, 'model_type', own, f"'{kind}'", 'load_audio tells them apart.')
     return _load_peer(config, _read_weights(source) if found is None else found, kind)
 
 def from_encodec(source) -> AudioAutoencoder: # what EncodecModel.save_pretrained wrote, or (config dict, state dict)
