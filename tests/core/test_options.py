@@ -14,7 +14,7 @@ from vaebook.core import BadInput, set_seed
 from vaebook.layers import attention, causal, complex, frames, seanet, stft
 from vaebook.models import CVAE, CausalVAE, classifiers, world
 from vaebook.models.action_tokenizer import ActionTokenizer
-from vaebook.models.audio import AutoEncoder
+from vaebook.models.audio import AudioAutoencoder
 from vaebook.models.fsq_vqvae import FSQVQVAE
 from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
 from vaebook.core.options import Count, Counts, Flag, Natural, Settings, Share, Weight, check_settings, checked, describe, describe_type
@@ -49,7 +49,7 @@ TABLE = {
                dict(acton_dim='action_dim', num_token='num_tokens', comitment_cost='commitment_cost'),
                dict(backbone=('transfomer', 'transformer'), bottleneck=('fsqq', 'fsq'), bound=('tahn', 'tanh'), front=('pac', 'pca'), normalise=('quantil', 'quantile'),
                     recon=('mes', 'mse'), code_norm=('bacth', 'batch'))),
-    AutoEncoder: (dict(encoder=dict(width=2)),
+    AudioAutoencoder: (dict(encoder=dict(width=2)),
                   dict(channels=[0, '1', 1.0], sample_rate=[0, 16e3, None], dim=[0, True], stft=['512', 512], encoder=['seanet_1d', [1]], decoder=[7], bottleneck=['vae'],
                        tanh=['yes', 1], samples=[0, 1.5], pre_transform=[1]),
                   dict(sample_rat='sample_rate', botleneck='bottleneck', enkoder='encoder'), dict(pre_transform=('powr', 'power'))),
@@ -84,9 +84,9 @@ TABLE = {
     attention.Attention: (dict(dim=8, heads=2), dict(dim=[0, 8.], heads=[0, True], causal=['no']), dict(head='heads'), {}),
     frames.FrameEncoder: (dict(image_size=32), dict(image_size=[MISSING, '32'], width=[0], grid=[None]), dict(widht='width'), {}),
     causal.CausalConv3d: (dict(channels=2, out_channels=2), dict(channels=[0], kernel=[3, [3, 3], [3, 3, 0]], stride=[[1, 1, 1.5]]), dict(kernl='kernel'), dict(pad=('zer', 'zero'))),
-    complex.Conv: (dict(channels=2, out_channels=2), dict(kernel=[3, [3]], stride=[[0, 1]], dilation=[0], causal=['no'], gain=[0, NAN], bias=[None]), dict(transpose='transposed'), dict(algebra=('reel', 'real'))),
+    complex.ComplexConv2d: (dict(channels=2, out_channels=2), dict(kernel=[3, [3]], stride=[[0, 1]], dilation=[0], causal=['no'], gain=[0, NAN], bias=[None]), dict(transpose='transposed'), dict(algebra=('reel', 'real'))),
     stft.STFT: ({}, dict(n_fft=[0, 512.], hop=[0, '128'], power=[0, 1.5], floor=[-1], gain=[0]), dict(nfft='n_fft'), {}),
-    seanet.Encoder: (dict(channels=1, dim=4), dict(width=[0, 2.5], strides=[[2, 4], [[1, 0]]], growth=[[0], 'x'], residual=[-1], lstm=[True], identity=['no']), dict(algebar='algebra'), dict(activation=('elus', 'elu'), pad=('reflekt', 'reflect'))),
+    seanet.SEANetEncoder: (dict(channels=1, dim=4), dict(width=[0, 2.5], strides=[[2, 4], [[1, 0]]], growth=[[0], 'x'], residual=[-1], lstm=[True], identity=['no']), dict(algebar='algebra'), dict(activation=('elus', 'elu'), pad=('reflekt', 'reflect'))),
     world.Likelihood: ({}, dict(sigma=[0, 'x']), dict(sigm='sigma'), dict(kind=('sigma_va', 'sigma_vae'))),
 }
 
@@ -135,7 +135,7 @@ def test_the_thirteen_bottlenecks_by_name(type, options, said):
     (dict(stft=dict(n_ftt=512)), "STFT: n_ftt=512.*'n_fft'"), (dict(stft=dict(hop=0)), 'STFT: hop=0'), (dict(stft=dict(causal=True)), 'stft.causal'),
     (dict(bottleneck=dict(type='vae', dim=3)), 'bottleneck.dim'), (dict(bottleneck=dict(type='fsqq')), "'fsq'")])
 def test_blocks_of_an_autoencoder(wrong, said):
-    with pytest.raises(BadInput, match=said): AutoEncoder(**wrong)
+    with pytest.raises(BadInput, match=said): AudioAutoencoder(**wrong)
 
 
 # Right values
@@ -149,7 +149,7 @@ def same(a, b): return all(torch.equal(x, y) for x, y in zip(a.state_dict().valu
     (FSQVQVAE, dict(action_dim=3, fsq_levels=[8, 5]), dict(action_dim=3, fsq_levels=(torch.tensor(8), np.int32(5)))),
     (CausalVAE, dict(base_channels=8, multipliers=[1, 2], strides=[[2, 2]]), dict(base_channels=8, multipliers=(1, 2), strides=((2, 2),))),
     (CausalVAE, dict(base_channels=8, resolution=[64, 32]), dict(base_channels=8, resolution=OmegaConf.create([64, 32]))),
-    (AutoEncoder, dict(encoder=dict(width=2), bottleneck=dict(type='fsq', levels=[5, 5])), OmegaConf.create(dict(encoder=dict(width=2), bottleneck=dict(type='fsq', levels=[5, 5])))),
+    (AudioAutoencoder, dict(encoder=dict(width=2), bottleneck=dict(type='fsq', levels=[5, 5])), OmegaConf.create(dict(encoder=dict(width=2), bottleneck=dict(type='fsq', levels=[5, 5])))),
     (DPGMMVariationalRecurrentAutoencoder, TABLE[DPGMMVariationalRecurrentAutoencoder][0] | dict(concentration=[6., 2.]), TABLE[DPGMMVariationalRecurrentAutoencoder][0] | dict(concentration=(6, 2), foreground=0)),
     (CVAE, dict(width=4, kl_weight=1.), dict(width=4, kl_weight=np.float32(1)))])
 def test_what_is_the_same_in_another_form_passes(cls, one, other, tmp_path):
@@ -166,7 +166,7 @@ def test_what_is_the_same_in_another_form_passes(cls, one, other, tmp_path):
                                            ('latent_actions', ['latent_actions', 'latent_actions_general']), ('audio', ['audio', 'audio_gan', 'audio_music', 'audio_rvq', 'audio_stream'])])
 def test_recipes_are_right(kind, recipes):
     "What the recipes say of a model passes its checks."
-    cls = dict(cvae=CVAE, causal_video=CausalVAE, world=DPGMMVariationalRecurrentAutoencoder, latent_actions=FSQVQVAE, audio=AutoEncoder)[kind]
+    cls = dict(cvae=CVAE, causal_video=CausalVAE, world=DPGMMVariationalRecurrentAutoencoder, latent_actions=FSQVQVAE, audio=AudioAutoencoder)[kind]
     for recipe in recipes:
         cfg = compose(kind, recipe=recipe, smoke=True)
         given = {k: v for k, v in cfg.model.items() if k not in ('name', 'autoencoder') and v is not None}
@@ -195,7 +195,7 @@ def ours():
 def test_every_argument_of_every_model_has_a_type():
     found = ours()
     assert len(found) >= 8 and not {cls.__name__: bare(cls) for cls in found if cls.__name__ != 'Classifier' and bare(cls)}
-    assert not {cls.__name__: bare(cls) for cls in [*TABLE, seanet.Trunk] if bare(cls) and cls is not seanet.Encoder}
+    assert not {cls.__name__: bare(cls) for cls in [*TABLE, seanet.SEANet] if bare(cls) and cls is not seanet.SEANetEncoder}
 
 
 def test_every_model_is_in_the_table(): assert not {cls.__name__ for cls in ours()} - {cls.__name__ for cls in TABLE} - {'Classifier'}
@@ -288,10 +288,10 @@ def calls():
     "Constructors with one argument, or one of a block, taken from the pool."
     for value in POOL:
         for cls, (right, *_) in TABLE.items():
-            for name in [o.name for o in describe(seanet.Trunk if cls is seanet.Encoder else cls)]: yield cls, right | {name: value}
-        for part, cls in dict(encoder=seanet.Trunk, decoder=seanet.Trunk, stft=stft.STFT).items():
+            for name in [o.name for o in describe(seanet.SEANet if cls is seanet.SEANetEncoder else cls)]: yield cls, right | {name: value}
+        for part, cls in dict(encoder=seanet.SEANet, decoder=seanet.SEANet, stft=stft.STFT).items():
             usual = dict(n_fft=64, hop=16) if part == 'stft' else dict(width=2)
-            for o in describe(cls): yield AutoEncoder, {'encoder': dict(width=2), part: usual | {o.name: value}}
+            for o in describe(cls): yield AudioAutoencoder, {'encoder': dict(width=2), part: usual | {o.name: value}}
         for kind, cls in registry.QUANTIZERS.items():
             for o in describe(cls): yield CausalVAE, dict(base_channels=8, bottleneck=kind, quantizer={o.name: value})
         for kind, cls in continuous.BOTTLENECKS.items():

@@ -46,8 +46,8 @@ def run(*said):
     cfg = audio(*unsaid(SHORT, said), *said)
     cfg.run_dir = str(run.folder / hashlib.md5(repr(said).encode()).hexdigest())
     flags, printed = set(), io.StringIO()
-    from vaebook.models.audio import AutoEncoder
-    forward = AutoEncoder.forward
+    from vaebook.models.audio import AudioAutoencoder
+    forward = AudioAutoencoder.forward
     def watched(self, batch):
         cudnn = torch.backends.cudnn
         flags.update(name for name, on in dict(
@@ -55,12 +55,12 @@ def run(*said):
             benchmark=cudnn.benchmark, anomaly=torch.is_anomaly_enabled(), inference=torch.is_inference_mode_enabled(),
             halves=torch.is_autocast_enabled('cpu')).items() if on)
         return forward(self, batch)
-    AutoEncoder.forward = watched
+    AudioAutoencoder.forward = watched
     try:
         with contextlib.redirect_stdout(printed):
             body = experiment(cfg)
             body.fit()
-    finally: AutoEncoder.forward = forward
+    finally: AudioAutoencoder.forward = forward
     place = Path(cfg.run_dir)
     weights = torch.cat([p.detach().flatten().float() for p in body.model.parameters()])
     rows = list(csv.DictReader((place / 'metrics.csv').open()))
@@ -210,7 +210,7 @@ AUDIO = [
     ('trainer.trainer.log_every_n_steps', 'trainer.trainer.log_every_n_steps=2', logged, CHANGES),
     ('trainer.trainer.save_top_k', ('trainer.trainer.save_top_k=0',), models, 0),
     ('trainer.trainer.save_top_k', ('trainer.trainer.save_top_k=-1', 'trainer.val_every_n_steps=1'), models, 4),
-    ('trainer.trainer.log_model_structure', 'trainer.trainer.log_model_structure=true', lambda *s: 'AutoEncoder(' in printed(*s), True),
+    ('trainer.trainer.log_model_structure', 'trainer.trainer.log_model_structure=true', lambda *s: 'AudioAutoencoder(' in printed(*s), True),
     ('trainer.trainer.ckpt_dir', 'trainer.trainer.ckpt_dir={there}/ckpt', lambda *s: (run.folder / 'ckpt/last.ckpt').exists() if run(*s) else None, True),
     ('trainer.trainer.profile', 'trainer.trainer.profile=true', lambda *s: len(list((run(*s).folder / 'profiler').glob('*.json'))), 1),
     ('trainer.trainer.profiler_dir', ('trainer.trainer.profile=true', 'trainer.trainer.profiler_dir={there}/traces'), lambda *s: len(list((run.folder / 'traces').glob('*.json'))) if run(*s) else None, 1),

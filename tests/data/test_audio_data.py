@@ -8,7 +8,7 @@ import torch
 from helpers import command
 from vaebook.core import BadInput
 from vaebook.data import audio
-from vaebook.data.audio import Tones, load, read, to_float, write_wav
+from vaebook.data.audio import Tones, load, read_audio, pcm_to_float, write_wav
 from vaebook.data.download import DownloadError
 
 av, soxr = pytest.importorskip('av'), pytest.importorskip('soxr')
@@ -23,7 +23,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / 'cache/audio'
 
 
-def tone(seconds, rate=16000, channels=1): return to_float(Tones(1, int(seconds * rate), rate, channels)[0]['audio'][0])
+def tone(seconds, rate=16000, channels=1): return pcm_to_float(Tones(1, int(seconds * rate), rate, channels)[0]['audio'][0])
 
 
 def encoded(path, x, codec, rate=16000, fmt='s16'):
@@ -44,7 +44,7 @@ def test_formats(tmp_path, name, codec, rate, channels, fmt, dB):
     "What FFmpeg wrote is read: rate, channels, length, and the sound as far as its format keeps it."
     x = tone(1.5, rate, channels)
     encoded(tmp_path / name, x, codec, rate, fmt)
-    y, found = read(tmp_path / name)
+    y, found = read_audio(tmp_path / name)
     assert found == rate and len(y) == channels and abs(y.shape[1] - x.shape[1]) <= 2500
     n = min(x.shape[1], y.shape[1])
     best = max(10 * torch.log10(x[:, :n - d].square().sum() / (y[:, d:n] - x[:, :n - d]).square().sum().clamp_min(1e-30)) for d in range(0, 40 if dB < 20 else 1))
@@ -62,7 +62,7 @@ def test_broken_half_way(tmp_path):
     data = load('audio_folder', root=root, val_every=3, skip_broken=True)
     assert len(data.skipped) == 1 and '33.wav' in data.skipped[0] and len(data.index) == 6
     for split in ('train', 'val'):
-        for name, x in data.files(split): assert x.equal(audio.to_int16(read(root / name)[0]))
+        for name, x in data.files(split): assert x.equal(audio.float_to_pcm(read_audio(root / name)[0]))
 
 
 def test_changed_files_are_decoded_again(tmp_path, cache, capsys):
@@ -94,7 +94,7 @@ def test_decoding_has_flat_memory(tmp_path):
     for seconds in (10, 240):
         root = tmp_path / f'sounds{seconds}'; root.mkdir()
         for i in range(2):
-            with audio.wav_file(root / f'{i}.wav', 16000, 2) as write:
+            with audio.wav_writer(root / f'{i}.wav', 16000, 2) as write:
                 for _ in range(seconds // 10): write(x)
         (tmp_path / 'load.py').write_text(LOAD)
         peaks.append(int(command('load.py', root, 44100, cwd=tmp_path).split()[-1]))
@@ -123,6 +123,6 @@ def test_speech16k(monkeypatch):
     assert len(data.index) == 568 and sum(held for _, held, *_ in data.index) == 29
     assert round(data.seconds('train') + data.seconds('val')) == 1529 and not data.skipped
     x = data.train[torch.arange(64)]['audio']
-    assert x.shape == (64, 1, 16384) and x.dtype == torch.int16 and (to_float(x).std((1, 2)) > 1e-3).all()
+    assert x.shape == (64, 1, 16384) and x.dtype == torch.int16 and (pcm_to_float(x).std((1, 2)) > 1e-3).all()
     assert len(list(data.files('val'))) == 29
     json.dumps(data.index)

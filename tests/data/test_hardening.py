@@ -97,18 +97,18 @@ KINDS |= dict(lerobot_info=lerobot('meta/info.json'), lerobot_episodes=lerobot('
 
 @kind
 def vbk(d):
-    from vaebook.export.codec import Codes, Header
+    from vaebook.export.codec import Codes, CodesHeader
     ids = torch.arange(3 * 20).view(1, 3, 20) % 7
-    return Codes(Header('ids', 1, 20, 3, 7, 1280, 8000, 1, 1280, 8000, 64, 'model'), ids).save(d / 'a.vbk'), Codes.open
+    return Codes(CodesHeader('ids', 1, 20, 3, 7, 1280, 8000, 1, 1280, 8000, 64, 'model'), ids).save(d / 'a.vbk'), Codes.open
 
 
 def sound(name, codec, rate):
     def make(d):
         pytest.importorskip('av')
         from test_audio_data import encoded, tone
-        from vaebook.data.audio import read
+        from vaebook.data.audio import read_audio
         encoded(d / name, tone(0.2, rate), codec, rate)
-        def heard(path): x, _ = read(path); assert x.isfinite().all() and x.numel()
+        def heard(path): x, _ = read_audio(path); assert x.isfinite().all() and x.numel()
         return d / name, heard
     return make
 

@@ -7,13 +7,13 @@ import torch
 
 from helpers import command
 from vaebook.cli.main import main
-from vaebook.export.codec import MAGIC, Codec, Codes
+from vaebook.export.codec import _MAGIC, Codec, Codes
 from vaebook.core import BadInput
-from vaebook.data.audio import Tones, read, to_float, wav_file, write_wav
-from vaebook.models.audio import AutoEncoder
+from vaebook.data.audio import Tones, read_audio, pcm_to_float, wav_writer, write_wav
+from vaebook.models.audio import AudioAutoencoder
 
 pytest.importorskip('av'), pytest.importorskip('soxr')
-tone = lambda seconds, rate=8000, channels=1: to_float(Tones(1, int(seconds * rate), rate, channels)[0]['audio'][0])
+tone = lambda seconds, rate=8000, channels=1: pcm_to_float(Tones(1, int(seconds * rate), rate, channels)[0]['audio'][0])
 
 
 KINDS = dict(rvq=dict(codebook_size=100, num_quantizers=3), fsq=dict(levels=[8, 5, 5]), vq=dict(codebook_size=7), dac_rvq=dict(codebook_size=16, num_quantizers=2, codebook_dim=4), vae={}, none={}, lfq={}, complex_vae={})
@@ -24,10 +24,10 @@ NETS = dict(wave=WAVE, complex=SPECTRUM)
 
 @torch.no_grad()
 def small(kind='rvq', channels=1, net='wave', sample_rate=8000, **encoder):
-    "An AutoEncoder of 64 samples a frame whose codebooks have heard noise."
+    "A model of 64 samples a frame whose codebooks have heard noise."
     torch.manual_seed(0)
     options = NETS[net] | dict(encoder=NETS[net]['encoder'] | encoder)
-    model = AutoEncoder(channels, sample_rate, 8, bottleneck=dict(type=kind, **KINDS[kind]), **options).requires_grad_(False)
+    model = AudioAutoencoder(channels, sample_rate, 8, bottleneck=dict(type=kind, **KINDS[kind]), **options).requires_grad_(False)
     for _ in range(5): model.encode(torch.randn(1, channels, 16000) / 4)
     return model.eval()
 
@@ -44,7 +44,7 @@ def same(c, a, x):
     if ids: assert (a.numbers != whole).float().mean() < 1e-3 and whole.unique().numel() > 3, 'a tie may fall the other way by rounding'
     else: assert (a.numbers.float() - whole).abs().max() < 2e-3, 'float16'
     back = c.decode(a)
-    assert back.shape == x.shape and (back - c.model.decode(c.latent(a.numbers), x.shape[1])[0]).abs().max() < 1e-5
+    assert back.shape == x.shape and (back - c.model.decode(c.to_latents(a.numbers), x.shape[1])[0]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize('kind, options', [*((kind, {}) for kind in KINDS if kind != 'complex_vae'), ('rvq', dict(causal=True)), *(('complex_vae', dict(net='complex', causal=c)) for c in (False, True)), ('rvq', dict(net='complex')), ('rvq', dict(net='complex', causal=True)),
@@ -57,7 +57,7 @@ def test_chunks_are_the_whole(kind, options, tmp_path):
         c = Codec(model, seconds)
         same(c, a := c.encode(x), x)
     back = Codes.open(a.save(tmp_path / 'a.vbk'))
-    assert back.numbers.equal(a.numbers) and back.header == a.header and model.cuttable == ('lstm' not in options)
+    assert back.numbers.equal(a.numbers) and back.header == a.header and model.has_finite_context == ('lstm' not in options)
 
 
 def test_an_lstm_without_causality_is_refused():
@@ -72,7 +72,7 @@ def test_encodec(tmp_path):
     write_wav(tmp_path / 'in.wav', tone(2, 44100, 2), 44100)
     main(['codec', 'encode', str(tmp_path / 'in.wav'), str(tmp_path / 'out.vbk'), '--model', str(tmp_path / 'model')])
     main(['codec', 'decode', str(tmp_path / 'out.vbk'), str(tmp_path / 'back.wav'), '--model', str(tmp_path / 'model')])
-    assert read(tmp_path / 'back.wav')[0].shape == (2, 88200) and Codes.open(tmp_path / 'out.vbk').numbers.shape == (2, 4, 150)
+    assert read_audio(tmp_path / 'back.wav')[0].shape == (2, 88200) and Codes.open(tmp_path / 'out.vbk').numbers.shape == (2, 4, 150)
 
 
 MANY = codec(), codec('vae', 2), codec('complex_vae', net='complex', causal=True), codec('vae', lstm=1, causal=True)
@@ -138,7 +138,7 @@ def test_forged_sizes(tmp_path):
     head, body = json.loads(good[8:8 + size]), good[8 + size:-4]
     def forge(body=body, **changes):
         text = json.dumps(head | changes).encode()
-        data = MAGIC + struct.pack('<BI', 1, len(text)) + text + body
+        data = _MAGIC + struct.pack('<BI', 1, len(text)) + text + body
         path.write_bytes(data + struct.pack('<I', zlib.crc32(data)))
         return path
     assert Codes.open(forge()).header.frames == 125
@@ -157,7 +157,7 @@ def test_forged_sizes(tmp_path):
 
 MEMORY = r'''
 import re, sys
-sys.path.append(sys.argv[1])
+sys.path += [sys.argv[1], sys.argv[1] + '/..']
 import torch
 from test_codec import Codes, codec
 torch.set_num_threads(1)
@@ -177,7 +177,7 @@ def test_memory_is_flat(kind, net, tmp_path):
     (tmp_path / 'measure.py').write_text(MEMORY)
     peaks, x = [], tone(20, 16000, 2)
     for seconds in (20, 600):
-        with wav_file(tmp_path / 'in.wav', 16000, 2) as write:
+        with wav_writer(tmp_path / 'in.wav', 16000, 2) as write:
             for _ in range(seconds // 20): write(x)
         peaks.append(int(command('measure.py', Path(__file__).parent, kind, net, cwd=tmp_path).split()[-1]))
         assert (tmp_path / 'back.wav').stat().st_size == (tmp_path / 'in.wav').stat().st_size
@@ -196,7 +196,7 @@ def test_shell(tmp_path, monkeypatch, capsys):
         monkeypatch.setenv('VAEBOOK_MODEL', str(tmp_path / 'model'))
         run('decode', tmp_path / f'{i}.vbk', tmp_path / f'b/{i}.wav')
         monkeypatch.delenv('VAEBOOK_MODEL')
-        assert read(tmp_path / f'b/{i}.wav')[0].shape == (2, 16000 * (1 + i))
+        assert read_audio(tmp_path / f'b/{i}.wav')[0].shape == (2, 16000 * (1 + i))
     assert [len(Codes.open(tmp_path / '0.vbk').numbers[0])] == [1], 'two rows share 2 kbit/s'
     run('eval', tmp_path / 'a', tmp_path / 'b', '--out', tmp_path / 'numbers.csv')
     rows = list(csv.DictReader(open(tmp_path / 'numbers.csv')))

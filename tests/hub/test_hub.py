@@ -234,7 +234,7 @@ def test_actions():
 
 # The card
 
-EXPERIMENTS = dict(cvae='CVAE', classifier='CNN', latent_actions='ActionTokenizer', causal_video='CausalVAE', audio='AutoEncoder', world='DPGMMVariationalRecurrentAutoencoder')
+EXPERIMENTS = dict(cvae='CVAE', classifier='CNN', latent_actions='ActionTokenizer', causal_video='CausalVAE', audio='AudioAutoencoder', world='DPGMMVariationalRecurrentAutoencoder')
 METRICS = dict(cvae=dict(nll=57.02, causal_effect=0.5), classifier=dict(classifier_accuracy=0.9), latent_actions=dict(rmse=0.19, effective_bits=66.7),
                causal_video=dict(psnr=25.13, kl=3.0), audio=dict(si_sdr=-9.87, stoi=float('nan')), world=dict(elbo=857.9, psnr_open_h4=22.1))
 

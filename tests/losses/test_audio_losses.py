@@ -3,8 +3,9 @@ import math
 
 import pytest
 import torch
-from vaebook.metrics.audio import AudioFidelity, perceptual
-from vaebook.losses.spectral import AudioLoss, MRSTFT, Mel, mel_filters
+from vaebook.metrics.audio import AudioFidelity, perceptual_scores
+from vaebook.core.config import read
+from vaebook.losses.spectral import DEFAULT_LOSS, AudioLoss, MRSTFT, Mel, mel_filters
 
 
 def sounds(n=16384, channels=1, rate=16000):
@@ -59,11 +60,16 @@ def test_loss_configuration_of_omegaconf(name):
     torch.testing.assert_close(AudioLoss(conf, 16000)(dict(x=x, x_hat=x_hat)).total, 2 * kind(x_hat, x))
 
 
+def test_the_default_is_the_recipes():
+    "A model trained in a loop of one's own has the terms of `vaebook-train recipe=audio`."
+    assert repr(AudioLoss(DEFAULT_LOSS, 16000)) == repr(AudioLoss(read('loss/audio'), 16000))
+
+
 @pytest.mark.parametrize('rate', [8000, 16000, 44100])
 def test_pesq_and_stoi(rate):
     for package in ('pesq', 'pystoi', 'soxr'): pytest.importorskip(package)
     x_hat, x = sounds(2 * rate, channels=2, rate=rate)
-    good, bad = perceptual(x_hat, x, rate), perceptual(x_hat + 0.2 * torch.randn_like(x), x, rate)
+    good, bad = perceptual_scores(x_hat, x, rate), perceptual_scores(x_hat + 0.2 * torch.randn_like(x), x, rate)
     assert all(good[k].shape == (2,) and (good[k] > bad[k]).all() for k in ('pesq', 'stoi')), (good, bad)
 
 

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from helpers import set_json, set_weights
 from vaebook.core.config import load_yaml
 from vaebook.core import BadInput
-from vaebook.models.audio import AutoEncoder
-from vaebook.models.encodec_dac import CONFIG, FILES, dac_arguments, encodec_arguments, from_dac, from_encodec, load_audio
+from vaebook.models.audio import AudioAutoencoder
+from vaebook.models.encodec_dac import _CONFIG, _FILES, dac_arguments, encodec_arguments, from_dac, from_encodec, load_audio
 
 transformers = pytest.importorskip('transformers')
 SMALL = dict(num_filters=4, hidden_size=16, codebook_size=16, target_bandwidths=[0.3])
@@ -54,7 +54,7 @@ def test_encodec_as_published():
     assert torch.equal(latent.info['indices'], codes[0].mT) and codes.unique().numel() > 100
     close(ours.encoder(x)[:, :, 0], theirs.encoder(x))
     close(ours.decode(latent.z), theirs.decode(codes, [None]).audio_values)
-    recipe = AutoEncoder.from_config(load_yaml('model/encodec_24khz'))
+    recipe = AudioAutoencoder.from_config(load_yaml('model/encodec_24khz'))
     assert shapes(recipe) == shapes(ours)
 
 
@@ -72,7 +72,7 @@ def test_dac_as_published():
     assert torch.equal(latent.info['indices'], codes.mT) and codes.unique().numel() > 20
     close(ours.encoder(x)[:, :, 0], theirs.encoder(x))
     close(ours.decode(latent.z)[:, 0], theirs.decode(audio_codes=codes).audio_values)
-    recipe = AutoEncoder.from_config(load_yaml('model/dac_44khz'))
+    recipe = AudioAutoencoder.from_config(load_yaml('model/dac_44khz'))
     assert shapes(recipe) == shapes(ours)
 
 
@@ -96,7 +96,7 @@ def test_other_settings(config):
     (lambda w: w.update({'encoder.layers.0.conv.bias': torch.ones(3)}), 'shape: encoder.layers.0.conv.bias'),
 ])
 def test_weights_are_named(folder, change, said):
-    set_weights(folder/FILES[0], change)
+    set_weights(folder/_FILES[0], change)
     with pytest.raises(BadInput, match=said): from_encodec(folder)
 
 
@@ -105,7 +105,7 @@ def test_weights_are_named(folder, change, said):
     (dict(pad_mode='circular'), 'pad_mode'), (dict(upsampling_ratios='8542'), 'upsampling_ratios'), (dict(codebook_dim=8), 'codebook_dim'), (dict(model_type='mimi'), 'model_type'),
 ])
 def test_other_networks_are_named(folder, changed, said):
-    set_json(folder/CONFIG, **changed)
+    set_json(folder/_CONFIG, **changed)
     with pytest.raises(BadInput, match=said): from_encodec(folder)
 
 
@@ -115,31 +115,31 @@ def test_kinds_are_told_apart(folder, dac_folder, tmp_path):
         assert load_audio(ours.save_pretrained(tmp_path/'ours')).config == ours.config == read_it(theirs).config
         assert not ours.training and all(p.dtype == torch.float32 for p in ours.parameters())
     with pytest.raises(BadInput, match='model_type'): from_dac(folder)
-    set_json(folder/CONFIG, model_type='mimi')
+    set_json(folder/_CONFIG, model_type='mimi')
     with pytest.raises(BadInput, match='encodec, dac'): load_audio(folder)
 
 
 def test_damaged_files(folder, tmp_path):
-    with pytest.raises(BadInput, match=CONFIG): load_audio(tmp_path/'nowhere')
-    (folder/FILES[0]).write_bytes((folder/FILES[0]).read_bytes()[:-100])
-    with pytest.raises(BadInput, match=FILES[0]): load_audio(folder)
-    (folder/FILES[0]).unlink()
-    with pytest.raises(BadInput, match=FILES[0]): load_audio(folder)
+    with pytest.raises(BadInput, match=_CONFIG): load_audio(tmp_path/'nowhere')
+    (folder/_FILES[0]).write_bytes((folder/_FILES[0]).read_bytes()[:-100])
+    with pytest.raises(BadInput, match=_FILES[0]): load_audio(folder)
+    (folder/_FILES[0]).unlink()
+    with pytest.raises(BadInput, match=_FILES[0]): load_audio(folder)
     for text in ('{', '[]'):
-        (folder/CONFIG).write_text(text)
-        with pytest.raises(BadInput, match=CONFIG): load_audio(folder)
+        (folder/_CONFIG).write_text(text)
+        with pytest.raises(BadInput, match=_CONFIG): load_audio(folder)
 
 
 def test_weights_of_torch_and_of_half_precision(folder):
     "pytorch_model.bin with g and v under their old names; nothing but tensors is unpickled."
     whole = from_encodec(folder).state_dict()
-    weights = {k.replace('parametrizations.weight.original0', 'weight_g').replace('parametrizations.weight.original1', 'weight_v'): v for k, v in load_file(folder/FILES[0]).items()}
-    (folder/FILES[0]).unlink()
-    torch.save(weights, folder/FILES[1])
+    weights = {k.replace('parametrizations.weight.original0', 'weight_g').replace('parametrizations.weight.original1', 'weight_v'): v for k, v in load_file(folder/_FILES[0]).items()}
+    (folder/_FILES[0]).unlink()
+    torch.save(weights, folder/_FILES[1])
     assert all(torch.equal(a, b) for a, b in zip(whole.values(), load_audio(folder).state_dict().values()))
-    torch.save({k: v.bfloat16() for k, v in weights.items()}, folder/FILES[1])
+    torch.save({k: v.bfloat16() for k, v in weights.items()}, folder/_FILES[1])
     assert all(p.dtype == torch.float32 for p in load_audio(folder).parameters())
-    torch.save(dict(weights, epoch=3), folder/FILES[1])
+    torch.save(dict(weights, epoch=3), folder/_FILES[1])
     with pytest.raises(BadInput, match='tensors by name'): load_audio(folder)
 
 

@@ -81,7 +81,7 @@ def test_trains(whole, kind):
     "16 steps with a discriminator, which learns in 11 of them; metrics of validation are in the log."
     home, runs = whole
     objective = runs[kind]
-    assert {int(s['step']) for s in objective.rival.optimizer.state.values()} == {11} and objective.rival.skipped == 0
+    assert {int(s['step']) for s in objective.discriminator.optimizer.state.values()} == {11} and objective.discriminator.skipped == 0
     assert all(torch.isfinite(v).all() for v in numbers(objective))
     assert set(objective.balancer.sums) == {'mrstft', 'l1', 'adversarial', 'feature_matching'}
     assert [s for s, _ in column(home / kind, 'val/sisdr')] == [10, 20]
@@ -103,8 +103,8 @@ def test_model_step_leaves_the_discriminator_alone():
     objective = AudioObjective(Stand(), losses(start=0, every=1))
     objective.compute_loss(Sounds(4)[torch.arange(4)], 0).total.backward()
     assert all(p.grad is not None for p in objective.parameters())
-    assert all(p.grad is None and not p.requires_grad for p in objective.rival.net.parameters())
-    assert not any('rival' in k for k in objective.state_dict())
+    assert all(p.grad is None and not p.requires_grad for p in objective.discriminator.net.parameters())
+    assert not any('discriminator' in k for k in objective.state_dict())
 
 
 def test_broken_sound_is_skipped():
@@ -117,19 +117,19 @@ def test_broken_sound_is_skipped():
     out = objective.model(batch)
     out['x_hat'].requires_grad_(True)
     objective.batch_terms(batch, 2, out), objective.after_backward(2)
-    assert objective.rival.skipped == 1 and same(before, numbers(objective))
+    assert objective.discriminator.skipped == 1 and same(before, numbers(objective))
     other = AudioObjective(Stand(), losses(start=0, every=1), balancer=True)
     other.load_extra_state(objective.extra_state())
-    assert other.rival.skipped == 1 and same(list(other.extra_state()['net'].values()), list(objective.extra_state()['net'].values()))
+    assert other.discriminator.skipped == 1 and same(list(other.extra_state()['net'].values()), list(objective.extra_state()['net'].values()))
 
 
 def test_in_and_out_of_adversarial_training(tmp_path):
     "A run without a discriminator goes on with a fresh one; one of another kind is refused; weights of 0 cost nothing."
-    assert train(tmp_path, losses(weights=(0., 0.)), steps=10, balancer=False).rival is None
+    assert train(tmp_path, losses(weights=(0., 0.)), steps=10, balancer=False).discriminator is None
     last = tmp_path / 'checkpoints/last.ckpt'
     assert read_checkpoint(last)['extra'] == {}
     objective = train(tmp_path, losses(), steps=14, resume=last)
-    assert {int(s['step']) for s in objective.rival.optimizer.state.values()} == {3}
+    assert {int(s['step']) for s in objective.discriminator.optimizer.state.values()} == {3}
     with pytest.raises(BadInput, match='another discriminator'): train(tmp_path, losses('dac'), steps=16, resume=last)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from helpers import outputs
 from browsing import can_be_moved, labelled, missing, ready
-from vaebook.models.audio import AutoEncoder
+from vaebook.models.audio import AudioAutoencoder
 from vaebook.viz.traversal import Standard, plane, sweep
 from vaebook.viz.explorer import Explorer, film
 
@@ -54,7 +54,7 @@ def test_a_run_that_is_none(tmp_path):
 def units():
     "A small model, untrained, in units of its latents."
     torch.manual_seed(0)
-    model = AutoEncoder(dim=8, samples=2048, stft=dict(n_fft=128, hop=32), encoder=dict(width=4, first_stride=(4, 2), strides=[(4, 1)]), bottleneck=dict(type='complex_vae')).eval()
+    model = AudioAutoencoder(dim=8, samples=2048, stft=dict(n_fft=128, hop=32), encoder=dict(width=4, first_stride=(4, 2), strides=[(4, 1)]), bottleneck=dict(type='complex_vae')).eval()
     x = torch.randn(3, 1, 2048).clamp(-3, 3) / 6
     return Standard(model, model.encode(x).z.detach()), x
 

@@ -8,12 +8,11 @@ from .actions import stable_hash as stable_hash
 from .actions import paths_of as paths_of
 from .actions import read_npz as read_npz
 from .actions import synthetic as synthetic
-from .audio import Tones as Tones
+from .audio import AudioData as AudioData
 from .audio import find_sounds as find_sounds
-from .audio import pieces as pieces
-from .audio import read as read
-from .audio import resampled as resampled
-from .audio import wav_file as wav_file
+from .audio import iter_audio as iter_audio
+from .audio import read_audio as read_audio
+from .audio import wav_writer as wav_writer
 from .audio import write_wav as write_wav
 from .batches import Order as Order
 from .batches import batches as batches

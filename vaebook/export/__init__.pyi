@@ -1,6 +1,5 @@
 from .codec import Codec as Codec
 from .codec import Codes as Codes
-from .codec import Header as Header
 from .latents import Latents as Latents
 from .latents import digest as digest
 from .latents import export_latents as export_latents

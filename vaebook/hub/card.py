@@ -15,7 +15,7 @@ from ..core.config import saved_choices, saved_config
 from ..core import BadInput, check, optional_import, read_json, format_table
 
 # %% ../../nbs/core/card.ipynb #37ce3a4b
-CHAPTERS = dict(CVAE='cvae', Classifier='classifier', CausalVAE='causal_video', FSQVQVAE='latent_actions', AutoEncoder='audio',
+CHAPTERS = dict(CVAE='cvae', Classifier='classifier', CausalVAE='causal_video', FSQVQVAE='latent_actions', AudioAutoencoder='audio',
                 DPGMMVariationalRecurrentAutoencoder='world') # class → the experiment that trains it
 
 def bare(model): return getattr(model, 'model', model) # of a tokenizer, the model in it

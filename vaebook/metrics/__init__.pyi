@@ -1,7 +1,6 @@
 from .audio import AudioFidelity as AudioFidelity
-from .audio import perceptual as perceptual
+from .audio import perceptual_scores as perceptual_scores
 from .audio import real_time_factor as real_time_factor
-from .audio import spectrogram_figure as spectrogram_figure
 from .disentanglement import correlations as correlations
 from .disentanglement import dci as dci
 from .disentanglement import knn_distance as knn_distance

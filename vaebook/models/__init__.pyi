@@ -1,6 +1,5 @@
 from .action_tokenizer import ActionTokenizer as ActionTokenizer
-from .audio import AutoEncoder as AutoEncoder
-from .audio import first_frames as first_frames
+from .audio import AudioAutoencoder as AudioAutoencoder
 from .causal_video import CausalVAE as CausalVAE
 from .causal_video import StreamingAutoencoder as StreamingAutoencoder
 from .causal_video import selfcheck as selfcheck
@@ -12,12 +11,9 @@ from .classifiers import build_classifier as build_classifier
 from .cvae import CVAE as CVAE
 from .cvae import build_cvae as build_cvae
 from .cvae import fmnist_cvae as fmnist_cvae
-from .encodec_dac import dac_arguments as dac_arguments
-from .encodec_dac import encodec_arguments as encodec_arguments
 from .encodec_dac import from_dac as from_dac
 from .encodec_dac import from_encodec as from_encodec
 from .encodec_dac import load_audio as load_audio
-from .encodec_dac import read_settings as read_settings
 from .fsq_vqvae import FSQVQVAE as FSQVQVAE
 from .fsq_vqvae import Reader as Reader
 from .fsq_vqvae import dct_basis as dct_basis

@@ -1,3 +1,4 @@
+from .audio import spectrogram_figure as spectrogram_figure
 from .explorer import Explorer as Explorer
 from .explorer import film as film
 from .explorer import players as players
