@@ -64,7 +64,6 @@ from .parameters import as_list as as_list
 from .parameters import check_names as check_names
 from .parameters import coerce as coerce
 from .pretrained import Pretrained as Pretrained
-from .pretrained import push_to_hub as push_to_hub
 from .runs import Run as Run
 from .runs import Summary as Summary
 from .runs import collect as collect

@@ -19,7 +19,7 @@ from ..bottlenecks.quantize import CodeUse, whole
 from ..core import BadInput, atomic_write, check, check_choice, optional_import, seed_step, set_seed, format_table
 from .fsq_vqvae import FSQVQVAE
 from ..core.options import checked
-from ..core.pretrained import push_to_hub
+from ..core.pretrained import Pretrained
 
 # %% ../../nbs/actions/action_tokenizer.ipynb #3d75d4be
 def as_chunks(actions) -> Tensor: # [B, T, D] float32
@@ -213,5 +213,5 @@ def from_pretrained(cls, folder, device='cpu', revision=None, token=None, **igno
     "The tokenizer in `folder`."
     return cls(FSQVQVAE.from_pretrained(folder, device, revision, token))
 
-ActionTokenizer.save_pretrained, ActionTokenizer.from_pretrained, ActionTokenizer.push_to_hub = save_pretrained, classmethod(from_pretrained), push_to_hub
+ActionTokenizer.save_pretrained, ActionTokenizer.from_pretrained, ActionTokenizer.push_to_hub = save_pretrained, classmethod(from_pretrained), Pretrained.push_to_hub
 ActionTokenizer.register_for_auto_class = classmethod(lambda cls, *args: None)
