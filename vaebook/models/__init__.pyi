@@ -18,11 +18,6 @@ from .encodec_dac import from_encodec as from_encodec
 from .encodec_dac import load_audio as load_audio
 from .encodec_dac import read_settings as read_settings
 from .fsq_vqvae import FSQVQVAE as FSQVQVAE
-from .fsq_vqvae import Reader as Reader
-from .fsq_vqvae import dct_basis as dct_basis
-from .fsq_vqvae import entries as entries
-from .fsq_vqvae import filled as filled
-from .fsq_vqvae import pca_basis as pca_basis
 from .wan import from_wan as from_wan
 from .wan import to_wan as to_wan
 from .world import DPGMMVariationalRecurrentAutoencoder as DPGMMVariationalRecurrentAutoencoder
