@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import BadInput, atomic_write, cache_dir, check, check_choice, locked, optional_import, reading
-from .actions import lot
+from .actions import stable_hash
 from .batches import generator
 from .download import fetch, provenance
 from .images import read_digits, read_published
@@ -349,7 +349,7 @@ def parts(videos: list, # Of `Video`s, each as long as a window
     ends = [v.frames - max(span, round(fraction * v.frames)) for v in videos]
     if len(videos) < 10 and min(ends) >= span: return [(i, 0, e) for i, e in enumerate(ends)], [(i, e, v.frames) for i, (v, e) in enumerate(zip(videos, ends))]
     check(len(videos) > 1, 'val_fraction', fraction, f'0, for {videos[0].path.name} has {videos[0].frames} frames and a window to train on and one to validate on take {2 * span}', 'Add a second video.')
-    held = sorted(range(len(videos)), key=lambda i: lot(*videos[i].path.parts[-2:], videos[i].row))[:max(1, round(fraction * len(videos)))]
+    held = sorted(range(len(videos)), key=lambda i: stable_hash(*videos[i].path.parts[-2:], videos[i].row))[:max(1, round(fraction * len(videos)))]
     return [w for w in whole if w[0] not in held], [w for w in whole if w[0] in held]
 
 def middles(spans: list, span: int, clips: int) -> list: # (video, start)

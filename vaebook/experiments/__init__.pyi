@@ -9,5 +9,8 @@ from .experiment import Parts as Parts
 from .experiment import once as once
 from .experiment import plain as plain
 from .experiment import read_curves as read_curves
-from .latent_actions import curves as curves
+from .latent_actions import ActionObjective as ActionObjective
+from .latent_actions import LatentActions as LatentActions
+from .latent_actions import count_codes as count_codes
+from .latent_actions import squared_error as squared_error
 from .select_latents import locked as locked

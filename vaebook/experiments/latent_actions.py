@@ -16,12 +16,13 @@ from torch.nn import functional as F
 from ..bottlenecks.quantize import CodeUse
 from ..core import LossTerms
 from ..core.options import Weight, checked
-from ..data.actions import Normalised, from_module, load
+from ..data.actions import load
+from ..data.own_loaders import DictLoader, from_module
 from .experiment import Experiment, once, plain
 from ..layers.normalizer import expand_mask
 from ..losses.terms import Objective
 from ..models.fsq_vqvae import FSQVQVAE
-from ..viz.actions import error_bars, reconstruction_figure, sample_figure, token_bars
+from ..viz.actions import rmse_figure, action_reconstruction_figure, action_sample_figure, token_entropy_figure
 
 # %% ../../nbs/actions/latent_actions.ipynb #29407623
 class ModuleData:
@@ -30,7 +31,7 @@ class ModuleData:
 
     def __init__(self, path, batch_size: int, seed: int = 0):
         self.example, self.train, self.val = from_module(path, seed)(batch_size)
-        self.one_epoch = Normalised(self.train.loader, self.train.where, seed=seed)
+        self.one_epoch = DictLoader(self.train.loader, self.train.where, seed=seed)
         self.horizon = len(self.example)
         self.names = [f'action {i}' for i in range(self.example.shape[1])]
 
@@ -48,7 +49,7 @@ class ModuleData:
             if count >= most: break
         return dict(actions=torch.cat(actions)[:most], mask=torch.cat(masks)[:most])
 
-# %% ../../nbs/actions/latent_actions.ipynb #7eacfa41
+# %% ../../nbs/actions/latent_actions.ipynb #6f9cde15
 class ActionObjective(Objective):
     "The terms of an `FSQVQVAE`, weighted."
     @checked
@@ -164,7 +165,7 @@ class LatentActions(Experiment, name='latent_actions'):
         rmse = {k.removeprefix('rmse/'): v for k, v in numbers.items() if k.startswith('rmse/')}
         with torch.no_grad():
             return dict(
-                reconstructions=reconstruction_figure(model, chunks, data.names),
-                samples=sample_figure(model, use.counts.cpu(), data.names),
-                errors=error_bars(rmse, data.new),
-                tokens=token_bars(use.report()['entropy'], model.bottleneck.bits / model.bottleneck.stages))
+                reconstructions=action_reconstruction_figure(model, chunks, data.names),
+                samples=action_sample_figure(model, use.counts.cpu(), data.names),
+                errors=rmse_figure(rmse, data.new),
+                tokens=token_entropy_figure(use.report()['entropy'], model.bottleneck.bits / model.bottleneck.stages))

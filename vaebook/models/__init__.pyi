@@ -1,4 +1,5 @@
 from .action_tokenizer import ActionTokenizer as ActionTokenizer
+from .action_tokenizer import TokenizerReport as TokenizerReport
 from .audio import AutoEncoder as AutoEncoder
 from .audio import first_frames as first_frames
 from .causal_video import CausalVAE as CausalVAE
