@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['plot_chunk', 'action_reconstruction_figure', 'action_sample_figure', 'rmse_figure', 'token_entropy_figure']
 
-# %% ../../nbs/actions/pictures.ipynb #bce35b86
+# %% ../../nbs/actions/pictures.ipynb #0c652aea
 import numpy as np
 import torch
 from torch import Tensor
 
 from .tiles import new_figure
 
-# %% ../../nbs/actions/pictures.ipynb #4975f5de
+# %% ../../nbs/actions/pictures.ipynb #5277900a
 def plot_chunk(ax,
                x: np.ndarray,   # [T, D]
                mask=None,       # [T] or [T, D]; where it is False there is no line
@@ -62,7 +62,7 @@ def action_sample_figure(model, # an `FSQVQVAE`
     _name_dimensions(fig, names)
     return fig
 
-# %% ../../nbs/actions/pictures.ipynb #2c861d51
+# %% ../../nbs/actions/pictures.ipynb #196d1c23
 def rmse_figure(rmse: dict, # data set → RMSE
                 new): # those that were never trained on
     "RMSE by data set; new ones in orange."
@@ -70,6 +70,7 @@ def rmse_figure(rmse: dict, # data set → RMSE
     ax = fig.add_subplot()
     colours = ['tab:orange' if name in new else 'tab:blue' for name in rmse]
     ax.bar(list(rmse), list(rmse.values()), color=colours)
+    ax.set_title('Error by data set', size=8)
     ax.set_ylabel('RMSE, units of the action', size=7)
     ax.tick_params(labelsize=7)
     ax.tick_params(axis='x', rotation=60)
@@ -82,6 +83,7 @@ def token_entropy_figure(entropy: list, # of each position, bits
     ax = fig.add_subplot()
     ax.bar(range(len(entropy)), entropy)
     ax.axhline(bits, color='k', lw=0.8, ls='--')
+    ax.set_title('What each position says', size=8)
     ax.set_xlabel('position', size=7)
     ax.set_ylabel('entropy (bits)', size=7)
     ax.tick_params(labelsize=7)
