@@ -56,7 +56,7 @@ def _logged(folder: Path) -> list: # of (step, term, value)
 def curves(cfg,
            read: Callable = lambda run: {} # further numbers of the trained run: name → number, or name → {step: number}
           ) -> list: # of (step, term, value)
-    "The terms of one run, untrained at step 0, as logged from then on, and at the end what it cost; a curve that ends early has diverged."
+    "The terms of one run: untrained at step 0, as logged from then on, and at the end what it cost."
     with tempfile.TemporaryDirectory() as home, redirect_stdout(io.StringIO()):
         cfg = optional_import('omegaconf').OmegaConf.merge(cfg, dict(run_dir=f'{home}/run'))
         run = optional_import('vaebook.train').experiment(cfg)
@@ -96,7 +96,8 @@ def measured(cases: dict, # name → configurations, one a seed
     for (name, seed), cfg in wanted.items():
         found = [row for row in rows if (row.case, row.seed) == (name, seed)]
         if not found: missing[name, seed] = cfg
-        else: check(_has_steps_of(found, cfg), 'trainer.max_steps', cfg.trainer.max_steps, f'the steps of {name!r} in {Path(path).name}',
+        else: check(_has_steps_of(found, cfg), 'trainer.max_steps', cfg.trainer.max_steps,
+                    f'the steps of {name!r} in {Path(path).name}',
                     'Measure into another file: -p measure True -p stored other.csv.')
     names = list(dict.fromkeys(name for name, _ in missing))
     check(train or not missing, 'cases', names, f'cases of {Path(path).name}', 'Measure them: -p measure True.')
@@ -110,7 +111,8 @@ def series(rows: list[Row], case: str, term: str) -> dict: # step → values, on
     "A term of a case over its steps, where it is finite."
     found = {}
     for row in rows:
-        if (row.case, row.term) == (case, term) and math.isfinite(row.value): found.setdefault(row.step, []).append(row.value)
+        wanted = (row.case, row.term) == (case, term) and math.isfinite(row.value)
+        if wanted: found.setdefault(row.step, []).append(row.value)
     return dict(sorted(found.items()))
 
 def _mean_and_range(values: list) -> str:
@@ -125,7 +127,8 @@ def golden(rows: list[Row],
            steps) -> str: # a table
     "What to expect at some steps: the mean over seeds, least and most."
     lines = [series(rows, case, term) for term in terms]
-    return format_table([['step', *terms], *([step, *(_mean_and_range(line.get(step)) for line in lines)] for step in steps)])
+    rows = [[step, *(_mean_and_range(line.get(step, [])) for line in lines)] for step in steps]
+    return format_table([['step', *terms], *rows])
 
 # %% ../../nbs/core/expect.ipynb #423b6ece
 def _plot_line(ax, line: dict, colour: str, label: str, diverged: bool): # line: step → values

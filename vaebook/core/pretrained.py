@@ -40,8 +40,8 @@ def _remembering(init):
 # %% ../../nbs/core/pretrained.ipynb #93c912e0
 def find_class(name: str) -> type:
     "The `Pretrained` class called `name`: one that is already defined, or one of vaebook's own models."
-    found = None
-    if isinstance(name, str): found = Pretrained.kinds.get(name) or getattr(optional_import('vaebook.models'), name, None)
+    found = Pretrained.kinds.get(name) if isinstance(name, str) else None
+    if not found and isinstance(name, str): found = getattr(optional_import('vaebook.models'), name, None)
     known = isinstance(found, type) and issubclass(found, nn.Module)
     check(known, 'kind', name, 'the name of a model of vaebook', 'Is this the config.json of another library?')
     return found
@@ -49,7 +49,8 @@ def find_class(name: str) -> type:
 def read_config(folder) -> dict:
     "`{kind, config}` from `folder/config.json`, checked."
     path = Path(folder)/'config.json'
-    check(path.is_file(), 'folder', str(folder), 'a folder with config.json and model.safetensors', 'A run keeps its model in <run>/model.')
+    check(path.is_file(), 'folder', str(folder),
+          'a folder with config.json and model.safetensors', 'A run keeps its model in <run>/model.')
     try: saved = json.loads(path.read_text())
     except ValueError as e: raise BadInput('config.json', str(path), 'JSON', f'It cannot be read: {e}') from e
     complete = isinstance(saved, dict) and isinstance(saved.get('config'), dict) and 'kind' in saved
@@ -60,7 +61,8 @@ def describe_model(cls: type, folder) -> tuple[type, dict]: # class, arguments
     "What `config.json` in `folder` describes; raises `BadInput` when it is no `cls`."
     saved = read_config(folder)
     found = find_class(saved['kind'])
-    check(issubclass(found, cls), 'kind', saved['kind'], f'a {cls.__name__}', f'Load it with {found.__name__}.from_pretrained.')
+    hint = f'Load it with {found.__name__}.from_pretrained.'
+    check(issubclass(found, cls), 'kind', saved['kind'], f'a {cls.__name__}', hint)
     return found, saved['config']
 
 # %% ../../nbs/core/pretrained.ipynb #c597677f
@@ -97,7 +99,8 @@ def hub_name(folder) -> str | None:
 
 # %% ../../nbs/core/pretrained.ipynb #eced8ae0
 _NO_NETWORK = ('a folder on this disk, or the Hub within reach',
-               'Check the connection, HF_HUB_OFFLINE and HF_ENDPOINT, or place config.json and model.safetensors in a folder by hand and give its path.')
+               'Check the connection, HF_HUB_OFFLINE and HF_ENDPOINT, '
+               'or place config.json and model.safetensors in a folder by hand and give its path.')
 _ERRORS = dict( # Error of huggingface_hub → what was expected, what to do; the first that fits
     GatedRepoError=('a model whose terms you have accepted',
                     'Ask for access on its page, then run `hf auth login`.'),
@@ -106,7 +109,8 @@ _ERRORS = dict( # Error of huggingface_hub → what was expected, what to do; th
     RevisionNotFoundError=('a branch, tag or commit of this model',
                            'Its page lists them.'),
     RemoteEntryNotFoundError=('a model with config.json and model.safetensors',
-                              'Pickled weights, such as pytorch_model.bin, can run code and are never fetched: ask its author for safetensors.'),
+                              'Pickled weights, such as pytorch_model.bin, can run code and are never fetched: '
+                              'ask its author for safetensors.'),
     HFValidationError=("a name such as 'user/model'",
                        "Letters, digits, '-', '_' and '.', at most 96 characters."),
     LocalTokenNotFoundError=('an access token',

@@ -9,7 +9,7 @@ __all__ = ['Episodes', 'ActionWindows', 'cut_windows', 'join_windows', 'stable_h
 # %% ../../nbs/actions/data.ipynb #f4a01789
 import hashlib, inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
@@ -31,9 +31,12 @@ def _checked_array(x,                      # One episode's numbers [t,D]
                   ) -> np.ndarray: # [t,D] float32
     "An episode as float32, or `BadInput` that names the episode and the frame."
     try: x = np.asarray(x, dtype=np.float32)
-    except (TypeError, ValueError) as e: raise BadInput(what, type(x).__name__, f'an array of numbers in {where}') from e
-    check(x.ndim == 2 and x.size, what, list(x.shape), f'[steps, dimensions], at least one of each, in {where}', 'Leave the episode out.')
-    check(x.shape[1] == (width or x.shape[1]), what, list(x.shape), f'{width} dimensions in {where}, as in the first episode',
+    except (TypeError, ValueError) as e:
+        raise BadInput(what, type(x).__name__, f'an array of numbers in {where}') from e
+    check(x.ndim == 2 and x.size, what, list(x.shape),
+          f'[steps, dimensions], at least one of each, in {where}', 'Leave the episode out.')
+    check(x.shape[1] == (width or x.shape[1]), what, list(x.shape),
+          f'{width} dimensions in {where}, as in the first episode',
           'One data set is one robot: load the others as data sets of their own.')
     bad = np.argwhere(~np.isfinite(x))
     if len(bad):
@@ -70,7 +73,8 @@ class Episodes:
         "One id, one array of states and one task for each episode; ids differ."
         for key in ('ids', 'states', 'tasks'):
             given = getattr(self, key)
-            if given is not None: check(len(given) == len(self), key, len(given), f'{len(self)}, one for each episode of {self.name}')
+            if given is None: continue
+            check(len(given) == len(self), key, len(given), f'{len(self)}, one for each episode of {self.name}')
         twice = [i for i in self.ids if self.ids.count(i) > 1] if len(set(self.ids)) < len(self) else []
         check(not twice, 'ids', twice[:1] and twice[0], f'a different name for each episode of {self.name}')
 
@@ -91,7 +95,8 @@ class Episodes:
         "Those episodes alone."
         at = np.atleast_1d(np.arange(len(self))[keep])
         def pick(values): return None if values is None else [values[i] for i in at]
-        return Episodes(self.name, pick(self.actions), pick(self.ids), self.fps, self.names, pick(self.states), pick(self.tasks), self.note)
+        picked = {key: pick(getattr(self, key)) for key in ('actions', 'ids', 'states', 'tasks')}
+        return replace(self, **picked)
 
     def __len__(self): return len(self.actions)
 
@@ -102,7 +107,8 @@ class Episodes:
     def steps(self) -> int: return sum(map(len, self.actions))
 
     def __repr__(self):
-        return f'Episodes({self.name!r}: {len(self)} episodes, {self.steps} steps of {self.dim} dimensions, {self.fps:g} Hz)'
+        size = f'{len(self)} episodes, {self.steps} steps of {self.dim} dimensions'
+        return f'Episodes({self.name!r}: {size}, {self.fps:g} Hz)'
 
 # %% ../../nbs/actions/data.ipynb #f8bb2879
 @dataclass(frozen=True)
@@ -193,7 +199,8 @@ def _check_one_robot(every: list): # of Episodes
     for e in every:
         check(names.count(e.name) == 1, 'datasets', names, f'a different name for each; {e.name!r} is there twice')
         check((e.dim, e.fps) == (width, rate), e.name, f'{e.dim} dimensions at {e.fps:g} Hz',
-              f'{width} dimensions at {rate:g} Hz as in {names[0]}', 'Train a tokenizer for each robot, or bring them to one rate and width first.')
+              f'{width} dimensions at {rate:g} Hz as in {names[0]}',
+              'Train a tokenizer for each robot, or bring them to one rate and width first.')
 
 # %% ../../nbs/actions/data.ipynb #1b01aa3d
 @dataclass(frozen=True)
@@ -254,8 +261,10 @@ class ActionData:
         train_windows = self.train.dataset.bincount(minlength=len(self.episodes)).tolist()
         rows = []
         for (name, held), count in zip(self.held.items(), train_windows):
-            episodes = [int((~held).sum()), int(held.sum())]
-            rows.append([name, 'new' if name in self.new else '', *episodes, count, len(self.val.get(name, ())), self.episodes[name].steps])
+            kind = 'new' if name in self.new else ''
+            trained, validated = int((~held).sum()), int(held.sum())
+            val_windows = len(self.val.get(name, ()))
+            rows.append([name, kind, trained, validated, count, val_windows, self.episodes[name].steps])
         totals = [sum(column) for column in list(zip(*rows))[2:]]
         return [['data set', '', 'train episodes', 'val', 'train windows', 'val', 'steps'], *rows, ['all', '', *totals]]
 
@@ -318,7 +327,8 @@ def prepare_dataloaders(batch_size: int,
     "An example [T,D], an endless loader of training batches, and a loader a data set to validate on."
     if module and not options.get('stand_in'):
         check((start, num_batches) == (0, None), 'start, num_batches', (start, num_batches),
-              'neither with a module, whose loader has an order of its own', 'Say itertools.islice(train, start, num_batches).')
+              'neither with a module, whose loader has an order of its own',
+              'Say itertools.islice(train, start, num_batches).')
         return from_module(module, seed)(batch_size)
     data = load(name, seed=seed, **options)
     train = batches(data.train, batch_size, seed, start, num_batches, num_workers, data.weights)

@@ -164,7 +164,8 @@ def _statistics(x: np.ndarray) -> dict: # [M,D]
     each |= {name: np.quantile(x, share, axis=0) for name, share in _QUANTILES.items()}
     return {name: values.tolist() for name, values in each.items()} | dict(count=[len(x)])
 
-def _feature(dtype: str, width: int, names: list | None = None) -> dict: return dict(dtype=dtype, shape=[width], names=names)
+def _feature(dtype: str, width: int, names: list | None = None) -> dict:
+    return dict(dtype=dtype, shape=[width], names=names)
 
 def _features(e: Episodes) -> dict:
     "The features of info.json."
@@ -247,7 +248,8 @@ def write_lerobot(episodes: Episodes,
     pq, e = optional_import('pyarrow.parquet', 'actions'), episodes
     check(e.fps > 0, 'fps', e.fps, 'a rate above 0 Hz', 'LeRobot has times for its frames: make Episodes with fps.')
     folder = Path(folder).expanduser()
-    check(not folder.exists(), 'folder', str(folder), 'a folder that does not exist yet', 'Remove it or take another name.')
+    check(not folder.exists(), 'folder', str(folder),
+          'a folder that does not exist yet', 'Remove it or take another name.')
     tasks = e.tasks or [e.name] * len(e)
     names = list(dict.fromkeys(tasks))
     ends = np.cumsum([len(a) for a in e.actions])

@@ -153,7 +153,8 @@ def demonstration_folders(wanted: dict, # task → successful episodes
     if all(folder.is_dir() for folder in folders.values()): return list(folders.values())
     home.mkdir(parents=True, exist_ok=True)
     with optional_import('filelock').FileLock(home/'.lock'):
-        jobs = [(str(folder), task, wanted[task], noise, seed) for task, folder in folders.items() if not folder.is_dir()]
+        missing = {task: folder for task, folder in folders.items() if not folder.is_dir()}
+        jobs = [(str(folder), task, wanted[task], noise, seed) for task, folder in missing.items()]
         if jobs: _simulate(jobs)
     return list(folders.values())
 

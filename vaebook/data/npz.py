@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_npz', 'npz']
 
-# %% ../../nbs/actions/npz.ipynb #9e3d39a0
+# %% ../../nbs/actions/npz.ipynb #7056d827
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +28,14 @@ def read_npz(path) -> Episodes: # actions [M,D] and lengths [E]; perhaps states 
     "The episodes of one npz file."
     def bad(expected): return BadInput('file', str(path), expected, _HINT)
     found = _arrays(path)
-    if not {'actions', 'lengths'} <= set(found): raise bad('the arrays actions and lengths; it has ' + (', '.join(found) or 'none'))
+    if not {'actions', 'lengths'} <= set(found):
+        raise bad('the arrays actions and lengths; it has ' + (', '.join(found) or 'none'))
     lengths = found['lengths']
     rows = {key: _rows(found[key]) for key in ('actions', 'states') if key in found}
     whole_numbers = lengths.ndim == 1 and lengths.dtype.kind in 'iu' and lengths.min(initial=1) >= 1
     if not whole_numbers or any(len(x) != lengths.sum() for x in rows.values()):
-        raise bad(f'lengths that are whole numbers from 1 and add up to {len(rows["actions"])}, the rows of actions (and states)')
+        steps = len(rows['actions'])
+        raise bad(f'lengths that are whole numbers from 1 and add up to {steps}, the rows of actions (and states)')
     try: fps = float(found.get('fps', np.zeros(())).item())
     except (TypeError, ValueError) as e: raise bad('fps that is one number, in Hz') from e
     names = np.ravel(found['names']) if 'names' in found else None

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IsolatedRNG', 'DictLoader', 'from_module']
 
-# %% ../../nbs/actions/own_loaders.ipynb #007f86f9
+# %% ../../nbs/actions/own_loaders.ipynb #adf83ec7
 import importlib.util, random, sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +84,7 @@ def _has_length(loader) -> bool: # a `DataLoader` of a stream has only the metho
     try: return len(loader) >= 0
     except (TypeError, NotImplementedError): return False
 
-# %% ../../nbs/actions/own_loaders.ipynb #ebc108e6
+# %% ../../nbs/actions/own_loaders.ipynb #ddbec583
 class DictLoader:
     "A loader of anyone's batches, as dictionaries; endless if it is to train on."
     def __init__(self,
@@ -142,7 +142,7 @@ def _import_file(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent))
-    try: exec(compile(path.read_bytes(), path, 'exec'), vars(module)) # the file as it is now: a compiled copy may be of a second ago
+    try: exec(compile(path.read_bytes(), path, 'exec'), vars(module)) # the file as it is now, not a compiled copy
     finally: sys.path.remove(str(path.parent))
     return module
 

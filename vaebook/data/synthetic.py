@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['minimum_jerk', 'synthetic_actions']
 
-# %% ../../nbs/actions/synthetic.ipynb #5ee4be66
+# %% ../../nbs/actions/synthetic.ipynb #14d87925
 import numpy as np
 
 from ..core import check

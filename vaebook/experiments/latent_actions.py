@@ -35,7 +35,9 @@ class ModuleData:
         self.horizon = len(self.example)
         self.names = [f'action {i}' for i in range(self.example.shape[1])]
 
-    def __repr__(self): return f'{len(self.names)} action dimensions, chunks of {self.horizon}; validation: {", ".join(self.val)}'
+    def __repr__(self):
+        size = f'{len(self.names)} action dimensions, chunks of {self.horizon}'
+        return f'{size}; validation: {", ".join(self.val)}'
 
     def chunks(self, most: int) -> dict: # actions, mask [W, T, D]
         "The first `most` training chunks, or one epoch of them if that is less."
@@ -49,7 +51,7 @@ class ModuleData:
             if count >= most: break
         return dict(actions=torch.cat(actions)[:most], mask=torch.cat(masks)[:most])
 
-# %% ../../nbs/actions/latent_actions.ipynb #6f9cde15
+# %% ../../nbs/actions/latent_actions.ipynb #4d1f479e
 class ActionObjective(Objective):
     "The terms of an `FSQVQVAE`, weighted."
     @checked

@@ -28,11 +28,14 @@ class _About(NamedTuple):
 
 # %% ../../nbs/core/card.ipynb #f6ab05d8
 _CVAE = _About(
-    what='It explains a classifier of images: some of its latents (alpha) change what the classifier says, the others (beta) change the image and not the answer.',
+    what='It explains a classifier of images: some of its latents (alpha) change what the classifier says, the '
+         'others (beta) change the image and not the answer.',
     use='latent = model.encode(images)  # [B, {channels}, {image_size}, {image_size}] in [0, 1]',
-    limits='It explains one classifier, on images like those it was trained on. The causal effect is information under the prior of the latents: '
+    limits='It explains one classifier, on images like those it was trained on. The causal effect is '
+           'information under the prior of the latents: '
            'it says what changes the answer, not why the world is so.',
-    papers=["M. O'Shaughnessy, G. Canal, M. Connor, M. Davenport, C. Rozell: Generative causal explanations of black-box classifiers. "
+    papers=["M. O'Shaughnessy, G. Canal, M. Connor, M. Davenport, C. Rozell: Generative causal explanations of "
+            "black-box classifiers. "
             'NeurIPS 2020. https://arxiv.org/abs/2006.13913'],
     task='image-feature-extraction',
     tags=['images', 'explainability'],
@@ -52,10 +55,13 @@ _CLASSIFIER = _About(
     smoke_data='digits')
 
 _CAUSAL_VIDEO = _About(
-    what='It compresses clips to a small grid of latents, and back. No frame depends on a later one, so clips of any length can be streamed.',
+    what='It compresses clips to a small grid of latents, and back. No frame depends on a later one, so clips '
+         'of any length can be streamed.',
     use='latent = model.encode(clips)  # [B, {channels}, T, H, W] in [-1, 1]',
-    limits='It was trained on small clips of one kind. Other content, resolutions and lengths reconstruct worse; measure before use.',
-    papers=['B. Lin and 23 others: Open-Sora Plan: Open-source large video generation model. 2024. https://arxiv.org/abs/2412.00131'],
+    limits='It was trained on small clips of one kind. Other content, resolutions and lengths reconstruct '
+           'worse; measure before use.',
+    papers=['B. Lin and 23 others: Open-Sora Plan: Open-source large video generation model. 2024. '
+            'https://arxiv.org/abs/2412.00131'],
     task='feature-extraction',
     tags=['video'],
     headline='psnr ssim',
@@ -69,7 +75,8 @@ _LATENT_ACTIONS = _About(
     use="ids = model.encode(actions)  # [B, at most {horizon}, {action_dim}] in the robot's units",
     limits='Actions beyond the range seen in training are clipped, and motions of other robots or tasks lose detail. '
            'Look at the errors by dimension before a robot moves.',
-    papers=['F. Mentzer, D. Minnen, E. Agustsson, M. Tschannen: Finite scalar quantization: VQ-VAE made simple. ICLR 2024. '
+    papers=['F. Mentzer, D. Minnen, E. Agustsson, M. Tschannen: Finite scalar quantization: VQ-VAE made '
+            'simple. ICLR 2024. '
             'https://arxiv.org/abs/2309.15505'],
     task='robotics',
     tags=['robotics', 'actions'],
@@ -80,8 +87,10 @@ _LATENT_ACTIONS = _About(
 _AUDIO = _About(
     what='It compresses sound to a few numbers a second, or to a few kilobits, and back.',
     use='latent = model.encode(sound)  # [B, {channels}, N] in [-1, 1] at {sample_rate} Hz',
-    limits='It was trained on sound of one kind at one sample rate. Other voices, instruments and noise reconstruct worse.',
-    papers=['L. Cerovaz, M. Mancusi, E. Rodolà: EuleroDec: A complex-valued RVQ-VAE for efficient and robust audio coding. ICASSP 2026. '
+    limits='It was trained on sound of one kind at one sample rate. Other voices, instruments and noise '
+           'reconstruct worse.',
+    papers=['L. Cerovaz, M. Mancusi, E. Rodolà: EuleroDec: A complex-valued RVQ-VAE for efficient and robust '
+            'audio coding. ICASSP 2026. '
             'https://arxiv.org/abs/2601.17517'],
     task='audio-to-audio',
     tags=['audio'],
@@ -92,21 +101,31 @@ _AUDIO = _About(
 
 _WORLD = _About(
     what='A recurrent model of episodes: it compresses what was seen and dreams what comes next, given the actions.',
-    use='latent = model.encode(observations, actions)  # [B, T, 3, {image_size}, {image_size}] in [0, 1], [B, T, {action_dim}]',
-    limits='It knows the bodies, cameras and actions of its episodes only. Its dreams drift as the horizon grows, and were not tested for control.',
-    papers=['J. Chung, K. Kastner, L. Dinh, K. Goel, A. Courville, Y. Bengio: A recurrent latent variable model for sequential data. '
+    use='latent = model.encode(observations, actions)  # [B, T, 3, {image_size}, {image_size}] in [0, 1], [B, '
+        'T, {action_dim}]',
+    limits='It knows the bodies, cameras and actions of its episodes only. Its dreams drift as the horizon '
+           'grows, and were not tested for control.',
+    papers=['J. Chung, K. Kastner, L. Dinh, K. Goel, A. Courville, Y. Bengio: A recurrent latent variable '
+            'model for sequential data. '
             'NeurIPS 2015. https://arxiv.org/abs/1506.02216',
-            'E. Nalisnick, P. Smyth: Stick-breaking variational autoencoders. ICLR 2017. https://arxiv.org/abs/1605.06197'],
+            'E. Nalisnick, P. Smyth: Stick-breaking variational autoencoders. ICLR 2017. '
+            'https://arxiv.org/abs/1605.06197'],
     task='reinforcement-learning',
     tags=['world-model'],
     headline='elbo psnr_open_h4',
     units={'nats a frame': 'elbo recon_loss kl_z hierarchical_kl',
-           'dB': 'psnr fg_psnr psnr_open fg_psnr_open copy_last_psnr fg_copy_last_psnr mean_frame_psnr fg_mean_frame_psnr'},
+           'dB': 'psnr fg_psnr psnr_open fg_psnr_open copy_last_psnr fg_copy_last_psnr '
+                 'mean_frame_psnr fg_mean_frame_psnr'},
     smoke_data='pendulum')
 
 _UNKNOWN = _About('A model of its own kind, saved by vaebook.', 'print(model)', '', [], '', [], '', {}, '')
 _CHAPTERS = dict( # by experiment
-    cvae=_CVAE, classifier=_CLASSIFIER, causal_video=_CAUSAL_VIDEO, latent_actions=_LATENT_ACTIONS, audio=_AUDIO, world=_WORLD)
+    cvae=_CVAE,
+    classifier=_CLASSIFIER,
+    causal_video=_CAUSAL_VIDEO,
+    latent_actions=_LATENT_ACTIONS,
+    audio=_AUDIO,
+    world=_WORLD)
 
 # %% ../../nbs/core/card.ipynb #bb7f0774
 _TRAINED_BY = dict( # class → the experiment that trains it
@@ -131,15 +150,20 @@ def _run_of(model, run) -> tuple: # → folder, config; None, None without a run
     folder = Path(run).expanduser()
     cfg = saved_config(str(run))
     ended = cfg is not None and (folder/'metrics.json').is_file() and (folder/'model'/'config.json').is_file()
-    check(ended, 'run', str(run), 'the folder of a run that has ended', 'It holds config.yaml, metrics.json and model/.')
+    check(ended, 'run', str(run), 'the folder of a run that has ended',
+          'It holds config.yaml, metrics.json and model/.')
     model = _inner(model)
     trained = read_json(folder/'model'/'config.json')
     given = json.loads(json.dumps(dict(kind=type(model).__name__, config=model.config)))
-    check(trained == given, 'run', str(run), 'the run of this model', f'It trained a {trained["kind"]} of other settings.')
+    check(trained == given, 'run', str(run), 'the run of this model',
+          f'It trained a {trained["kind"]} of other settings.')
     return folder, cfg
 
 # %% ../../nbs/core/card.ipynb #c92ffc13
-_ON_HUB = dict(mnist='ylecun/mnist', fmnist='zalando-datasets/fashion_mnist', cifar10='uoft-cs/cifar10') # the same data there
+_ON_HUB = dict( # our name → the same data there
+    mnist='ylecun/mnist',
+    fmnist='zalando-datasets/fashion_mnist',
+    cifar10='uoft-cs/cifar10')
 _GENERATED = dict( # what is no download
     digits='the UCI handwritten digits (E. Alpaydin, C. Kaynak; licence: CC BY 4.0)',
     metaworld='demonstrations of the scripted experts of Meta-World (licence: MIT)',
@@ -151,7 +175,7 @@ _GENERATED = dict( # what is no download
     tones='generated chirps and tones')
 
 def _data_of(cfg) -> str:
-    "The name of what a run was trained on: its data set, the sprites that move in it, or what takes its place in a smoke run."
+    "What a run was trained on, by name: its data set, the sprites in it, or the generated data of a smoke run."
     data = cfg.dataset
     if data.get('stand_in') and data.name not in ('digits', 'shapes'): return _CHAPTERS[cfg.experiment].smoke_data
     return data.sprites if data.name == 'moving' else data.name
@@ -167,9 +191,11 @@ def _data_line(cfg) -> str:
     return f'Trained on {whose}{moving}.{smoke}'
 
 # %% ../../nbs/core/card.ipynb #b904a0d1
-_PRIVATE = ('logger', 'run_dir', 'resume', 'save_dir', 'trainer.ckpt_dir', 'trainer.profiler_dir', 'trainer.progress_bar',
-            'trainer.no_print')
-_PATHS = 'root', 'val_root', 'module', 'init', 'model_name', 'perceptual_weights' # last parts of the keys that name a file or folder
+_PRIVATE = ( # keys that belong to one machine
+    'logger', 'run_dir', 'resume', 'save_dir',
+    'trainer.ckpt_dir', 'trainer.profiler_dir', 'trainer.progress_bar', 'trainer.no_print')
+_PATHS = ( # last parts of the keys that name a file or folder
+    'root', 'val_root', 'module', 'init', 'model_name', 'perceptual_weights')
 
 def _shared_value(key: str, value: str) -> str: # in Hydra's grammar
     "A blank for what names a place; words without their quotes."
@@ -252,7 +278,9 @@ def _front_matter(model, run, name: str, license: str | None) -> str:
     data = _data_of(cfg) if cfg else None
     facts = dict(license=license, datasets=data and [_ON_HUB.get(data, data)])
     results = _eval_results(folder, chapter, data)
-    if results: facts |= dict(model_name=name.split('/')[-1], metrics=[r.metric_type for r in results], eval_results=results)
+    if results:
+        metrics = [result.metric_type for result in results]
+        facts |= dict(model_name=name.split('/')[-1], metrics=metrics, eval_results=results)
     tags = ['vaebook', 'variational-autoencoder', *_CHAPTERS.get(chapter, _UNKNOWN).tags, type(_inner(model)).__name__]
     ModelCardData = optional_import('huggingface_hub', extra='hub').ModelCardData
     return ModelCardData(library_name='vaebook', tags=tags, **facts).to_yaml()
@@ -279,7 +307,8 @@ def _training_parts(folder, cfg, experiment: str) -> dict: # heading → text
     "What the run folder tells."
     if cfg is None: return {'How it was trained': 'No run folder was given, so this is not recorded here.'}
     command = f'```sh\npip install vaebook\n{_command(folder)}\n```'
-    return {'How it was trained': f'{_data_line(cfg)} The same again, on your machine:\n\n{command}\n\n{_versions(folder)}',
+    how = f'{_data_line(cfg)} The same again, on your machine:\n\n{command}\n\n{_versions(folder)}'
+    return {'How it was trained': how,
             'Numbers': f'On held-out data.\n\n{_numbers_table(folder, experiment)}',
             'Pictures': '\n\n'.join(f'![{p.stem}](figures/{p.name})' for p in figures(folder))}
 
@@ -295,7 +324,8 @@ def model_card(model,
     about = _CHAPTERS.get(chapter, _UNKNOWN)
     summary = (type(core).__doc__ or '').split('\n')[0]
     size = f'{sum(p.numel() for p in core.parameters()):,} parameters, float32, in `model.safetensors`.'
-    install = "`pip install 'vaebook[hub]'` fetches by name; a folder with `config.json` and `model.safetensors` needs no Hub."
+    install = ("`pip install 'vaebook[hub]'` fetches by name; "
+               'a folder with `config.json` and `model.safetensors` needs no Hub.')
     parts = {'Load it': f'```python\n{_load_lines(model, name)}\n```\n\n{install}'}
     parts |= _training_parts(folder, cfg, chapter)
     parts['Limits'] = about.limits

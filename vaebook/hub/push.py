@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pack', 'push_to_hub']
 
-# %% ../../nbs/core/push.ipynb #52527114
+# %% ../../nbs/core/push.ipynb #2dc31b09
 import re, shutil, tempfile
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ..core import atomic_write, check, optional_import
 from ..core.pretrained import HUB_NAME, checked_token, hub_errors
 from .card import figures, model_card
 
-# %% ../../nbs/core/push.ipynb #405097a7
+# %% ../../nbs/core/push.ipynb #a5e8e653
 def pack(model,                         # A `Pretrained`, or a tokenizer around one
          folder,
          run=None,                      # Its run folder; None: a card without numbers
@@ -29,8 +29,9 @@ def pack(model,                         # A `Pretrained`, or a tokenizer around 
         shutil.copyfile(figure, folder/'figures'/figure.name)
     return folder
 
-# %% ../../nbs/core/push.ipynb #280d506b
-_UPLOADED = ['config.json', 'model.safetensors', 'README.md', 'figures/*.png', 'processor_config.json', 'processing_vaebook.py']
+# %% ../../nbs/core/push.ipynb #47e7bb80
+_UPLOADED = ['config.json', 'model.safetensors', 'README.md', 'figures/*.png',
+             'processor_config.json', 'processing_vaebook.py']
 
 def _upload(api, # An `HfApi` of huggingface_hub
             name: str,
@@ -43,7 +44,12 @@ def _upload(api, # An `HfApi` of huggingface_hub
         hint = f'{name} is public already: change that on its page, or choose another name.'
         check(api.model_info(name).private, 'private', private, 'a private repository', hint)
     if revision: api.create_branch(name, branch=revision, exist_ok=True)
-    api.upload_folder(repo_id=name, folder_path=folder, revision=revision, allow_patterns=_UPLOADED, commit_message='Upload by vaebook')
+    api.upload_folder(
+        repo_id=name,
+        folder_path=folder,
+        revision=revision,
+        allow_patterns=_UPLOADED,
+        commit_message='Upload by vaebook')
     return str(address)
 
 def push_to_hub(model,                  # A `Pretrained`, or a tokenizer around one

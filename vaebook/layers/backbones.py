@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BACKBONES', 'ChunkSize', 'QueryTransformer', 'choose_backbone']
 
-# %% ../../nbs/actions/backbones.ipynb #f850505a
+# %% ../../nbs/actions/backbones.ipynb #a9ed7563
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..core import check, check_choice
 
-# %% ../../nbs/actions/backbones.ipynb #9271bf09
+# %% ../../nbs/actions/backbones.ipynb #4ce62f4c
 class ChunkSize(NamedTuple):
     "What goes into a backbone and comes out of it."
     horizon: int # T
@@ -24,21 +24,23 @@ class ChunkSize(NamedTuple):
     num_tokens: int # N
     token_dim: int # d
 
-# %% ../../nbs/actions/backbones.ipynb #49b2d2c5
+# %% ../../nbs/actions/backbones.ipynb #424f0dc4
 def _mlp(size: ChunkSize,
          hidden_dim: int,
          dropout: float) -> tuple[nn.Module, nn.Module]: # encoder, decoder
     "Two hidden layers each way; the whole chunk at once."
     T, D, N, d = size
 
-    def hidden(width_in): return [nn.Linear(width_in, hidden_dim), nn.LayerNorm(hidden_dim), nn.GELU(), nn.Dropout(dropout)]
-    def layers(width_in, width_out): return [*hidden(width_in), *hidden(hidden_dim), nn.Linear(hidden_dim, width_out)]
+    def hidden(width_in):
+        return [nn.Linear(width_in, hidden_dim), nn.LayerNorm(hidden_dim), nn.GELU(), nn.Dropout(dropout)]
+    def layers(width_in, width_out):
+        return [*hidden(width_in), *hidden(hidden_dim), nn.Linear(hidden_dim, width_out)]
 
     encoder = nn.Sequential(nn.Flatten(), *layers(T * D, N * d), nn.Unflatten(1, (d, N)))
     decoder = nn.Sequential(nn.Flatten(), *layers(N * d, T * D), nn.Unflatten(1, (T, D)))
     return encoder, decoder
 
-# %% ../../nbs/actions/backbones.ipynb #35e7ae17
+# %% ../../nbs/actions/backbones.ipynb #92dc118f
 class _Block(nn.Module):
     "Pre-norm attention with normalised queries and keys, then a feed-forward layer: [B, n, dim] → the same."
     def __init__(self, dim: int, heads: int, dropout: float):
@@ -50,7 +52,8 @@ class _Block(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.q_norm = nn.RMSNorm(dim // heads)
         self.k_norm = nn.RMSNorm(dim // heads)
-        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
 
     def forward(self, x):
         q, k, v = rearrange(self.qkv(self.norm(x)), 'b n (three h c) -> three b h n c', three=3, h=self.heads)
@@ -59,7 +62,7 @@ class _Block(nn.Module):
         x = x + self.out(rearrange(attended, 'b h n c -> b n (h c)'))
         return x + self.mlp(x)
 
-# %% ../../nbs/actions/backbones.ipynb #f08c7ea9
+# %% ../../nbs/actions/backbones.ipynb #6d8138b4
 class QueryTransformer(nn.Module):
     "n_out learned queries read n_in vectors: [B, n_in, d_in] → [B, n_out, d_out]."
     def __init__(self,
@@ -84,7 +87,7 @@ class QueryTransformer(nn.Module):
         for block in self.blocks: x = block(x)
         return self.out(self.norm(x[:, -self.n_out:]))
 
-# %% ../../nbs/actions/backbones.ipynb #ab04910b
+# %% ../../nbs/actions/backbones.ipynb #cd0ff127
 class _Transpose(nn.Module):
     "[B, n, c] → [B, c, n]."
     def forward(self, x): return x.mT
@@ -107,7 +110,7 @@ def _transformer(size: ChunkSize,
                             reader(N, latent_dim, T, D, layers=num_decoder_layers))
     return encoder, decoder
 
-# %% ../../nbs/actions/backbones.ipynb #a15c0026
+# %% ../../nbs/actions/backbones.ipynb #50498258
 class _Resample(nn.Module):
     "[B, c, m] → [B, c, n] by averaging or linear interpolation over time."
     def __init__(self, n: int):
@@ -125,7 +128,8 @@ def _conv(size: ChunkSize,
     T, D, N, d = size
 
     def hidden(width_in):
-        return [nn.Conv1d(width_in, hidden_dim, 5, padding=2), nn.GroupNorm(1, hidden_dim), nn.GELU(), nn.Dropout(dropout)]
+        convolution = nn.Conv1d(width_in, hidden_dim, 5, padding=2)
+        return [convolution, nn.GroupNorm(1, hidden_dim), nn.GELU(), nn.Dropout(dropout)]
     def layers(width_in): return [*hidden(width_in), *hidden(hidden_dim), *hidden(hidden_dim)]
 
     encoder = nn.Sequential(_Transpose(), *layers(D), _Resample(N), nn.Conv1d(hidden_dim, d, 1))
@@ -133,10 +137,12 @@ def _conv(size: ChunkSize,
                             nn.Conv1d(hidden_dim, D, 5, padding=2), _Transpose())
     return encoder, decoder
 
-# %% ../../nbs/actions/backbones.ipynb #744a6276
+# %% ../../nbs/actions/backbones.ipynb #c9e9eb7a
 _TRANSFORMER_SETTINGS = dict(hidden_dim=512, latent_dim=256, num_heads=8, num_encoder_layers=4, num_decoder_layers=4)
 BACKBONES = dict( # name → function, its settings
-    mlp=(_mlp, dict(hidden_dim=512)), conv=(_conv, dict(hidden_dim=128)), transformer=(_transformer, _TRANSFORMER_SETTINGS))
+    mlp=(_mlp, dict(hidden_dim=512)),
+    conv=(_conv, dict(hidden_dim=128)),
+    transformer=(_transformer, _TRANSFORMER_SETTINGS))
 
 def choose_backbone(name: str, # auto, mlp, transformer or conv
                     given: dict) -> tuple: # function, its settings
@@ -146,5 +152,6 @@ def choose_backbone(name: str, # auto, mlp, transformer or conv
     build, defaults = BACKBONES[check_choice('backbone', name, ['auto', *BACKBONES])]
     for key, value in given.items():
         hint = f'Leave out backbone={name}: {key} alone selects the transformer.'
-        check(key in defaults, f'FSQVQVAE: {key}', value, f'a setting of the {name} backbone, which has {", ".join(defaults)}', hint)
+        expected = f'a setting of the {name} backbone, which has {", ".join(defaults)}'
+        check(key in defaults, f'FSQVQVAE: {key}', value, expected, hint)
     return build, defaults | given

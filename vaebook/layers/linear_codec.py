@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['LINEAR_CODECS', 'pca_basis', 'dct_basis', 'LinearCodec']
 
-# %% ../../nbs/actions/linear_codec.ipynb #51bed189
+# %% ../../nbs/actions/linear_codec.ipynb #34b3bb19
 import math
 
 import torch
 from torch import Tensor, nn
 
-# %% ../../nbs/actions/linear_codec.ipynb #40a33882
+# %% ../../nbs/actions/linear_codec.ipynb #33bd6959
 def pca_basis(x: Tensor, horizon: int) -> Tensor: # x [M, T·D], centred; → [T·D, T·D]
     "Principal components, largest first."
     return torch.linalg.eigh(x.T @ x)[1].flip(1).float()
@@ -25,9 +25,13 @@ def dct_basis(x: Tensor, horizon: int) -> Tensor:
 
 LINEAR_CODECS = dict(none=None, pca=pca_basis, dct=dct_basis)
 
-# %% ../../nbs/actions/linear_codec.ipynb #7a23fca6
+# %% ../../nbs/actions/linear_codec.ipynb #484fffee
 class LinearCodec(nn.Module):
     "Chunk [B, T·D] → [B, slots] in standard deviations of `K` ≤ slots coefficients, and back."
+    mean: Tensor # [T·D]
+    basis: Tensor # [T·D, K]
+    sd: Tensor # [K]
+
     def __init__(self,
                  size: int,      # T·D
                  order: Tensor): # [slots] the slots, finest first

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NORMALIZATIONS', 'expand_mask', 'forward_fill', 'ActionNormalizer']
 
-# %% ../../nbs/actions/normalizer.ipynb #5c2f3f61
+# %% ../../nbs/actions/normalizer.ipynb #7aef56b1
 import math
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core import check_choice
 
-# %% ../../nbs/actions/normalizer.ipynb #0d8dd7bc
+# %% ../../nbs/actions/normalizer.ipynb #4bcee6a6
 def expand_mask(mask: Tensor, # [B, T] or [B, T, D]
                 x: Tensor) -> Tensor: # [B, T, D]
     "The mask as bool, one for every entry of `x`."
@@ -29,7 +29,7 @@ def forward_fill(x: Tensor, # [B, T, D]
     held = x.gather(1, torch.where(last < 0, first, last))
     return torch.where(mask.any(1, keepdim=True), held, 0.)
 
-# %% ../../nbs/actions/normalizer.ipynb #4bbce2bb
+# %% ../../nbs/actions/normalizer.ipynb #e44d6d9a
 def _quantile_range(x): return x.nanquantile(0.01, 0), x.nanquantile(0.99, 0)
 def _full_range(x): return x.nanquantile(0., 0), x.nanquantile(1., 0)
 def _unit_range(x): return -torch.ones_like(x[0]), torch.ones_like(x[0])
@@ -42,9 +42,14 @@ def _deviation_range(x):
 NORMALIZATIONS = dict( # what becomes -1 and 1, of [M, D] with NaN where nothing is
     quantile=_quantile_range, minmax=_full_range, std=_deviation_range, none=_unit_range)
 
-# %% ../../nbs/actions/normalizer.ipynb #7118dee3
+# %% ../../nbs/actions/normalizer.ipynb #fb017dab
 class ActionNormalizer(nn.Module):
     "Per-dimension scale of actions; identity until `fit`."
+    centre: Tensor # [D], as the next three
+    scale: Tensor
+    low: Tensor # the extremes that were seen
+    high: Tensor
+
     def __init__(self, dim: int):
         super().__init__()
         self.register_buffer('centre', torch.zeros(dim))

@@ -26,7 +26,8 @@ from .fsq_vqvae import FSQVQVAE
 def _as_chunks(actions) -> Tensor: # [B, T, D] float32
     "One or many chunks as a tensor; raises `BadInput` for what are no numbers."
     try: x = torch.as_tensor(np.asarray(actions) if isinstance(actions, list | tuple) else actions)
-    except (TypeError, ValueError) as e: raise BadInput('actions', type(actions).__name__, 'numbers [T, D] or [B, T, D]', f'{e}.') from e
+    except (TypeError, ValueError) as e:
+        raise BadInput('actions', type(actions).__name__, 'numbers [T, D] or [B, T, D]', f'{e}.') from e
     real = x.ndim in (2, 3) and x.numel() and not x.is_complex()
     check(real, 'actions', f'{list(x.shape)} {x.dtype}', 'real numbers [T, D] or [B, T, D], at least one')
     return (x if x.ndim == 3 else x[None]).float()
@@ -63,7 +64,8 @@ def _whole_number(i, vocab: int) -> int:
     except TypeError as e: raise BadInput('ids', i, 'integers') from e
     return i if abs(i) < 2**62 else i % vocab
 
-def _as_rows(ids, vocab: int) -> tuple[Tensor, bool]: # [B, m] int64 with _MISSING behind shorter ones, is it one sequence?
+def _as_rows(ids,
+             vocab: int) -> tuple[Tensor, bool]: # [B, m] int64, _MISSING behind shorter ones; is it one sequence?
     "Ids in any form, one sequence or many, of any lengths."
     if isinstance(ids, Tensor | np.ndarray):
         rows = whole(ids).cpu()
@@ -75,14 +77,16 @@ def _as_rows(ids, vocab: int) -> tuple[Tensor, bool]: # [B, m] int64 with _MISSI
     rows = [torch.tensor([_whole_number(i, vocab) for i in row], dtype=torch.long) for row in sequences]
     return pad_sequence(rows, True, _MISSING), single
 
-def _repair(rows: Tensor, length: int, vocab: int) -> tuple[Tensor, Tensor]: # [B, m] → ids, which of them were given, [B, length] both
+def _repair(rows: Tensor, # [B, m], see `_as_rows`
+            length: int,
+            vocab: int) -> tuple[Tensor, Tensor]: # ids, and which of them were given: [B, length] both
     "Sequences of any length, with any integers, as ids that decode."
     ids = rows[:, :length]
     ids = F.pad(ids, (0, length - ids.shape[1]), value=_MISSING)
     given = ids != _MISSING
     ids = ids.where(given, 0)
-    wrong = int(((ids < 0) | (ids >= vocab)).sum())
-    if wrong: warnings.warn(f'{wrong} of {int(given.sum())} ids are not in 0 … {vocab - 1} and were taken modulo {vocab}.')
+    wrong, count = int(((ids < 0) | (ids >= vocab)).sum()), int(given.sum())
+    if wrong: warnings.warn(f'{wrong} of {count} ids are not in 0 … {vocab - 1} and were taken modulo {vocab}.')
     return ids % vocab, given
 
 # %% ../../nbs/actions/action_tokenizer.ipynb #10d65f6a

@@ -46,6 +46,9 @@ def _mean_over_processes(x: Tensor) -> Tensor:
 
 class _CodeNorm(nn.Module):
     "Digits [B, n] to mean 0 and deviation 1."
+    mean: Tensor # [n], as the next
+    var: Tensor
+
     def __init__(self, n: int, momentum: float = 0.02):
         super().__init__()
         self.momentum = momentum
@@ -84,7 +87,7 @@ def _bottleneck_options(kind: str,
     if kind == 'rvq': return dict(num_codes=size, dim=codebook_dim, stages=num_quantizers)
     return dict(num_codes=size, dim=codebook_dim)
 
-# %% ../../nbs/actions/fsq_vqvae.ipynb #33775f2a
+# %% ../../nbs/actions/fsq_vqvae.ipynb #8748e911
 def _zero_last_layer(network: nn.Module):
     "Let a network say nothing at first."
     last = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv1d)][-1]
@@ -96,7 +99,7 @@ def _linear_codec(size: ChunkSize, levels) -> LinearCodec: # levels: of each dig
     fineness = torch.tensor(levels).repeat_interleave(size.num_tokens)
     return LinearCodec(size.horizon * size.action_dim, fineness.argsort(descending=True, stable=True))
 
-# %% ../../nbs/actions/fsq_vqvae.ipynb #63af35db
+# %% ../../nbs/actions/fsq_vqvae.ipynb #6eeab5db
 _ERRORS = dict(mse=torch.square, l1=torch.abs)
 
 def _mean_of_chunks(error: Tensor, mask: Tensor) -> Tensor: # [B, T, D] both
@@ -114,7 +117,7 @@ class FSQVQVAE(Pretrained):
         action_dim: Count,                                          # D
         horizon: Count = 32,                                        # T, steps of a chunk at most
         num_tokens: Count = 8,                                      # N
-        backbone: Literal['auto', *BACKBONES] = 'auto',             # auto: mlp, or the transformer if a setting of it is given
+        backbone: Literal['auto', *BACKBONES] = 'auto',             # auto: the transformer if it is given a setting
         bottleneck: Literal[*QUANTIZERS] = 'fsq',
         fsq_levels: Level | Levels = (8, 5, 5, 5),                  # of fsq and rfsq; of others, their product is V
         bound: Literal[*BOUNDS] = 'cdf',                            # of fsq
@@ -173,7 +176,10 @@ class FSQVQVAE(Pretrained):
             self.linear_codec.fit(chunks.flatten(1), self.basis, self.horizon)
         return self
 
-    def pad_chunks(self, actions: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]: # [B, T', D] → [B, T, D] twice
+    def pad_chunks(self,
+        actions: Tensor,                  # [B, T', D] with T' ≤ T
+        mask: Tensor | None = None        # [B, T'] or [B, T', D]
+    ) -> tuple[Tensor, Tensor]: # [B, T, D] both
         "Actions and mask padded to the horizon; raises `BadInput` on another width or a longer chunk."
         fits = actions.ndim == 3 and actions.shape[2] == self.action_dim and 0 < actions.shape[1] <= self.horizon
         expected = f'[B, T, D] with D = {self.action_dim} and T from 1 to {self.horizon}'

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['plot_chunk', 'action_reconstruction_figure', 'action_sample_figure', 'rmse_figure', 'token_entropy_figure']
 
-# %% ../../nbs/actions/pictures.ipynb #0c652aea
+# %% ../../nbs/actions/pictures.ipynb #8d1007f6
 import numpy as np
 import torch
 from torch import Tensor
 
 from .tiles import new_figure
 
-# %% ../../nbs/actions/pictures.ipynb #5277900a
+# %% ../../nbs/actions/pictures.ipynb #9c3b31ef
 def plot_chunk(ax,
                x: np.ndarray,   # [T, D]
                mask=None,       # [T] or [T, D]; where it is False there is no line
@@ -62,7 +62,7 @@ def action_sample_figure(model, # an `FSQVQVAE`
     _name_dimensions(fig, names)
     return fig
 
-# %% ../../nbs/actions/pictures.ipynb #196d1c23
+# %% ../../nbs/actions/pictures.ipynb #47edf495
 def rmse_figure(rmse: dict, # data set → RMSE
                 new): # those that were never trained on
     "RMSE by data set; new ones in orange."
