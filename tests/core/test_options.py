@@ -11,6 +11,7 @@ import vaebook.models
 from vaebook.bottlenecks import continuous, fsq, lfq, mixture, registry, residual, tokens, vq
 from vaebook.core.config import compose
 from vaebook.core import BadInput, set_seed
+from vaebook.experiments.latent_actions import ActionObjective
 from vaebook.layers import attention, causal, complex, frames, seanet, stft
 from vaebook.models import CVAE, CausalVAE, classifiers, world
 from vaebook.models.action_tokenizer import ActionTokenizer
@@ -43,11 +44,11 @@ TABLE = {
                      length=('pads', 'pad'))),
     FSQVQVAE: (dict(action_dim=3, horizon=8, num_tokens=2, hidden_dim=8),
                dict(action_dim=[MISSING, 0, 3.0, True, 'x'], horizon=[0, None], num_tokens=[-8, '8'], fsq_levels=[[], [1, 5], [8, 5.5], [8, True], '85', {8, 5}, None],
-                    noise=[-0.1, 1.5, NAN], codes=[1, 2.5, 'many'], code_dim=[0], stages=[0, 1.5], hidden_dim=[0, 512.0], latent_dim=[-1], num_heads=[0, '8'],
-                    num_encoder_layers=[1.5], num_decoder_layers=[True], dropout=[1.1, '0.1', True], commitment_cost=[-0.25], entropy_cost=[NAN], augment=[2, None],
+                    noise=[-0.1, 1.5, NAN], codebook_size=[1, 2.5, 'many'], codebook_dim=[0], num_quantizers=[0, 1.5], hidden_dim=[0, 512.0], latent_dim=[-1], num_heads=[0, '8'],
+                    num_encoder_layers=[1.5], num_decoder_layers=[True], dropout=[1.1, '0.1', True], augment=[2, None],
                     warmup_steps=[-1, 10.5]),
-               dict(acton_dim='action_dim', num_token='num_tokens', comitment_cost='commitment_cost'),
-               dict(backbone=('transfomer', 'transformer'), bottleneck=('fsqq', 'fsq'), bound=('tahn', 'tanh'), front=('pac', 'pca'), normalise=('quantil', 'quantile'),
+               dict(acton_dim='action_dim', num_token='num_tokens', codebok_size='codebook_size'),
+               dict(backbone=('transfomer', 'transformer'), bottleneck=('fsqq', 'fsq'), bound=('tahn', 'tanh'), linear_codec=('pac', 'pca'), normalize=('quantil', 'quantile'),
                     recon=('mes', 'mse'), code_norm=('bacth', 'batch'))),
     AudioAutoencoder: (dict(encoder=dict(width=2)),
                   dict(channels=[0, '1', 1.0], sample_rate=[0, 16e3, None], dim=[0, True], stft=['512', 512], encoder=['seanet_1d', [1]], decoder=[7], bottleneck=['vae'],
@@ -59,6 +60,7 @@ TABLE = {
                        concentration=[[6.], [6., 0.], (6., NAN), 6., 'ab'], overshoot=[-1, 2.5]),
                   dict(max_component='max_components', latent_dimm='latent_dim', overshot='overshoot'),
                   dict(quantizer=('vqq', 'vq'), likelihood=('gausian', 'gaussian'), kl=('uper', 'upper'))),
+    ActionObjective: (dict(model=torch.nn.Identity()), dict(model=[MISSING, 3], commitment_weight=[-0.25, '0.1'], entropy_weight=[NAN]), dict(comitment_weight='commitment_weight'), {}),
     ActionTokenizer: ({}, dict(model=[MISSING, 3, 'vaebook/actions']), dict(modle='model'), {}),
     fsq.FSQ: (dict(levels=[5, 5]), dict(levels=[MISSING, [], [1], [5, 2.5], '85', None, [True]], noise=[-1, 2, NAN], bound=[1]), dict(level='levels'), dict(bound=('cfd', 'cdf'))),
     residual.ResidualFSQ: (dict(levels=[5, 5]), dict(levels=[[0]], num_quantizers=[0, 1.5, True]), dict(num_quantizer='num_quantizers'), {}),

@@ -45,7 +45,7 @@ def pictures(d):
 
 @kind
 def npz(d):
-    from vaebook.data.actions import read_npz
+    from vaebook.data.npz import read_npz
     np.savez_compressed(d / 'a.npz', actions=np.random.default_rng(0).random((30, 4)), lengths=np.array([10, 20]), fps=np.array(20.))
     return d / 'a.npz', lambda path: read_npz(path).actions, 'of a:'
 
@@ -85,9 +85,9 @@ KINDS |= dict(episodes_h5=episodes(write_h5), episodes_npz=episodes(write_npz), 
 def lerobot(which):
     def make(d):
         pytest.importorskip('pyarrow')
-        from vaebook.data.actions import synthetic
+        from vaebook.data.synthetic import synthetic_actions
         from vaebook.data.lerobot import read_lerobot, write_lerobot
-        folder = write_lerobot(synthetic(episodes=3)[0][0], d / 'robot')
+        folder = write_lerobot(synthetic_actions(episodes=3)[0][0], d / 'robot')
         return folder / which, lambda path: [len(a) for a in read_lerobot(folder).actions], 'robot', 'reach', 'codebase_version'
     return make
 

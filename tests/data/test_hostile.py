@@ -27,7 +27,7 @@ class Flags:
 
 def hostile(place) -> dict:
     "name → (write(path), read(path))."
-    from vaebook.data.actions import read_npz
+    from vaebook.data.npz import read_npz
     from vaebook.data.dmc import DMCVBDataset
     from vaebook.losses.perceptual import read_tensors
     from vaebook.trainers.callbacks import read_checkpoint

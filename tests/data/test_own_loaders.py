@@ -6,7 +6,7 @@ import torch
 
 from helpers import command, metrics
 from vaebook.core.config import compose
-from vaebook.data.actions import OwnRandomness, from_module
+from vaebook.data.own_loaders import IsolatedRNG, from_module
 from vaebook.models import FSQVQVAE
 from vaebook.train import train
 
@@ -27,7 +27,7 @@ import sys
 from itertools import islice
 import torch
 from torch import distributed as dist
-from vaebook.data.actions import from_module
+from vaebook.data.own_loaders import from_module
 
 dist.init_process_group('gloo')
 rank, size = dist.get_rank(), dist.get_world_size()
@@ -102,7 +102,7 @@ def test_batches_do_not_depend_on_the_model(tmp_path):
 def test_random_numbers_outside_stay(tmp_path):
     torch.manual_seed(3); expected = torch.rand(2)
     torch.manual_seed(3)
-    with OwnRandomness(0)(): torch.rand(5)
+    with IsolatedRNG(0)(): torch.rand(5)
     assert torch.equal(torch.rand(2), expected)
 
 

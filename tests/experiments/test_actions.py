@@ -126,7 +126,7 @@ def test_resume_of_other_data(tmp_path):
 
 
 @pytest.mark.parametrize('given, message', [
-    ('model.code_norm=bach', "Did you mean 'batch'"), ('model.codes=77', 'codes=77'), ('model.fsq_levels=[1,5]', 'levels'), ('model.bottleneck=fsqq', "Did you mean 'fsq'"), ('model.num_tokens=0', 'num_tokens=0'), ('model.front=fft', 'front'),
+    ('model.code_norm=bach', "Did you mean 'batch'"), ('model.codebook_size=77', 'codebook_size=77'), ('model.fsq_levels=[1,5]', 'levels'), ('model.bottleneck=fsqq', "Did you mean 'fsq'"), ('model.num_tokens=0', 'num_tokens=0'), ('model.linear_codec=fft', 'linear_codec'),
     ('model.augment=2', 'augment=2'), ('dataset.horizon=0', 'horizon=0'), ('dataset.tail=cut', 'tail'), ('trainer.engine=jax', 'engine'), ('model.recon=l3', 'recon'),
 ])
 def test_bad_values(given, message, tmp_path):

@@ -37,7 +37,6 @@ from .options import check_settings as check_settings
 from .options import checked as checked
 from .options import describe as describe
 from .pretrained import Pretrained as Pretrained
-from .pretrained import push_to_hub as push_to_hub
 from .runs import Run as Run
 from .runs import SummaryTable as SummaryTable
 from .runs import collect as collect

@@ -48,9 +48,9 @@ RULES = dict(
         Rule('dataset.horizon dataset.stride dataset.tail dataset.val_fraction dataset.weights dataset.root '
              'dataset.num_workers', _is('dataset.module', None), 'dataset.module'),
         Rule('model.bound model.noise', _is('model.bottleneck', 'fsq'), 'model.bottleneck'),
-        Rule('model.stages', _is('model.bottleneck', 'rfsq', 'rvq'), 'model.bottleneck'),
-        Rule('model.code_dim', _is('model.bottleneck', 'vq', 'rvq'), 'model.bottleneck'),
-        Rule('model.entropy_cost', _is('model.bottleneck', 'lfq'), 'model.bottleneck')],
+        Rule('model.num_quantizers', _is('model.bottleneck', 'rfsq', 'rvq'), 'model.bottleneck'),
+        Rule('model.codebook_dim', _is('model.bottleneck', 'vq', 'rvq'), 'model.bottleneck'),
+        Rule('loss.entropy_weight', _is('model.bottleneck', 'lfq'), 'model.bottleneck')],
     causal_video=[
         Rule('loss.disc_start loss.disc_width loss.disc_layers loss.disc_norm loss.disc_lr loss.adaptive',
              _positive('loss.disc_weight'), 'loss.disc_weight'),

@@ -13,7 +13,10 @@ from .experiment import ModelSummary as ModelSummary
 from .experiment import cached_method as cached_method
 from .experiment import loss_curves as loss_curves
 from .experiment import read_curves as read_curves
+from .latent_actions import ActionObjective as ActionObjective
+from .latent_actions import LatentActions as LatentActions
 from .latent_actions import LatentActionsExperiment as LatentActionsExperiment
-from .latent_actions import curves as curves
+from .latent_actions import count_codes as count_codes
+from .latent_actions import squared_error as squared_error
 from .select_latents import locked as locked
 from .world import WorldExperiment as WorldExperiment

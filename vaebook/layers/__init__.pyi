@@ -6,6 +6,8 @@ from .attention import diversity as diversity
 from .attention import entropy as entropy
 from .attention import map_kl as map_kl
 from .attention import summary as summary
+from .backbones import QueryTransformer as QueryTransformer
+from .backbones import choose_backbone as choose_backbone
 from .causal import BypassDown as BypassDown
 from .causal import BypassUp as BypassUp
 from .causal import Causal as Causal
@@ -37,6 +39,12 @@ from .dct_codec import DCTCodec as DCTCodec
 from .frames import FrameDecoder as FrameDecoder
 from .frames import FrameEncoder as FrameEncoder
 from .frames import mlp as mlp
+from .linear_codec import LinearCodec as LinearCodec
+from .linear_codec import dct_basis as dct_basis
+from .linear_codec import pca_basis as pca_basis
+from .normalizer import ActionNormalizer as ActionNormalizer
+from .normalizer import expand_mask as expand_mask
+from .normalizer import forward_fill as forward_fill
 from .seanet import SEANet as SEANet
 from .seanet import SEANetBlock as SEANetBlock
 from .seanet import SEANetDecoder as SEANetDecoder

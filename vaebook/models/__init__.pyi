@@ -1,4 +1,5 @@
 from .action_tokenizer import ActionTokenizer as ActionTokenizer
+from .action_tokenizer import TokenizerReport as TokenizerReport
 from .audio import AudioAutoencoder as AudioAutoencoder
 from .causal_video import CausalVAE as CausalVAE
 from .causal_video import StreamingAutoencoder as StreamingAutoencoder
@@ -15,11 +16,6 @@ from .encodec_dac import from_dac as from_dac
 from .encodec_dac import from_encodec as from_encodec
 from .encodec_dac import load_audio as load_audio
 from .fsq_vqvae import FSQVQVAE as FSQVQVAE
-from .fsq_vqvae import Reader as Reader
-from .fsq_vqvae import dct_basis as dct_basis
-from .fsq_vqvae import entries as entries
-from .fsq_vqvae import filled as filled
-from .fsq_vqvae import pca_basis as pca_basis
 from .inflate import inflate as inflate
 from .wan import from_wan as from_wan
 from .wan import to_wan as to_wan

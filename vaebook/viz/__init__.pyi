@@ -1,3 +1,8 @@
+from .actions import action_reconstruction_figure as action_reconstruction_figure
+from .actions import action_sample_figure as action_sample_figure
+from .actions import plot_chunk as plot_chunk
+from .actions import rmse_figure as rmse_figure
+from .actions import token_entropy_figure as token_entropy_figure
 from .audio import spectrogram_figure as spectrogram_figure
 from .explorer import Explorer as Explorer
 from .explorer import film as film
