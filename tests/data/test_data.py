@@ -193,12 +193,12 @@ def test_a_package_is_read_without_dpkg(tiny, tmp_path, monkeypatch):
     head = lambda n, b: f'{n:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(b):<10}`\n'.encode()
     (tmp_path/'x.deb').write_bytes(b'!<arch>\n' + b''.join(head(n, b) + b + b'\n' * (len(b) % 2) for n, b in members.items()))
     monkeypatch.setattr(download.shutil, 'which', lambda name: None)
-    download.data_tar(tmp_path/'x.deb', tmp_path/'out.tar')
-    download.from_tar(tmp_path/'out.tar', Files(DIGESTS), tmp_path/'got')
+    download._extract_data_tar(tmp_path/'x.deb', tmp_path/'out.tar')
+    download._from_tar(tmp_path/'out.tar', Files(DIGESTS), tmp_path/'got')
     assert gzip.decompress((tmp_path/'got'/'labels.gz').read_bytes()) == CONTENTS['labels']
     for cut in 0, 4, 30, 90, 200:
         (tmp_path/'y.deb').write_bytes((tmp_path/'x.deb').read_bytes()[:cut])
-        with pytest.raises(BadInput, match='a Debian package'): download.data_tar(tmp_path/'y.deb', tmp_path/'out2.tar')
+        with pytest.raises(BadInput, match='a Debian package'): download._extract_data_tar(tmp_path/'y.deb', tmp_path/'out2.tar')
 
 
 def test_every_image_once_an_epoch_and_resume_with_workers():

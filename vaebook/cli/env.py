@@ -13,7 +13,7 @@ import torch
 
 from ..core.errors import BadInput, optional_import
 from ..core.files import cache_dir
-from ..data.download import SOURCES, find
+from ..data.download import SOURCES, find_file
 from ..core.runs import git_commit
 
 # %% ../../nbs/core/env.ipynb #5d8f1a18
@@ -62,7 +62,7 @@ def rendering() -> list: # one row
 # %% ../../nbs/core/env.ipynb #2676c57a
 def complete(folder: Path, files) -> bool:
     "Has `folder` files of all these names?"
-    return len(files.tree.names(folder)) == files.tree.count if files.tree else all(find(folder, n) for n in files.digests)
+    return len(files.tree.names(folder)) == files.tree.count if files.tree else all(find_file(folder, n) for n in files.digests)
 
 def data_row(name: str) -> list:
     "Where a data set was found."

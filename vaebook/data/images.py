@@ -23,12 +23,12 @@ from torch.nn import functional as F
 
 from ..core import BadInput, check, check_choice, optional_import, reading, format_table
 from .batches import permutation
-from .download import fetch, find, provenance, unpacked
+from .download import fetch, find_file, provenance, read_maybe_gz
 
 # %% ../../nbs/images/data.ipynb #8fd5c80d
 def read_idx(path) -> Tensor: # An IDX file of bytes, gzipped or not
     "The tensor of an IDX file; `BadInput` if its header and length do not agree."
-    data = unpacked(path)
+    data = read_maybe_gz(path)
     bad = lambda what: BadInput('file', Path(path).name, f'an IDX file of bytes; {what}', f'Replace {path}.')
     if len(data) < 4 or data[:2] != b'\0\0': raise bad(f'it starts with {data[:4].hex(" ") or "nothing"}')
     if data[2] != 8: raise bad(f'its type is 0x{data[2]:02x}, not 0x08')
@@ -41,7 +41,7 @@ def read_idx(path) -> Tensor: # An IDX file of bytes, gzipped or not
 # %% ../../nbs/images/data.ipynb #9804ff02
 def read_cifar(path): # A file of 3,073-byte records, gzipped or not
     "Images [N,3,32,32] and labels [N] of a CIFAR-10 binary file."
-    data = unpacked(path)
+    data = read_maybe_gz(path)
     check(data and len(data) % 3073 == 0, 'file', Path(path).name, f'records of 3073 bytes; it has {len(data)}', f'Replace {path}.')
     records = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(-1, 3073)
     y = records[:, 0].long()
@@ -252,9 +252,9 @@ def read_published(name: str): # mnist, fmnist or cifar10
     "((x, y) of training, (x, y) of test) as published, from wherever `fetch` finds them."
     folder = fetch(name)
     if name == 'cifar10':
-        train = [read_cifar(p) for i in range(1, 6) if (p := find(folder, f'data_batch_{i}.bin'))]
-        return tuple(map(torch.cat, zip(*train))), read_cifar(find(folder, 'test_batch.bin'))
-    idx = lambda part: (read_idx(find(folder, f'{part}-images-idx3-ubyte')), read_idx(find(folder, f'{part}-labels-idx1-ubyte')))
+        train = [read_cifar(p) for i in range(1, 6) if (p := find_file(folder, f'data_batch_{i}.bin'))]
+        return tuple(map(torch.cat, zip(*train))), read_cifar(find_file(folder, 'test_batch.bin'))
+    idx = lambda part: (read_idx(find_file(folder, f'{part}-images-idx3-ubyte')), read_idx(find_file(folder, f'{part}-labels-idx1-ubyte')))
     return idx('train'), idx('t10k')
 
 # %% ../../nbs/images/data.ipynb #1c206ae4
