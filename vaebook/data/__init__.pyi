@@ -48,7 +48,7 @@ from .episodes import write_episodes as write_episodes
 from .images import ImageData as ImageData
 from .images import Split as Split
 from .images import as_input as as_input
-from .images import examples as examples
+from .images import class_examples as class_examples
 from .images import read_digits as read_digits
 from .images import read_published as read_published
 from .images import shapes as shapes
