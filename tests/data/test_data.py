@@ -8,7 +8,7 @@ import torch
 
 from vaebook.core import BadInput
 from vaebook.data import download, images
-from vaebook.data.batches import Order, batches
+from vaebook.data.batches import BatchOrder, batches
 from vaebook.data.download import DownloadError, Files, Source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,7 +205,7 @@ def test_every_image_once_an_epoch_and_resume_with_workers():
     data = images.load('digits', max_train=103)
     xs = [b['y'] for b in batches(data.train, 10, seed=3, num_batches=40)]
     for k in 0, 9, 10, 23, 40: assert all(map(torch.equal, [b['y'] for b in batches(data.train, 10, seed=3, start=k, num_batches=40)], xs[k:]))
-    for e in range(4): assert len(set(torch.cat(list(Order(103, 10, 3, e * 10, e * 10 + 10))).tolist())) == 100
+    for e in range(4): assert len(set(torch.cat(list(BatchOrder(103, 10, 3, e * 10, e * 10 + 10))).tolist())) == 100
     loaded = [b['y'] for b in batches(data.train, 10, seed=3, start=7, num_batches=12, num_workers=2)]
     assert all(map(torch.equal, loaded, xs[7:12])) and len(loaded) == 5
 

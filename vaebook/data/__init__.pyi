@@ -15,7 +15,7 @@ from .audio import read as read
 from .audio import resampled as resampled
 from .audio import wav_file as wav_file
 from .audio import write_wav as write_wav
-from .batches import Order as Order
+from .batches import BatchOrder as BatchOrder
 from .batches import batches as batches
 from .batches import generator as generator
 from .batches import permutation as permutation
