@@ -1,13 +1,12 @@
 from .causal_video import strip as strip
 from .classifier import ClassifierExperiment as ClassifierExperiment
-from .classifier import ImageExperiment as ImageExperiment
-from .classifier import check_outputs as check_outputs
-from .classifier import classifier_store as classifier_store
-from .classifier import find_classifier as find_classifier
+from .cvae import CVAEExperiment as CVAEExperiment
 from .experiment import Experiment as Experiment
 from .experiment import Parts as Parts
 from .experiment import once as once
 from .experiment import plain as plain
 from .experiment import read_curves as read_curves
 from .latent_actions import curves as curves
-from .select_latents import locked as locked
+from .select_latents import JobFailed as JobFailed
+from .select_latents import Rules as Rules
+from .select_latents import Selection as Selection
