@@ -110,7 +110,7 @@ def _bisect(ok, # Distances [J] → is the class as wanted?
             near: Tensor, # [J] where it is not
             far: Tensor, # [J] where it is
             refine: int): # Halvings
-    "The far end of each interval after `refine` halvings and one width beyond, so that rounding does not undo the flip."
+    "The far end of each interval after the halvings, and one width beyond, so that rounding does not undo the flip."
     outer = far
     for _ in range(refine):
         middle = (near + far) / 2
@@ -171,7 +171,8 @@ def counterfactual(model, # encode, decode, latent_spec
     check(reach > 0, 'reach', reach, 'a positive offset')
     check(steps >= 3, 'steps', steps, '3 offsets or more')
     with _probe(model, x, classifier, chunk_size) as probe:
-        check(len(probe.alpha), 'causal latents', 0, 'at least one latent that may move', 'Train with n_alpha=1 or more.')
+        hint = 'Train with n_alpha=1 or more.'
+        check(len(probe.alpha) > 0, 'causal latents', 0, 'at least one latent that may move', hint)
         reconstruction, before, _ = probe.look(probe.z)
         goal = _goal(target, before, probe.num_classes)
         def wanted(labels, n): return (labels == goal[n]) != (target is None)
@@ -277,7 +278,7 @@ def invariance(model, # encode, decode, latent_spec
     "Share of swept images that keep their class: for each latent, and the means of alpha and of beta."
     values = offsets() if values is None else torch.as_tensor(values, dtype=torch.float32)
     moves = values[values != 0]
-    check(len(moves), 'values', values.tolist(), 'at least one offset other than 0')
+    check(len(moves) > 0, 'values', values.tolist(), 'at least one offset other than 0')
     with _probe(model, x, classifier, chunk_size) as probe:
         before = probe.answer(probe.z)[:, None, None]
         kept = []
@@ -348,7 +349,8 @@ def plane_figure(plane: Plane, classes=(), thumbs: int = 5):
     else: ax.set_ylabel(f'{plane.names[1]} (prior standard deviations)', size=8)
     if plane.at is not None:
         here = plane.at[0], sum(up) / 2 if flat else plane.at[1]
-        for colour, width in ('w', 5), ('k', 2): ax.plot(*here, 'x', color=colour, ms=9, mew=width, scalex=False, scaley=False)
+        for colour, width in ('w', 5), ('k', 2):
+            ax.plot(*here, 'x', color=colour, ms=9, mew=width, scalex=False, scaley=False)
     if len(classes): legend(fig, classes)
     return fig
 

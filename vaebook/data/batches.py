@@ -28,7 +28,8 @@ def permutation(n: int, *seed: int) -> Tensor:
 def steps_per_epoch(n: int, # Samples
                     batch_size: int) -> int:
     "Full batches in an epoch of `n` samples; at least one or `BadInput`."
-    check(isinstance(batch_size, int) and 1 <= batch_size <= n, 'batch_size', batch_size, f'1 to {n}, the number of samples in the split')
+    ok = isinstance(batch_size, int) and 1 <= batch_size <= n
+    check(ok, 'batch_size', batch_size, f'1 to {n}, the number of samples in the split')
     return n // batch_size
 
 # %% ../../nbs/core/batches.ipynb #257edf12
@@ -39,8 +40,8 @@ class BatchOrder:
         batch_size: int,
         seed: int = 0,
         start: int = 0,            # the number of the first batch
-        stop: int = None,          # where to stop, counted from batch 0; None: never
-        weights: Tensor = None):   # [N] how often a sample is drawn, in proportion; None: each once an epoch
+        stop: int | None = None,   # where to stop, counted from batch 0; None: never
+        weights: Tensor | None = None): # [N] how often a sample is drawn, in proportion; None: each once an epoch
         self.per_epoch = steps_per_epoch(n, batch_size)
         check(isinstance(start, int) and start >= 0, 'start', start, 'the number of a batch, from 0')
         reachable = stop is None or isinstance(stop, int) and stop >= start
@@ -108,9 +109,9 @@ def batches(split, # Anything with a length that gives a batch for a tensor of i
             batch_size: int,
             seed: int = 0, # Decides the order, with the batch's number
             start: int = 0, # The number of the first batch: where a resumed run goes on
-            num_batches: int = None, # Where to stop, counted from batch 0; None: never
+            num_batches: int | None = None, # Where to stop, counted from batch 0; None: never
             num_workers: int = 0,
-            weights: Tensor = None, # [N] how often a sample is drawn, in proportion; None: each once an epoch
+            weights: Tensor | None = None, # [N] how often a sample is drawn, in proportion; None: each once an epoch
             pin_memory: bool = False) -> DataLoader:
     "Batches to train on, epoch after epoch, each shuffled anew."
     order = BatchOrder(len(split), batch_size, seed, start, num_batches, weights)
@@ -118,7 +119,7 @@ def batches(split, # Anything with a length that gives a batch for a tensor of i
 
 def sequential(split, batch_size: int, num_workers: int = 0) -> DataLoader:
     "Every sample once, in order, for evaluation; the last batch may be smaller."
-    check(len(split), 'split', split, 'at least one sample', 'A validation split needs val_fraction above 0.')
+    check(len(split) > 0, 'split', split, 'at least one sample', 'A validation split needs val_fraction above 0.')
     check(isinstance(batch_size, int) and batch_size > 0, 'batch_size', batch_size, '1 or more')
     order = torch.arange(len(split)).split(batch_size)
     return _loader(split, order, num_workers)

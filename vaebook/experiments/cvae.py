@@ -144,7 +144,7 @@ _RED = '#d00000' # causal latents
 _BLUE = '#0c7bdc' # others
 
 def flow_bars(metrics: dict): # with flow/… entries
-    "Information flow of each latent to the classifier with 95 % intervals, as in figure 4 of the paper; causal latents red."
+    "Information flow of each latent to the classifier with 95 % intervals, as in the paper's figure 4; causal latents red."
     names = [k.split('/')[1] for k in metrics if k.startswith('flow/') and k.count('/') == 1]
     value = np.array([metrics[f'flow/{n}'] for n in names])
     low = np.array([metrics[f'flow/{n}/low'] for n in names])
@@ -191,7 +191,8 @@ class _ExplainedClassifier(ImageExperiment):
             net = find(cfg)
             if net is not None: return net
         hint = 'Put it back into save_dir, or give it: reopen(folder, classifier=net).'
-        check(not self.reopened, 'classifier', cfg.model_name or cfg.model.name, 'the classifier that this run explains', hint)
+        name = cfg.model_name or cfg.model.name
+        check(not self.reopened, 'classifier', name, 'the classifier that this run explains', hint)
         return self._train_classifier(cfg)
 
     def classifier(self) -> Parts:
@@ -227,13 +228,15 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         super().__init__(cfg, classifier)
         s = cfg.sweep
         for key in ('n_samples_each_class', 'callback_every'): check(s[key] >= 1, key, s[key], '1 or more')
-        check(s.max_images is None or s.max_images >= 1, 'max_images', s.max_images, '1 or more, or null for all latents')
+        most = s.max_images
+        check(most is None or most >= 1, 'max_images', most, '1 or more, or null for all latents')
         offsets(s.sweeping_stepsize)
         hint = 'torchrun starts a script of yours in several processes.'
         one_process = classifier is None or not self.launches()
         check(one_process, 'trainer.devices', cfg.trainer.devices, '1 beside a classifier of your own', hint)
         size = cfg.dataset.image_size or 32
-        CausalObjective(self._autoencoder((1, size, size)), Dummy(), **self._loss_options()) # raises for settings that cannot work
+        model = self._autoencoder((1, size, size))
+        CausalObjective(model, Dummy(), **self._loss_options()) # raises for settings that cannot work
         check_report(cfg.loss.eval_alpha_samples // 2, cfg.loss.eval_beta_samples)
         check(cfg.loss.eval_images >= 1, 'eval_images', cfg.loss.eval_images, '1 or more')
 
@@ -272,9 +275,11 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         values = offsets(s.sweeping_stepsize)
         result = sweep(objective.model, self.examples(), dims, values, objective.classify, classes=self.answers)
         figures = {}
-        for i, name in enumerate(result.names): figures[f'sweep_{name}'] = result.plot(latent=i, show_probs=s.show_probs)
+        for i, name in enumerate(result.names):
+            figures[f'sweep_{name}'] = result.plot(latent=i, show_probs=s.show_probs)
         if not s.callback_digits: return figures
-        for n in range(len(result.images)): figures[f'sweep_input_{n}'] = result.plot(n, show_probs=s.show_probs)
+        for n in range(len(result.images)):
+            figures[f'sweep_input_{n}'] = result.plot(n, show_probs=s.show_probs)
         return figures
 
     def callbacks(self) -> list:
@@ -287,7 +292,10 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
 
     def measure(self) -> dict:
         objective = self.objective().eval()
-        return self._image_metrics(objective) | self._flow_metrics(objective) | self._explanation_metrics(objective) | self._factor_metrics()
+        metrics = self._image_metrics(objective)
+        metrics |= self._flow_metrics(objective)
+        metrics |= self._explanation_metrics(objective)
+        return metrics | self._factor_metrics()
 
     def _image_metrics(self, objective) -> dict:
         seed_step(self.cfg.seed, 0, _Stream.IMAGES)

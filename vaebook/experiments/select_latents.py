@@ -147,7 +147,7 @@ def _add_alpha(rules: Rules, base: Point):
     return best, f'no β is left at K = {most}, and no plateau of C'
 
 def algorithm_1(rules: Rules):
-    "O'Shaughnessy et al. 2020, Algorithm 1: yields lists of points, is sent {point: {seed: numbers}}, returns an `Answer`."
+    "O'Shaughnessy et al. 2020, Algorithm 1: yields points, is sent {point: {seed: numbers}}, returns an `Answer`."
     base, why_base = yield from _grow_latents(rules)
     point, why_point = yield from _add_alpha(rules, base)
     return Answer(point, base, f'{why_base}; {why_point}')
@@ -204,7 +204,8 @@ def _clear(job: Job):
     folder = job.run
     if not folder.exists() or not any(folder.iterdir()): return
     ours = (folder/'config.yaml').is_file() and job.root.resolve() in folder.resolve().parents
-    check(ours, 'folder', str(folder), 'an unfinished run of this selection', 'Its config.yaml is missing: move it away.')
+    hint = 'Its config.yaml is missing: move it away.'
+    check(ours, 'folder', str(folder), 'an unfinished run of this selection', hint)
     shutil.rmtree(folder)
 
 # %% ../../nbs/images/select_latents.ipynb #c11d23d9
@@ -384,7 +385,8 @@ class Selection:
         for p in _in_order(known):
             lam = '' if p.lam_ml is None else p.lam_ml
             effect = mean_over_seeds(known, p, 'causal_effect') if p.n_alpha else ''
-            rows.append([p.n_alpha, p.n_beta, lam, len(known[p]), mean_over_seeds(known, p, 'nll'), effect, marks.get(p, '')])
+            nll = mean_over_seeds(known, p, 'nll')
+            rows.append([p.n_alpha, p.n_beta, lam, len(known[p]), nll, effect, marks.get(p, '')])
         return rows
 
     def _show(self, md: bool) -> str:
@@ -425,7 +427,8 @@ def _common_overrides(recipe: str, max_steps: int | None, overrides) -> tuple:
     given = words(overrides)
     chosen = understand(map(parse, given), 'cvae')
     for key in [*chosen.groups, *chosen.values]:
-        check(key not in _VARIED, 'overrides', key, 'settings that the selection does not choose', f'It sets {key} itself.')
+        hint = f'It sets {key} itself.'
+        check(key not in _VARIED, 'overrides', key, 'settings that the selection does not choose', hint)
     lines = [f'recipe={recipe}']
     if max_steps is not None: lines.append(f'trainer.max_steps={max_steps}')
     lines += given
@@ -476,7 +479,8 @@ def select_latents(recipe: str = 'mnist_3_8', # Of the image chapter
                    runner=None # list[Job] → their finished run folders; None: Hydra sweeps
                   ) -> Selection:
     "Choose K, L and λ by Algorithm 1 of O'Shaughnessy et al. 2020, with error bars; started again, it goes on."
-    rules = Rules(tol, plateau_tol, max_latents=max_latents, max_alpha=max_alpha, lam_start=lam_start, lam_factor=lam_factor, lam_max=lam_max)
+    caps = dict(max_latents=max_latents, max_alpha=max_alpha, lam_max=lam_max)
+    rules = Rules(tol, plateau_tol, lam_start=lam_start, lam_factor=lam_factor, **caps)
     check_choice('launcher', launcher, ['basic', 'joblib'])
     check(n_jobs >= 1, 'n_jobs', n_jobs, '1 or more')
     seeds = _check_seeds(seeds)

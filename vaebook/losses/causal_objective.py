@@ -21,22 +21,22 @@ class CausalObjective(Objective):
     "−I(α; Ŷ) + λ (recon + KL), O'Shaughnessy et al. 2020, eq. 1; the classifier is a frozen copy."
     @checked
     def __init__(self,
-        model: nn.Module,                                             # decode(z), n_alpha, n_beta
-        classifier: nn.Module,                                        # images → logits [B, M]
-        lam_ml: Weight = 0.05,                                        # λ, weight of the autoencoder's terms
-        alpha_samples: Count = 32,                                    # draws of α
-        beta_samples: Count = 8,                                      # draws of β for each of them
-        estimator: Literal[*ESTIMATORS, 'bound'] = 'stratified',      # of the causal effect
-        form: Literal['joint', 'individual'] = 'joint',               # individual: the mean over single α
-        conditional: Flag = False,                                    # the effect given the other latents?
-        use_causal: Flag = True,                                      # False: a plain autoencoder
-        causal_warmup_steps: Natural = 0,                             # steps before the causal term sets in
-        causal_every: Count = 1,                                      # the term on every n-th step, n times as heavy
-        leakage_weight: Weight = 0.,                                  # of I(β; Ŷ), to be made small
-        chunk_size: Count | None = None,                              # images decoded at a time; None: all at once
-        outputs: Literal['logits', 'probs'] = 'logits',               # what the classifier returns
-        kl_weight: Weight = 1.,                                       # of the autoencoder: β of a β-VAE
-        tc_weight: Weight = 0.):                                      # of the autoencoder: β − 1 of a β-TCVAE
+        model: nn.Module,                                      # decode(z), n_alpha, n_beta
+        classifier: nn.Module,                                 # images → logits [B, M]
+        lam_ml: Weight = 0.05,                                 # λ, weight of the autoencoder's terms
+        alpha_samples: Count = 32,                             # draws of α
+        beta_samples: Count = 8,                               # draws of β for each of them
+        estimator: Literal[*ESTIMATORS, 'bound'] = 'stratified', # of the causal effect
+        form: Literal['joint', 'individual'] = 'joint',        # individual: the mean over single α
+        conditional: Flag = False,                             # the effect given the other latents?
+        use_causal: Flag = True,                               # False: a plain autoencoder
+        causal_warmup_steps: Natural = 0,                      # steps before the causal term sets in
+        causal_every: Count = 1,                               # the term on every n-th step, n times as heavy
+        leakage_weight: Weight = 0.,                           # of I(β; Ŷ), to be made small
+        chunk_size: Count | None = None,                       # images decoded at a time; None: all at once
+        outputs: Literal['logits', 'probs'] = 'logits',        # what the classifier returns
+        kl_weight: Weight = 1.,                                # of the autoencoder: β of a β-VAE
+        tc_weight: Weight = 0.):                               # of the autoencoder: β − 1 of a β-TCVAE
         super().__init__(model)
         self.lam_ml = lam_ml if use_causal else 1.
         self.vae_weights = dict(kl_weight=kl_weight, tc_weight=tc_weight)

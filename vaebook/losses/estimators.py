@@ -49,7 +49,7 @@ def sobol_normal(n: int, d: int, device=None) -> Tensor: # [n, d]
     return torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9)).float().to(device)
 
 def stratified_draws(a: int, b: int, d: int, outer_latents, device=None) -> Tensor: # As `random_draws`
-    "Sobol in the outer latents, antithetic pairs (halves of the second axis, an odd B rounded up) in the others; B = 1: Sobol in all."
+    "Sobol in the outer latents, antithetic pairs (halves of the second axis, B made even) in the others; B = 1: Sobol in all."
     if b == 1: return sobol_normal(a, d, device)[:, None]
     half = torch.randn(a, (b + 1) // 2, d - len(outer_latents), device=device)
     outer = sobol_normal(a, len(outer_latents), device)
@@ -166,7 +166,8 @@ def causal_effect(decode, # z [N, D] → images
     if not len(of): return torch.zeros((), device=device)
     if estimator == 'bound':
         check(posterior is not None, 'posterior', None, "a `Posterior`, which estimator='bound' trains")
-        z, log_f = _decoded_draws(decode, classify, d, of, a * b, 1, stratified_draws, chunk_size=chunk_size, device=device)
+        options = dict(chunk_size=chunk_size, device=device)
+        z, log_f = _decoded_draws(decode, classify, d, of, a * b, 1, stratified_draws, **options)
         return variational_bound(log_f[:, 0], posterior(z[:, 0, list(of)]))
     draws = ESTIMATORS[estimator].draws
     _, log_f = _decoded_draws(decode, classify, d, of, a, b, draws, given, chunk_size=chunk_size, device=device)
@@ -218,7 +219,7 @@ def measure_effect(decode, # z [N, D] → images
                    level: float = 0.95,
                    chunk_size: int | None = 256,
                    device=None) -> Estimate:
-    "The stratified estimate with a bootstrap interval: at 256 × 128 draws a latent without effect reads 0 ± 0.005 nats, up to ten classes."
+    "The stratified estimate with a bootstrap interval; without effect it reads 0 ± 0.005 nats, up to ten classes."
     check_report(a, b)
     if not len(of): return Estimate(0., 0., 0.)
     each = a // groups

@@ -18,8 +18,8 @@ def entropy_nats(log_p: Tensor) -> Tensor: # [..., M] log-probabilities → [...
     return -(log_p.exp() * log_p).sum(-1)
 
 # %% ../../nbs/images/information_flow.ipynb #e90a84ea
-def information_rows(log_f: Tensor, # [A, B, M] log-probabilities of the classes, B draws of the rest for each of A draws
-                     bias=None, # log_f → [A] nats by which the entropy of a row's mean comes out too low; None: uncorrected
+def information_rows(log_f: Tensor, # [A, B, M] log-probabilities: B draws of the rest for each of A draws
+                     bias=None, # log_f → [A] nats that are missing from the entropy of a row's mean; None: uncorrected
                      given: bool = False # The information of the second axis given the first?
                     ) -> tuple[Tensor, Tensor | None]: # contributions [A] in nats, log p(y|α_i) [A, M]
     "What each draw of the first axis adds to I(first; Ŷ), or to I(second; Ŷ | first)."

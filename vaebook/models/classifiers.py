@@ -33,7 +33,7 @@ class Classifier(Pretrained):
 
 # %% ../../nbs/images/classifiers.ipynb #f4438535
 class CNN(Classifier):
-    "conv 3×3 (w) – conv 3×3 (2w) – pool – linear (4w) – linear (M): O'Shaughnessy et al. 2020, MNIST and Fashion-MNIST."
+    "conv 3×3 (w) – conv 3×3 (2w) – pool – linear (4w) – linear (M): O'Shaughnessy et al. 2020."
     def __init__(self,
         num_classes: Count,                              # M
         channels: Count = 1,                             # C

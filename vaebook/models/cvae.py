@@ -43,7 +43,8 @@ def _small_decoder(channels: int, image_size: int, width: int, d: int):
         nn.ConvTranspose2d(width, channels, 4, 2, 1), nn.Sigmoid())
 
 # %% ../../nbs/images/cvae.ipynb #afacf516
-def _head(n: int, d: int, hidden: int = 512): return nn.Sequential(nn.Linear(n, hidden), nn.ReLU(), nn.Linear(hidden, d))
+def _head(n: int, d: int, hidden: int = 512):
+    return nn.Sequential(nn.Linear(n, hidden), nn.ReLU(), nn.Linear(hidden, d))
 
 class _Heads(nn.Module):
     "Two heads side by side: [B, n] → [B, 2d]."
