@@ -12,6 +12,7 @@ from vaebook.bottlenecks import continuous, fsq, lfq, mixture, registry, residua
 from vaebook.core.config import compose
 from vaebook.core import BadInput, set_seed
 from vaebook.experiments.latent_actions import ActionObjective
+from vaebook.losses import CausalObjective
 from vaebook.layers import attention, causal, complex, frames, seanet, stft
 from vaebook.models import CVAE, CausalVAE, classifiers, world
 from vaebook.models.action_tokenizer import ActionTokenizer
@@ -28,8 +29,12 @@ MISSING = object() # in the table: an argument that is left out
 TABLE = {
     CVAE: (dict(width=4),
            dict(n_alpha=[-1, 2.5, 'x', True, None], n_beta=[-1, NAN], channels=[0, '1'], image_size=[0, -28, 28.0], width=[0, True, None], net=[3, None],
-                recon=[0], kl_weight=[-1, NAN, INF, 'x', True], tc_weight=[-1., NAN]),
-           dict(kl_wieght='kl_weight', n_alfa='n_alpha', widht='width', imagesize='image_size'), dict(net=('smal', 'small'), recon=('bec', 'bce'))),
+                recon=[0]),
+           dict(n_alfa='n_alpha', widht='width', imagesize='image_size'), dict(net=('smal', 'small'), recon=('bec', 'bce'))),
+    CausalObjective: (dict(model=CVAE(width=4), classifier=classifiers.Dummy()),
+           dict(model=[MISSING, None], classifier=[MISSING, len], lam_ml=[-1, NAN, INF, 'x', True], kl_weight=[-1, NAN, INF, 'x', True], tc_weight=[-1., NAN], leakage_weight=[-1.],
+                alpha_samples=[0, 2.5], beta_samples=['8'], conditional=[1], use_causal=['no'], causal_warmup_steps=[-1], causal_every=[0, 1.5], chunk_size=[0]),
+           dict(kl_wieght='kl_weight', lam='lam_ml', causal_evry='causal_every'), dict(estimator=('plugn', 'plugin'), form=('joind', 'joint'), outputs=('logit', 'logits'))),
     classifiers.CNN: (dict(num_classes=3, width=2),
                       dict(num_classes=[MISSING, 0, 2.5, '3', True], channels=[0, None], image_size=[5, 28.5, '28'], width=[0, -4, NAN]), dict(num_clases='num_classes'), {}),
     classifiers.VGG11: (dict(num_classes=3, width=2), dict(num_classes=[MISSING, -1], channels=[1.5], image_size=[28, '32'], width=[0, True]), dict(image_sise='image_size'), {}),
@@ -153,7 +158,7 @@ def same(a, b): return all(torch.equal(x, y) for x, y in zip(a.state_dict().valu
     (CausalVAE, dict(base_channels=8, resolution=[64, 32]), dict(base_channels=8, resolution=OmegaConf.create([64, 32]))),
     (AudioAutoencoder, dict(encoder=dict(width=2), bottleneck=dict(type='fsq', levels=[5, 5])), OmegaConf.create(dict(encoder=dict(width=2), bottleneck=dict(type='fsq', levels=[5, 5])))),
     (DPGMMVariationalRecurrentAutoencoder, TABLE[DPGMMVariationalRecurrentAutoencoder][0] | dict(concentration=[6., 2.]), TABLE[DPGMMVariationalRecurrentAutoencoder][0] | dict(concentration=(6, 2), foreground=0)),
-    (CVAE, dict(width=4, kl_weight=1.), dict(width=4, kl_weight=np.float32(1)))])
+    (FSQVQVAE, dict(action_dim=3, dropout=0.), dict(action_dim=3, dropout=np.float32(0)))])
 def test_what_is_the_same_in_another_form_passes(cls, one, other, tmp_path):
     set_seed(0)
     first = cls(**one)
@@ -176,8 +181,8 @@ def test_recipes_are_right(kind, recipes):
 
 
 def test_values_pass_unchanged():
-    model = CVAE(width=4, kl_weight=1)
-    assert type(model.config['kl_weight']) is int and list(model.config) == [o.name for o in describe(CVAE)]
+    model = FSQVQVAE(action_dim=3, dropout=0)
+    assert type(model.config['dropout']) is int and list(model.config) == [o.name for o in describe(FSQVQVAE)]
     assert CausalVAE(base_channels=8).config['multipliers'] == (1, 2, 4)
 
 
@@ -231,7 +236,7 @@ def test_classes_of_users(tmp_path):
     assert Old(3).config == dict(width=3, levels=None) and Old(3, (1, 2)).config['levels'] == (1, 2)
     with pytest.raises(BadInput, match='Same: n_alpha=-1'): Same(n_alpha=-1)
     with pytest.raises(BadInput, match='Wider: extra=-1'): Wider(extra=-1, width=4)
-    with pytest.raises(BadInput, match="Wider: kl_wieght=1.*'kl_weight'"): Wider(kl_wieght=1)
+    with pytest.raises(BadInput, match="Wider: n_bata=1.*'n_beta'"): Wider(n_bata=1)
     model = Wider(extra=2, width=4, n_beta=3)
     assert model.config == dict(extra=2, width=4, n_beta=3)
     again = Pretrained.from_pretrained(model.save_pretrained(tmp_path / 'wider'))
@@ -242,9 +247,9 @@ def test_classes_of_users(tmp_path):
 def test_a_stored_config_that_is_wrong_is_refused_by_name(tmp_path):
     folder = CVAE(width=4).save_pretrained(tmp_path / 'model')
     saved = json.loads((folder / 'config.json').read_text())
-    saved['config']['kl_weight'] = -1
+    saved['config']['n_beta'] = -1
     (folder / 'config.json').write_text(json.dumps(saved))
-    with pytest.raises(BadInput, match='CVAE: kl_weight=-1'): CVAE.from_pretrained(folder)
+    with pytest.raises(BadInput, match='CVAE: n_beta=-1'): CVAE.from_pretrained(folder)
 
 
 def test_an_error_stays_short():

@@ -8,7 +8,7 @@ import torch
 
 from vaebook.core import BadInput
 from vaebook.data import download, images
-from vaebook.data.batches import Order, batches
+from vaebook.data.batches import BatchOrder, batches
 from vaebook.data.download import DownloadError, Files, Source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,19 +193,19 @@ def test_a_package_is_read_without_dpkg(tiny, tmp_path, monkeypatch):
     head = lambda n, b: f'{n:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(b):<10}`\n'.encode()
     (tmp_path/'x.deb').write_bytes(b'!<arch>\n' + b''.join(head(n, b) + b + b'\n' * (len(b) % 2) for n, b in members.items()))
     monkeypatch.setattr(download.shutil, 'which', lambda name: None)
-    download.data_tar(tmp_path/'x.deb', tmp_path/'out.tar')
-    download.from_tar(tmp_path/'out.tar', Files(DIGESTS), tmp_path/'got')
+    download._extract_data_tar(tmp_path/'x.deb', tmp_path/'out.tar')
+    download._from_tar(tmp_path/'out.tar', Files(DIGESTS), tmp_path/'got')
     assert gzip.decompress((tmp_path/'got'/'labels.gz').read_bytes()) == CONTENTS['labels']
     for cut in 0, 4, 30, 90, 200:
         (tmp_path/'y.deb').write_bytes((tmp_path/'x.deb').read_bytes()[:cut])
-        with pytest.raises(BadInput, match='a Debian package'): download.data_tar(tmp_path/'y.deb', tmp_path/'out2.tar')
+        with pytest.raises(BadInput, match='a Debian package'): download._extract_data_tar(tmp_path/'y.deb', tmp_path/'out2.tar')
 
 
 def test_every_image_once_an_epoch_and_resume_with_workers():
     data = images.load('digits', max_train=103)
     xs = [b['y'] for b in batches(data.train, 10, seed=3, num_batches=40)]
     for k in 0, 9, 10, 23, 40: assert all(map(torch.equal, [b['y'] for b in batches(data.train, 10, seed=3, start=k, num_batches=40)], xs[k:]))
-    for e in range(4): assert len(set(torch.cat(list(Order(103, 10, 3, e * 10, e * 10 + 10))).tolist())) == 100
+    for e in range(4): assert len(set(torch.cat(list(BatchOrder(103, 10, 3, e * 10, e * 10 + 10))).tolist())) == 100
     loaded = [b['y'] for b in batches(data.train, 10, seed=3, start=7, num_batches=12, num_workers=2)]
     assert all(map(torch.equal, loaded, xs[7:12])) and len(loaded) == 5
 

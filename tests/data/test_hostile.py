@@ -84,18 +84,18 @@ def test_archives_write_nowhere_else(tmp_path, monkeypatch):
     want = Files(dict(a=download.hashlib.md5(b'right').hexdigest()))
     (tmp_path / 'secret').write_text('secret')
     archive(tmp_path / 'x.tar', [(member('../../a', 5), b'right'), (member('/etc/a2', 5), b'wrong')])
-    download.from_tar(tmp_path / 'x.tar', want, tmp_path / 'out/here')
+    download._from_tar(tmp_path / 'x.tar', want, tmp_path / 'out/here')
     assert [p.relative_to(tmp_path).as_posix() for p in sorted((tmp_path / 'out').rglob('*'))] == ['out/here', 'out/here/a']
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE):
         archive(tmp_path / 'y.tar', [(member('a', type=kind, linkname=str(tmp_path / 'secret')), b'')])
-        download.from_tar(tmp_path / 'y.tar', want, tmp_path / 'linked')
+        download._from_tar(tmp_path / 'y.tar', want, tmp_path / 'linked')
         assert not (tmp_path / 'linked').exists()
     with zipfile.ZipFile(tmp_path / 'x.whl', 'w') as z: z.writestr('../../../a', 'right')
-    download.from_zip(tmp_path / 'x.whl', want, tmp_path / 'zipped')
+    download._from_zip(tmp_path / 'x.whl', want, tmp_path / 'zipped')
     assert [p.name for p in (tmp_path / 'zipped').iterdir()] == ['a']
     tree = download.Tree('.txt', 1, '0' * 64, 'in/')
     archive(tmp_path / 'z.tar', [(member('in/../../b.txt', 1), b'x'), (member('in/c.txt', type=tarfile.SYMTYPE, linkname='/etc/passwd'), b'')])
-    with pytest.raises(BadInput, match='it has 0'): download.plant(tmp_path / 'z.tar', tree, tmp_path / 'planted')
+    with pytest.raises(BadInput, match='it has 0'): download._extract_tree(tmp_path / 'z.tar', tree, tmp_path / 'planted')
     assert not (tmp_path / 'planted').exists() and not (tmp_path / 'b.txt').exists()
 
 
@@ -105,7 +105,7 @@ def test_archives_do_not_burst(tmp_path, monkeypatch):
     want, data = Files(dict(a='0' * 32)), bytes(3 << 20)
     with zipfile.ZipFile(tmp_path / 'x.whl', 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('a', data)
     with tarfile.open(tmp_path / 'x.tar', 'w:gz') as tar: tar.addfile(member('a', len(data)), io.BytesIO(data))
-    for take, name in (download.from_zip, 'x.whl'), (download.from_tar, 'x.tar'):
+    for take, name in (download._from_zip, 'x.whl'), (download._from_tar, 'x.tar'):
         with pytest.raises(BadInput, match=f'{name}.*1048576'): take(tmp_path / name, want, tmp_path / 'out')
     assert not list((tmp_path / 'out').iterdir())
 

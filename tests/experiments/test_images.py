@@ -244,6 +244,13 @@ def test_colour_images(tmp_path):
 
 
 @pytest.mark.slow
+def test_known_factors_are_scored(first, tmp_path):
+    "Where the factors of the images are known the code is scored against them, elsewhere not."
+    found = train(smoke(tmp_path / 'run', 'trainer.max_steps=2 classifier.trainer.max_steps=2', dataset='shapes'))
+    assert {'mig', 'mig_size', 'sap', 'dci_informativeness'} <= set(found) and 'mig' not in metrics(first)
+
+
+@pytest.mark.slow
 def test_flat_memory():
     "The causal term in chunks: its peak of activations does not grow with the draws."
     code = '''

@@ -2,10 +2,6 @@ from .audio import AudioExperiment as AudioExperiment
 from .causal_video import CausalVideoExperiment as CausalVideoExperiment
 from .causal_video import frame_strip as frame_strip
 from .classifier import ClassifierExperiment as ClassifierExperiment
-from .classifier import ImageExperiment as ImageExperiment
-from .classifier import check_outputs as check_outputs
-from .classifier import classifier_store as classifier_store
-from .classifier import find_classifier as find_classifier
 from .cvae import CVAEExperiment as CVAEExperiment
 from .experiment import Experiment as Experiment
 from .experiment import MetricsTable as MetricsTable
@@ -18,5 +14,7 @@ from .latent_actions import LatentActions as LatentActions
 from .latent_actions import LatentActionsExperiment as LatentActionsExperiment
 from .latent_actions import count_codes as count_codes
 from .latent_actions import squared_error as squared_error
-from .select_latents import locked as locked
+from .select_latents import JobFailed as JobFailed
+from .select_latents import Rules as Rules
+from .select_latents import Selection as Selection
 from .world import WorldExperiment as WorldExperiment

@@ -11,7 +11,10 @@ from .classifiers import VGG11 as VGG11
 from .classifiers import build_classifier as build_classifier
 from .cvae import CVAE as CVAE
 from .cvae import build_cvae as build_cvae
+from .cvae import cifar10_cvae as cifar10_cvae
 from .cvae import fmnist_cvae as fmnist_cvae
+from .cvae import mnist_cvae as mnist_cvae
+from .cvae import total_correlation as total_correlation
 from .encodec_dac import from_dac as from_dac
 from .encodec_dac import from_encodec as from_encodec
 from .encodec_dac import load_audio as load_audio
