@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from .quantize import average
 from ..core import check, check_choice, patch
-from ..layers.attention import entropy
+from ..layers.attention import map_entropy as entropy
 from ..core.options import Count, Flag, Rate, checked
 
 # %% ../../nbs/world/mixture.ipynb #1329b8da
