@@ -55,10 +55,10 @@ TABLE = {
                   dict(sample_rat='sample_rate', botleneck='bottleneck', enkoder='encoder'), dict(pre_transform=('powr', 'power'))),
     DPGMMVariationalRecurrentAutoencoder: (dict(max_components=2, latent_dim=4, hidden_dim=8, image_size=32, width=4, context_dim=8),
                   dict(max_components=[MISSING, 0, 2.0], latent_dim=[MISSING, '6'], hidden_dim=[-1, True], image_size=[64.0, None], action_dim=[0], context_dim=[60, 0],
-                       context_depth=[-1, 1.5], slots=[0], grid=['8'], codes=[1, 128.0], width=[0], embedding=[None], sigma=[0, -0.1, NAN], foreground=[-1, '0'],
+                       context_depth=[-1, 1.5], slots=[0], grid=['8'], codebook_size=[1, 128.0], width=[0], embedding=[None], sigma=[0, -0.1, NAN],
                        concentration=[[6.], [6., 0.], (6., NAN), 6., 'ab'], overshoot=[-1, 2.5]),
                   dict(max_component='max_components', latent_dimm='latent_dim', overshot='overshoot'),
-                  dict(quantizer=('vqq', 'vq'), likelihood=('gausian', 'gaussian'), kl=('uper', 'upper'))),
+                  dict(quantizer=('vqq', 'vq'), likelihood=('gausian', 'gaussian'))),
     ActionTokenizer: ({}, dict(model=[MISSING, 3, 'vaebook/actions']), dict(modle='model'), {}),
     quantize.FSQ: (dict(levels=[5, 5]), dict(levels=[MISSING, [], [1], [5, 2.5], '85', None, [True]], noise=[-1, 2, NAN], bound=[1]), dict(level='levels'), dict(bound=('cfd', 'cdf'))),
     quantize.ResidualFSQ: (dict(levels=[5, 5]), dict(levels=[[0]], stages=[0, 1.5, True]), dict(stage='stages'), {}),
@@ -82,7 +82,7 @@ TABLE = {
     complex.Conv: (dict(channels=2, out_channels=2), dict(kernel=[3, [3]], stride=[[0, 1]], dilation=[0], causal=['no'], gain=[0, NAN], bias=[None]), dict(transpose='transposed'), dict(algebra=('reel', 'real'))),
     stft.STFT: ({}, dict(n_fft=[0, 512.], hop=[0, '128'], power=[0, 1.5], floor=[-1], gain=[0]), dict(nfft='n_fft'), {}),
     seanet.Encoder: (dict(channels=1, dim=4), dict(width=[0, 2.5], strides=[[2, 4], [[1, 0]]], growth=[[0], 'x'], residual=[-1], lstm=[True], identity=['no']), dict(algebar='algebra'), dict(activation=('elus', 'elu'), pad=('reflekt', 'reflect'))),
-    world.Likelihood: ({}, dict(sigma=[0, 'x']), dict(sigm='sigma'), dict(kind=('sigma_va', 'sigma_vae'))),
+    world.FrameLikelihood: ({}, dict(sigma=[0, 'x']), dict(sigm='sigma'), dict(kind=('sigma_va', 'sigma_vae'))),
 }
 
 
@@ -145,7 +145,7 @@ def same(a, b): return all(torch.equal(x, y) for x, y in zip(a.state_dict().valu
     (CausalVAE, dict(base_channels=8, multipliers=[1, 2], strides=[[2, 2]]), dict(base_channels=8, multipliers=(1, 2), strides=((2, 2),))),
     (CausalVAE, dict(base_channels=8, resolution=[64, 32]), dict(base_channels=8, resolution=OmegaConf.create([64, 32]))),
     (AutoEncoder, dict(encoder=dict(width=2), bottleneck=dict(type='fsq', levels=[5, 5])), OmegaConf.create(dict(encoder=dict(width=2), bottleneck=dict(type='fsq', levels=[5, 5])))),
-    (DPGMMVariationalRecurrentAutoencoder, TABLE[DPGMMVariationalRecurrentAutoencoder][0] | dict(concentration=[6., 2.]), TABLE[DPGMMVariationalRecurrentAutoencoder][0] | dict(concentration=(6, 2), foreground=0)),
+    (DPGMMVariationalRecurrentAutoencoder, TABLE[DPGMMVariationalRecurrentAutoencoder][0] | dict(concentration=[6., 2.]), TABLE[DPGMMVariationalRecurrentAutoencoder][0] | dict(concentration=(6, 2))),
     (CVAE, dict(width=4, kl_weight=1.), dict(width=4, kl_weight=np.float32(1)))])
 def test_what_is_the_same_in_another_form_passes(cls, one, other, tmp_path):
     set_seed(0)

@@ -265,8 +265,8 @@ class RGB(GradientBalancer):
         norm = gram.diagonal().sqrt()
         unit = kept / norm.where(kept, 1)
         cos = gram * unit * unit[:, None]
-        mean = (unit / cos.sum().clamp_min(1e-12).sqrt()) @ g
-        d = self.mu * self.d + (1 - self.mu) * mean
+        share = (1 - self.mu) * (unit / cos.sum().clamp_min(1e-12).sqrt()) # of each gradient in the consensus
+        d = self.mu * self.d + share @ g
         self.d = d / d.norm().clamp_min(1e-6)
         p = ((g @ self.d) * unit).clamp(-1, 1)
         limit = p.arccos() if self.clamp else torch.full_like(p, math.pi / 2)

@@ -6,7 +6,7 @@
 __all__ = ['Finding', 'kl_collapse', 'inactive_latents', 'posterior_collapse', 'components_equal', 'attention_collapse',
            'attention_blank', 'attention_still', 'codebook_collapse', 'gradient_explosion', 'task_conflict',
            'exposure_bias', 'static_background', 'state_shift_errors', 'action_convention', 'batch_problems',
-           'data_problems', 'probe', 'predict_frames', 'model_shift_errors', 'diagnose']
+           'data_problems', 'evaluate_batch', 'predict_frames', 'model_shift_errors', 'diagnose']
 
 # %% ../../nbs/world/diagnostics.ipynb #8f61fed6
 import math
@@ -184,7 +184,7 @@ def data_problems(batch: dict) -> Finding: # observations [B, T, 3, S, S], actio
 
 # %% ../../nbs/world/diagnostics.ipynb #cb0849b3
 @torch.no_grad()
-def probe(model: WorldModel, batch: dict, **more) -> WorldOutput: # more: in the place of entries of the batch
+def evaluate_batch(model: WorldModel, batch: dict, **more) -> WorldOutput: # more: in the place of entries of the batch
     "The model on a batch, in eval mode, without noise."
     training, device = model.training, next(model.parameters()).device
     batch = {k: v.to(device) for k, v in batch.items()}
@@ -202,7 +202,7 @@ def model_shift_errors(model: WorldModel, batch: dict) -> dict: # {k: mean squar
     errors = {-1: 1., 0: 1., 1: 1.}
     if batch['actions'].shape[1] <= 5: return errors
     for k in errors:
-        out = probe(model, batch, actions=batch['actions'].roll(-k, 1))
+        out = evaluate_batch(model, batch, actions=batch['actions'].roll(-k, 1))
         error = predict_frames(model, out) - out.observed.observations
         errors[k] = float(error[:, 3:-1].square().mean())
     return errors
@@ -210,7 +210,7 @@ def model_shift_errors(model: WorldModel, batch: dict) -> dict: # {k: mean squar
 # %% ../../nbs/world/diagnostics.ipynb #288f5e8d
 def diagnose(model: WorldModel, batch: dict, beta: float = 1.) -> list[Finding]:
     "Every detector that one batch is enough for."
-    out = probe(model, batch)
+    out = evaluate_batch(model, batch)
     x, recon, predicted = out.observed.observations, out.recon, predict_frames(model, out)
     return [
         data_problems(batch),

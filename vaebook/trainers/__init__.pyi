@@ -8,7 +8,6 @@ from .callbacks import check_hooks as check_hooks
 from .callbacks import ends_step as ends_step
 from .callbacks import log_figure as log_figure
 from .callbacks import read_checkpoint as read_checkpoint
-from .doctor import WorldModelDoctor as WorldModelDoctor
 from .fit import Fitted as Fitted
 from .fit import Session as Session
 from .fit import fit as fit
@@ -18,6 +17,8 @@ from .loggers import Careful as Careful
 from .loggers import StepCSV as StepCSV
 from .loggers import make_loggers as make_loggers
 from .loggers import make_tracker as make_tracker
+from .monitor import WorldModelMonitor as WorldModelMonitor
+from .monitor import read_findings as read_findings
 from .pass_through import check_fraction as check_fraction
 from .pass_through import checked_arguments as checked_arguments
 from .plan import TrainingPlan as TrainingPlan
@@ -59,4 +60,5 @@ from .world import WorldTraining as WorldTraining
 from .world import load_checkpoint as load_checkpoint
 from .world import save_checkpoint as save_checkpoint
 from .world import validate as validate
+from .world import visualize_attention as visualize_attention
 from .world import visualize_reconstructions as visualize_reconstructions

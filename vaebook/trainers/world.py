@@ -24,7 +24,7 @@ from ..data.batches import batches, sequential, steps_per_epoch
 from ..data.images import to_unit
 from ..losses.likelihoods import BETA_SHAPES, beta_schedule, decibels
 from ..losses.world import LossAggregator, WorldObjective
-from ..metrics.world import probe
+from ..metrics.world import evaluate_batch
 from ..models.world import WorldModel, WorldOutput
 from .callbacks import Callback, ends_step, log_figure, read_checkpoint
 from .fit import fit
@@ -141,7 +141,7 @@ class Progress(Callback):
         step = module.step
         if not ends_step(module) or step % self.every or not trainer.is_global_zero: return
         print(progress_lines((step - 1) // module.steps_per_epoch, step, module.terms.tasks))
-        out = probe(module.objective.model, self.batch)
+        out = evaluate_batch(module.objective.model, self.batch)
         numbers = {name: float(v) for name, v in latent_statistics(out).items()}
         for logger in trainer.loggers: logger.log_metrics(numbers, step)
         x, recon = out.observed.observations, out.recon
