@@ -22,10 +22,10 @@ from .batches import permutation as permutation
 from .batches import sequential as sequential
 from .batches import steps_per_epoch as steps_per_epoch
 from .dmc import DMCVBDataset as DMCVBDataset
+from .dmc import WorldData as WorldData
 from .dmc import mean_picture as mean_picture
 from .dmc import pendulum_episodes as pendulum_episodes
 from .dmc import split_of as split_of
-from .dmc_collect import backend as backend
 from .dmc_collect import collect as collect
 from .download import DownloadError as DownloadError
 from .download import Files as Files
@@ -35,9 +35,7 @@ from .download import find as find
 from .download import provenance as provenance
 from .download import unpacked as unpacked
 from .episodes import Episode as Episode
-from .episodes import Span as Span
 from .episodes import episode_names as episode_names
-from .episodes import naming_file as naming_file
 from .episodes import open_file as open_file
 from .episodes import write_episodes as write_episodes
 from .images import ImageData as ImageData
@@ -53,9 +51,7 @@ from .lerobot import write_lerobot as write_lerobot
 from .metaworld import expert as expert
 from .metaworld import rollout as rollout
 from .metaworld import work as work
-from .tfrecord import checksum as checksum
 from .tfrecord import read_tfrecord as read_tfrecord
-from .tfrecord import record_length as record_length
 from .video import check_video as check_video
 from .video import read_frames as read_frames
 from .video import to_bytes as to_bytes

@@ -470,10 +470,10 @@ def render_episodes(domain_task: str = 'cartpole-swingup', # Of the suite, domai
     path = cache_dir('data', 'dmc_video', f'{domain_task}-{episodes}x{steps}-{size[0]}x{size[1]}-{seed}.npy')
     if path.exists(): return path
     module = optional_import('vaebook.data.dmc_collect')
-    plan, parts = module.planned(domain_task, episodes, steps, 1, list(size), 'random', 'none', 0., seed), path.with_suffix('.parts')
+    plan, parts = module.make_plan(domain_task, episodes, steps, 1, list(size), 'random', 'none', 0., seed), path.with_suffix('.parts')
     with locked(path):
         if path.exists(): return path
-        with atomic_write(path) as part, open(part, 'wb') as f: np.save(f, np.stack([e.observations.transpose(0, 2, 3, 1) for e in module.made_in(parts, plan, 2)]))
+        with atomic_write(path) as part, open(part, 'wb') as f: np.save(f, np.stack([e.observations.transpose(0, 2, 3, 1) for e in module.make_episodes(parts, plan, 2)]))
         shutil.rmtree(parts)
     return path
 
