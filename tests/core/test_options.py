@@ -61,10 +61,10 @@ TABLE = {
                   dict(sample_rat='sample_rate', botleneck='bottleneck', enkoder='encoder'), dict(pre_transform=('powr', 'power'))),
     DPGMMVariationalRecurrentAutoencoder: (dict(max_components=2, latent_dim=4, hidden_dim=8, image_size=32, width=4, context_dim=8),
                   dict(max_components=[MISSING, 0, 2.0], latent_dim=[MISSING, '6'], hidden_dim=[-1, True], image_size=[64.0, None], action_dim=[0], context_dim=[60, 0],
-                       context_depth=[-1, 1.5], slots=[0], grid=['8'], codes=[1, 128.0], width=[0], embedding=[None], sigma=[0, -0.1, NAN], foreground=[-1, '0'],
+                       context_depth=[-1, 1.5], slots=[0], grid=['8'], codebook_size=[1, 128.0], width=[0], embedding=[None], sigma=[0, -0.1, NAN],
                        concentration=[[6.], [6., 0.], (6., NAN), 6., 'ab'], overshoot=[-1, 2.5]),
                   dict(max_component='max_components', latent_dimm='latent_dim', overshot='overshoot'),
-                  dict(quantizer=('vqq', 'vq'), likelihood=('gausian', 'gaussian'), kl=('uper', 'upper'))),
+                  dict(quantizer=('vqq', 'vq'), likelihood=('gausian', 'gaussian'))),
     ActionObjective: (dict(model=torch.nn.Identity()), dict(model=[MISSING, 3], commitment_weight=[-0.25, '0.1'], entropy_weight=[NAN]), dict(comitment_weight='commitment_weight'), {}),
     ActionTokenizer: ({}, dict(model=[MISSING, 3, 'vaebook/actions']), dict(modle='model'), {}),
     fsq.FSQ: (dict(levels=[5, 5]), dict(levels=[MISSING, [], [1], [5, 2.5], '85', None, [True]], noise=[-1, 2, NAN], bound=[1]), dict(level='levels'), dict(bound=('cfd', 'cdf'))),
@@ -94,7 +94,7 @@ TABLE = {
     complex.ComplexConv2d: (dict(channels=2, out_channels=2), dict(kernel=[3, [3]], stride=[[0, 1]], dilation=[0], causal=['no'], gain=[0, NAN], bias=[None]), dict(transpose='transposed'), dict(algebra=('reel', 'real'))),
     stft.STFT: ({}, dict(n_fft=[0, 512.], hop=[0, '128'], power=[0, 1.5], floor=[-1], gain=[0]), dict(nfft='n_fft'), {}),
     seanet.SEANetEncoder: (dict(channels=1, dim=4), dict(width=[0, 2.5], strides=[[2, 4], [[1, 0]]], growth=[[0], 'x'], residual=[-1], lstm=[True], identity=['no']), dict(algebar='algebra'), dict(activation=('elus', 'elu'), pad=('reflekt', 'reflect'))),
-    world.Likelihood: ({}, dict(sigma=[0, 'x']), dict(sigm='sigma'), dict(kind=('sigma_va', 'sigma_vae'))),
+    world.FrameLikelihood: ({}, dict(sigma=[0, 'x']), dict(sigm='sigma'), dict(kind=('sigma_va', 'sigma_vae'))),
 }
 
 
@@ -157,7 +157,7 @@ def same(a, b): return all(torch.equal(x, y) for x, y in zip(a.state_dict().valu
     (CausalVAE, dict(base_channels=8, multipliers=[1, 2], strides=[[2, 2]]), dict(base_channels=8, multipliers=(1, 2), strides=((2, 2),))),
     (CausalVAE, dict(base_channels=8, resolution=[64, 32]), dict(base_channels=8, resolution=OmegaConf.create([64, 32]))),
     (AudioAutoencoder, dict(encoder=dict(width=2), bottleneck=dict(type='fsq', levels=[5, 5])), OmegaConf.create(dict(encoder=dict(width=2), bottleneck=dict(type='fsq', levels=[5, 5])))),
-    (DPGMMVariationalRecurrentAutoencoder, TABLE[DPGMMVariationalRecurrentAutoencoder][0] | dict(concentration=[6., 2.]), TABLE[DPGMMVariationalRecurrentAutoencoder][0] | dict(concentration=(6, 2), foreground=0)),
+    (DPGMMVariationalRecurrentAutoencoder, TABLE[DPGMMVariationalRecurrentAutoencoder][0] | dict(concentration=[6., 2.]), TABLE[DPGMMVariationalRecurrentAutoencoder][0] | dict(concentration=(6, 2))),
     (FSQVQVAE, dict(action_dim=3, dropout=0.), dict(action_dim=3, dropout=np.float32(0)))])
 def test_what_is_the_same_in_another_form_passes(cls, one, other, tmp_path):
     set_seed(0)

@@ -38,9 +38,9 @@ def test_a_killed_collection_goes_on(whole, tmp_path, monkeypatch):
     parts, deadline = lambda: [p for p in tmp_path.glob('b.h5.parts/*/*.npz') if not p.name.startswith('.')], time.time() + 120
     while not parts() and not path.exists() and time.time() < deadline: time.sleep(0.01)
     process.send_signal(signal.SIGKILL); process.wait()
-    kept, asked, share_out = {int(p.stem) for p in parts()}, [], dmc_collect.share_out
+    kept, asked, share_out = {int(p.stem) for p in parts()}, [], dmc_collect._share_out
     assert kept and not path.exists()
-    monkeypatch.setattr(dmc_collect, 'share_out', lambda plan, folder, missing, workers: (asked.extend(missing), share_out(plan, folder, missing, workers)))
+    monkeypatch.setattr(dmc_collect, '_share_out', lambda plan, folder, missing, workers: (asked.extend(missing), share_out(plan, folder, missing, workers)))
     collect(**SMALL, workers=1, path=path)
     assert kept.isdisjoint(asked)
     a, b = content(whole)[0], content(path)[0]
@@ -54,25 +54,25 @@ def test_what_is_there_is_used(whole):
 
 
 def test_a_body_is_not_painted_over():
-    plan = dmc_collect.planned('cartpole-swingup', 1, 3, 4, 32, 'random', 'static', 1., 0)
+    plan = dmc_collect.make_plan('cartpole-swingup', 1, 3, 4, 32, 'random', 'static', 1., 0)
     made = dmc_collect.simulator('cartpole-swingup')
-    noisy, plain = (dmc_collect.episode(made, plan | dict(distractor=d), 0)['observations'].astype(int) for d in ('static', 'none'))
+    noisy, plain = (dmc_collect._episode(made, plan | dict(distractor=d), 0)['observations'].astype(int) for d in ('static', 'none'))
     body = (plain[:, 0] > plain[:, 2] + 20)
     assert 0 < body.mean() < 0.1
     gap = abs(noisy - plain).mean(1)
     assert gap[body].mean() < 0.3 * gap[~body].mean()
-    still, drift = (dmc_collect.waves(np.random.default_rng(0), (32, 32), s) for s in (0., 0.3))
+    still, drift = (dmc_collect._waves(np.random.default_rng(0), (32, 32), s) for s in (0., 0.3))
     assert (still(0) == still(9)).all() and 0.01 < abs(drift(0) - drift(9)).mean()
 
 
 @pytest.mark.slow
 def test_a_process_that_fails_says_why(tmp_path):
     with pytest.raises(RuntimeError, match='cartpole-swingpu'):
-        dmc_collect.share_out(dmc_collect.planned('cartpole-swingpu', 1, 2, 1, 32, 'random', 'none', 0., 0), tmp_path, [0], 2)
+        dmc_collect._share_out(dmc_collect.make_plan('cartpole-swingpu', 1, 2, 1, 32, 'random', 'none', 0., 0), tmp_path, [0], 2)
 
 
 def test_no_library_that_draws(monkeypatch):
-    monkeypatch.setattr(dmc_collect, 'TRY', 'raise SystemExit(1)')
+    monkeypatch.setattr(dmc_collect, '_TRIAL', 'raise SystemExit(1)')
     with pytest.raises(BadInput, match='apt-get install libegl1 libegl-mesa0'): backend.__wrapped__()
 
 

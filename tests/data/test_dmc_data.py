@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from vaebook.core import BadInput
 from vaebook.data.batches import batches, sequential
 from vaebook.data.dmc import DMCVBDataset, Episode, episode_names, load, pendulum_episodes, split_of, write_episodes
-from vaebook.data.tfrecord import checksum
+from vaebook.data.tfrecord import masked_crc32c
 
 h5py, Image = pytest.importorskip('h5py'), pytest.importorskip('PIL.Image')
 
@@ -60,7 +60,7 @@ def tfrecord(path, episodes, kind='zlib', floats=False):
                      'reward': block(2, block(1, e.rewards.astype('<f4').tobytes())), 'is_first': block(3, block(1, first)), 'is_last': block(3, block(1, e.dones.tobytes())), 'is_terminal': block(3, block(1, bytes(len(e))))}
             body = block(1, b''.join(block(1, block(1, f'steps/{k}'.encode()) + block(2, v)) for k, v in lists.items()))
             head = struct.pack('<Q', len(body))
-            f.write(head + struct.pack('<I', checksum(head)) + body + struct.pack('<I', checksum(body)))
+            f.write(head + struct.pack('<I', masked_crc32c(head)) + body + struct.pack('<I', masked_crc32c(body)))
 
 
 def dreamer(e): return dict(image=hwc(e), action=led(e), reward=e.rewards, discount=np.ones(len(e), 'float32'), is_first=np.arange(len(e)) == 0, is_last=e.dones, is_terminal=np.zeros(len(e), bool))
@@ -250,7 +250,7 @@ def test_memory_is_flat(tmp_path):
 def quick(path, episodes):
     "A shard without the slow checksum of its records."
     import unittest.mock as mock
-    with mock.patch(f'{__name__}.checksum', lambda b: checksum_of(b) if len(b) == 8 else 0): tfrecord(path, episodes, 'raw', True)
+    with mock.patch(f'{__name__}.masked_crc32c', lambda b: checksum_of(b) if len(b) == 8 else 0): tfrecord(path, episodes, 'raw', True)
 
 
-checksum_of = checksum
+checksum_of = masked_crc32c

@@ -16,7 +16,7 @@ CHAPTERS = dict( # name → (batch of all processes, overrides)
     video=(4, 'recipe=causal_video trainer.optimizer.lr=0.1'),
     actions=(128, 'recipe=latent_actions trainer.optimizer.lr=0.1'),
     audio=(6, 'recipe=audio trainer.optimizer.lr=0.0001'),
-    world=(8, 'recipe=world_model model.quantizer=fsq dream.pictures=0 dream.doctor=0 trainer.optimizer.lr=0.00001')) # a codebook begins with vectors of process 0
+    world=(8, 'recipe=world_model model.quantizer=fsq dream.pictures=0 dream.monitor=0 trainer.optimizer.lr=0.00001')) # a codebook begins with vectors of process 0
 SHARDED = dict(fsdp=('actions', 'trainer.strategy=fsdp')) # name → (the chapter, what is added): in two processes alone
 ENGINES = ['lightning', 'accelerate']
 

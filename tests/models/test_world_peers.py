@@ -11,10 +11,10 @@ from vaebook.core import set_seed
 from vaebook.layers.attention import Attention
 from vaebook.losses.balancing import make_balancer
 from vaebook.losses.likelihoods import balanced_kl, gaussian_nll, logistic_log_prob
-from vaebook.losses.world import LossAggregator
-from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
+from vaebook.losses.world import LossAggregator, elbo_terms, reward_continue_terms
+from vaebook.models.world import WorldModel
 
-TINY = dict(image_size=16, action_dim=2, context_dim=8, slots=2, grid=4, codes=8, width=4, embedding=16)
+TINY = dict(image_size=16, action_dim=2, context_dim=8, slots=2, grid=4, codebook_size=8, width=4, embedding=16)
 
 
 def near(a, b, eps=1e-5): torch.testing.assert_close(a, b.to(a.dtype), rtol=eps, atol=eps)
@@ -100,17 +100,21 @@ def test_attention():
 
 def test_a_single_component_is_a_gaussian_prior():
     "The model's KL, from frames on, and its terms for rewards and ends."
-    model, batch = DPGMMVariationalRecurrentAutoencoder(1, 4, 16, **TINY), episodes() | dict(dones=torch.rand(3, 6) < .2)
-    out, normal = model.forward_sequence(**batch), lambda mean, logvar: D.Independent(D.Normal(mean, (logvar / 2).exp()), 1)
-    near(out['kl_z'], D.kl_divergence(normal(out['mean'], out['logvar']), normal(out['prior'].mean[..., 0, :], out['prior'].logvar[..., 0, :])), 1e-4)
-    near(out['hierarchical_kl'], torch.zeros(3, 6))
-    near(out['continue_loss'], -D.Bernoulli(logits=out['goes_on']).log_prob(1 - batch['dones'].float()))
-    near(out['reward_loss'], -D.Normal(out['rewards'], model.reward_scale.sigma).log_prob(batch['rewards']) - math.log(2 * math.pi) / 2, 1e-4)
+    model, batch = WorldModel(1, 4, 16, **TINY), episodes() | dict(dones=torch.rand(3, 6) < .2)
+    out = model.forward_sequence(**batch)
+    terms = elbo_terms(out) | reward_continue_terms(out)
+    normal = lambda mean, logvar: D.Independent(D.Normal(mean, (logvar / 2).exp()), 1)
+    posterior, prior = normal(out.posterior.mean, out.posterior.logvar), normal(out.prior.mean[..., 0, :], out.prior.logvar[..., 0, :])
+    near(terms['kl_z'], D.kl_divergence(posterior, prior), 1e-4)
+    near(terms['hierarchical_kl'], torch.zeros(3, 6))
+    near(terms['continue_loss'], -D.Bernoulli(logits=out.decoded.continue_logit).log_prob(1 - batch['dones'].float()))
+    rewards = D.Normal(out.decoded.rewards, model.reward_scale.sigma)
+    near(terms['reward_loss'], -rewards.log_prob(batch['rewards']) - math.log(2 * math.pi) / 2, 1e-4)
 
 
 def world(): # a model, and its three losses on a batch
     set_seed(0)
-    model = DPGMMVariationalRecurrentAutoencoder(3, 4, 16, overshoot=2, **TINY)
+    model = WorldModel(3, 4, 16, overshoot=2, **TINY)
     return model, LossAggregator().terms(model.forward_sequence(**episodes())).tasks
 
 

@@ -1,4 +1,4 @@
-"The world model's trainer and its doctor: bad input, going on exactly, checkpoints of ours and of the origin."
+"The world model's trainer and its monitor: bad input, going on exactly, checkpoints of ours and of the origin."
 import csv, warnings
 from pathlib import Path
 
@@ -8,15 +8,15 @@ from helpers import weights
 
 from vaebook.core import BadInput, set_seed
 from vaebook.data.dmc import DMCVBDataset, pendulum_episodes
-from vaebook.metrics.world import examine, look
+from vaebook.metrics.world import diagnose, evaluate_batch
 from vaebook.losses.world import WorldObjective
 from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
-from vaebook.trainers.doctor import WorldModelDoctor
+from vaebook.trainers.monitor import WorldModelMonitor
 from vaebook.trainers.callbacks import read_checkpoint
 from vaebook.trainers.fit import fit
 from vaebook.trainers.world import DMCVBTrainer, beta_schedule, load_checkpoint, save_checkpoint, validate, visualize_reconstructions
 
-TINY = dict(max_components=3, latent_dim=4, hidden_dim=16, image_size=16, action_dim=1, grid=4, width=8, embedding=32, context_dim=16, context_depth=1, slots=2, codes=16, overshoot=2)
+TINY = dict(max_components=3, latent_dim=4, hidden_dim=16, image_size=16, action_dim=1, grid=4, width=8, embedding=32, context_dim=16, context_depth=1, slots=2, codebook_size=16, overshoot=2)
 TRAIN, VAL = (DMCVBDataset(pendulum_episodes(n, 16, 16, seed=n), sequence_length=8, stride=4) for n in (4, 2))
 
 
@@ -56,9 +56,9 @@ def run(tmp_path_factory):
     ('learning_rate', 0), ('learning_rate', 'fast'), ('batch_size', 0), ('batch_size', 99), ('batch_size', 2.5), ('sequence_length', 16), ('sequence_length', 0),
     ('grad_clip', 0), ('grad_clip', -1.), ('scheduler', 'cosines'), ('beta_start', -1), ('beta_end', float('nan')), ('beta_warmup_epochs', -1), ('beta_shape', 'line'),
     ('balancer', 'rgp'), ('rgb_mu', 1.), ('rgb_lambd', -1.), ('rgb_alpha_steps', 1.5), ('lambda_recon', -1), ('lambda_att_dyn', None), ('entropy_weight', -0.1),
-    ('attention_kl_weight', 'x'), ('diversity_weight', -1), ('reward_weight', float('inf')), ('lambda_overshoot', -1), ('num_workers', -1), ('log_interval', 0),
+    ('attention_kl_weight', 'x'), ('diversity_weight', -1), ('reward_weight', float('inf')), ('lambda_overshoot', -1), ('foreground_weight', '0'), ('kl', 'uper'), ('num_workers', -1), ('log_interval', 0),
     ('seed', -1), ('seed', 0.5), ('accelerator', 'gpus'), ('precision', 'bf16'), ('logger', 'cvs'), ('resume', 'nowhere'),
-    ('train_dataset', []), ('val_dataset', 3), ('val_dataset', [torch.zeros(8)]), ('model', torch.nn.Linear(2, 2)), ('pin_memory', 'yes'), ('doctor', 'no')])
+    ('train_dataset', []), ('val_dataset', 3), ('val_dataset', [torch.zeros(8)]), ('model', torch.nn.Linear(2, 2)), ('pin_memory', 'yes'), ('monitor', 'no')])
 def test_bad_arguments(key, value, tmp_path):
     with pytest.raises(BadInput) as e:
         more = dict(run_dir=tmp_path / 'run') | {key: value}
@@ -81,7 +81,7 @@ def test_model_of_other_frames():
 # Runs
 
 def test_what_a_run_leaves(run):
-    found, doctor = rows(run / 'metrics.csv'), rows(run / 'doctor.csv')
+    found, findings = rows(run / 'metrics.csv'), rows(run / 'findings.csv')
     val = [r for r in found if r.get('val/total')]
     assert len(val) == 4 and float(val[-1]['val/mse']) < float(val[0]['val/mse'])
     names = 'recon_loss kl_z hierarchical_kl attention_kl cluster_entropy vq_loss token_ce attention_diversity overshoot_loss mse psnr'.split()
@@ -90,7 +90,7 @@ def test_what_a_run_leaves(run):
     assert len(train) >= 4 and all(float(r['train/grad_norm']) > 0 and r['train/cosine_elbo_update'] for r in train)
     assert [r for r in found if r.get('lr-Adam')] and [r for r in found if r.get('found/component_2') and r['found/perplexity'] and r['found/latent_std']]
     assert {'recons_step_3.png', 'attention_step_12.png'} <= {p.name for p in (run / 'figures').iterdir()}
-    assert {r['name'] for r in doctor} >= {'kl_collapse', 'gradient_explosion', 'task_conflict', 'data_problems', 'action_convention'}
+    assert {r['name'] for r in findings} >= {'kl_collapse', 'gradient_explosion', 'task_conflict', 'data_problems', 'action_convention'}
     assert sorted(p.name for p in (run / 'model').iterdir()) == ['config.json', 'model.safetensors']
 
 
@@ -100,7 +100,7 @@ def test_resume_is_exact(run, tmp_path, monkeypatch):
     def fail(self, trainer, module, *args):
         if module.step == 7: raise stop
     with monkeypatch.context() as m:
-        m.setattr(WorldModelDoctor, 'on_train_batch_end', fail)
+        m.setattr(WorldModelMonitor, 'on_train_batch_end', fail)
         with pytest.raises(RuntimeError, match='power'): trainer(run_dir=part).train(4)
     other = new()
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_going_on(tmp_path):
     "A second call goes on; other settings do not."
     one = trainer(run_dir=tmp_path / 'a', scheduler='constant', log_interval=50)
     one.train(1); first = one.train(2)
-    assert one.model.training is False and trainer(run_dir=tmp_path / 'b', scheduler='constant', log_interval=50, doctor=False).train(2) == first
+    assert one.model.training is False and trainer(run_dir=tmp_path / 'b', scheduler='constant', log_interval=50, monitor=False).train(2) == first
     with pytest.raises(BadInput, match='learning_rate|lr'): trainer(resume=tmp_path / 'a', scheduler='constant', learning_rate=1e-2).train(3)
     with pytest.raises(BadInput, match='at least'): one.train(1)
 
@@ -208,36 +208,36 @@ def test_pictures(tmp_path):
     assert beta_schedule(5) == 0.5
 
 
-# The doctor
+# The monitor
 
-def test_doctor_is_silent_on_healthy_run(run):
+def test_monitor_is_silent_on_healthy_run(run):
     "Nothing is said of data, gradients or actions in the run above."
-    bad = {r['name'] for r in rows(run / 'doctor.csv') if r['severity'] == 'error'}
+    bad = {r['name'] for r in rows(run / 'findings.csv') if r['severity'] == 'error'}
     assert not bad
 
 
-def test_doctor_beside_accelerate(tmp_path):
+def test_monitor_beside_accelerate(tmp_path):
     "The other engine calls it in the same way, and the run is the same as without it."
     pytest.importorskip('accelerate')
     one = trainer(run_dir=tmp_path / 'none')
     cfg = one.config(1); cfg['trainer'] |= dict(engine='accelerate', progress_bar=False)
     states = []
-    for doctor in ([], [WorldModelDoctor(tmp_path, every=2)]):
+    for monitor in ([], [WorldModelMonitor(tmp_path, every=2)]):
         model = new(); folder = tmp_path / str(len(states)); folder.mkdir()
-        fit(WorldObjective(model, beta=dict(warmup=2), balancer='rgb'), cfg, folder, one.train_loader, [VAL[torch.arange(2)]], one.per_epoch, doctor)
+        fit(WorldObjective(model, beta=dict(warmup=2), balancer='rgb'), cfg, folder, one.train_loader, [VAL[torch.arange(2)]], one.per_epoch, monitor)
         states.append(model.state_dict())
     assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
-    assert {r['step'] for r in rows(tmp_path / 'doctor.csv')} == {'1', '2', '3'} and 'task_conflict' in doctor[0].report()
+    assert {r['step'] for r in rows(tmp_path / 'findings.csv')} == {'1', '2', '3'} and 'task_conflict' in monitor[0].report()
 
 
-def test_doctor_finds_a_dead_model():
+def test_monitor_finds_a_dead_model():
     "A model whose latents, slots and codes were switched off, on a batch that is fine."
     model, batch = new(), TRAIN[torch.arange(8)]
     with torch.no_grad():
         for layer in (model.posterior[-1], model.prior.gaussians): layer.weight.zero_(), layer.bias.zero_()
         model.prior.anchors.zero_(); model.schema.slots.start.copy_(model.schema.slots.start[:1].expand_as(model.schema.slots.start))
         model.tokenizer.quantizer.codebook.copy_(model.tokenizer.quantizer.codebook[:1].expand_as(model.tokenizer.quantizer.codebook))
-    found = {f['name']: f for f in examine(model, batch)}
+    found = {f['name']: f for f in diagnose(model, batch)}
     for name in ('kl_collapse', 'inactive_latents', 'components_equal', 'attention_collapse', 'codebook_collapse', 'static_background'): assert found[name], found[name]
-    assert not found['data_problems'] and not {f['name'] for f in examine(model, batch, beta=0.) if f} & {'kl_collapse', 'inactive_latents'}
-    assert look(model, batch)['z'].requires_grad is False and model.training
+    assert not found['data_problems'] and not {f['name'] for f in diagnose(model, batch, beta=0.) if f} & {'kl_collapse', 'inactive_latents'}
+    assert evaluate_batch(model, batch).posterior.z.requires_grad is False and model.training

@@ -19,14 +19,14 @@ from .batches import permutation as permutation
 from .batches import sequential as sequential
 from .batches import steps_per_epoch as steps_per_epoch
 from .dmc import DMCVBDataset as DMCVBDataset
+from .dmc import WorldData as WorldData
 from .dmc import mean_picture as mean_picture
 from .dmc import pendulum_episodes as pendulum_episodes
 from .dmc import split_of as split_of
-from .dmc_collect import backend as backend
 from .dmc_collect import collect as collect
-from .download import SOURCES as SOURCES
 from .download import DownloadError as DownloadError
 from .download import Files as Files
+from .download import SOURCES as SOURCES
 from .download import Source as Source
 from .download import Tree as Tree
 from .download import fetch as fetch
@@ -37,9 +37,7 @@ from .download import read_maybe_gz as read_maybe_gz
 from .download import verify as verify
 from .download import verify_file as verify_file
 from .episodes import Episode as Episode
-from .episodes import Span as Span
 from .episodes import episode_names as episode_names
-from .episodes import naming_file as naming_file
 from .episodes import open_file as open_file
 from .episodes import write_episodes as write_episodes
 from .images import ImageData as ImageData
@@ -63,9 +61,7 @@ from .own_loaders import IsolatedRNG as IsolatedRNG
 from .own_loaders import from_module as from_module
 from .synthetic import minimum_jerk as minimum_jerk
 from .synthetic import synthetic_actions as synthetic_actions
-from .tfrecord import checksum as checksum
 from .tfrecord import read_tfrecord as read_tfrecord
-from .tfrecord import record_length as record_length
 from .video.clips import ClipDataset as ClipDataset
 from .video.clips import FrameCache as FrameCache
 from .video.clips import VideoData as VideoData

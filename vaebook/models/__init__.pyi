@@ -23,5 +23,7 @@ from .inflate import inflate as inflate
 from .wan import from_wan as from_wan
 from .wan import to_wan as to_wan
 from .world import DPGMMVariationalRecurrentAutoencoder as DPGMMVariationalRecurrentAutoencoder
-from .world import State as State
-from .world import reading as reading
+from .world import Imagined as Imagined
+from .world import WorldModel as WorldModel
+from .world import WorldOutput as WorldOutput
+from .world import WorldState as WorldState

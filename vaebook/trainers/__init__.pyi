@@ -5,7 +5,6 @@ from .callbacks import Report as Report
 from .callbacks import ValidationCurves as ValidationCurves
 from .callbacks import log_figure as log_figure
 from .callbacks import read_checkpoint as read_checkpoint
-from .doctor import WorldModelDoctor as WorldModelDoctor
 from .fit import Fitted as Fitted
 from .fit import Session as Session
 from .fit import fit as fit
@@ -14,6 +13,8 @@ from .loggers import Tracker as Tracker
 from .loggers import load_callbacks_and_logger as load_callbacks_and_logger
 from .loggers import make_loggers as make_loggers
 from .loggers import make_tracker as make_tracker
+from .monitor import WorldModelMonitor as WorldModelMonitor
+from .monitor import read_findings as read_findings
 from .plan import TrainingPlan as TrainingPlan
 from .plan import check_training as check_training
 from .run_options import determinism as determinism
@@ -39,4 +40,5 @@ from .world import WorldTraining as WorldTraining
 from .world import load_checkpoint as load_checkpoint
 from .world import save_checkpoint as save_checkpoint
 from .world import validate as validate
+from .world import visualize_attention as visualize_attention
 from .world import visualize_reconstructions as visualize_reconstructions
