@@ -15,7 +15,7 @@ from .core.errors import BadInput, check, check_choice, flatten_dict, optional_i
 from .core.facade import CONF, infer_experiment, load_yaml
 from .core.files import read_json, reading
 from .core.overrides import Overrides, Sweep, parse_override, quote, translate_overrides
-from .trainers.signals import Stopped, StopSignals, ignore_stops
+from .trainers.signals import Stopped, StopSignals, ignore_stop_signals
 
 # %% ../nbs/core/train.ipynb #86265020
 def experiment(cfg, **given): # given: such as the classifier to explain
@@ -29,9 +29,9 @@ def train(cfg) -> dict: # the final numbers, as in metrics.json
     "Run an experiment from data to pictures; everything is in its run folder."
     check(hasattr(cfg, 'experiment'), 'cfg', cfg, 'what compose gives', "train(compose('cvae')), for example.")
     body = experiment(cfg)
-    steps = body.data, body.model, body.fit
-    if body.launches(): steps = body.fit, body.data, body.model # processes that it starts load data themselves
-    with body.stoppable():
+    steps = body.data, body.summary, body.fit
+    if body.launches(): steps = body.fit, body.data, body.summary # processes that it starts load data themselves
+    with body.stop_at_once():
         for step in steps: step()
         if not optional_import('vaebook.core.distributed').is_main(): return {}
         numbers = body.evaluate()
@@ -75,7 +75,7 @@ def _check_finished(folder: Path, cfg):
     if finished: return
     hint = f'It was stopped: vaebook-train resume={folder} continues it.'
     if cfg is None:
-        near = [str(f) for f in optional_import('vaebook.core.runs').finished(folder.parent)][-3:]
+        near = [str(f) for f in optional_import('vaebook.core.runs').find_finished_runs(folder.parent)][-3:]
         hint = f'Near it are {", ".join(near)}.' if near else ''
     raise BadInput('run', str(folder.resolve()), 'the folder of a finished run', hint)
 
@@ -98,11 +98,9 @@ def load_run(
     damage = LookupError, AttributeError, TypeError, ValueError
     with reading(folder/'config.yaml', 'the configuration of a run', errors=damage):
         body = experiment(cfg, **given)
-    body.reopened = True
-    body.run.folder = folder
     network = optional_import('vaebook.core.pretrained').Pretrained.from_pretrained(place)
-    numbers = optional_import('vaebook.experiments.experiment').Numbers(_saved_numbers(folder, place, which))
-    body.done.update(folder=folder, network=network, fit=None, evaluate=numbers)
+    numbers = _saved_numbers(folder, place, which)
+    body.use_trained(folder, network, numbers)
     checkpoint = folder/'checkpoints'/'last.ckpt'
     if checkpoint.exists():
         state = optional_import('vaebook.trainers.callbacks').read_checkpoint(checkpoint)
@@ -180,7 +178,7 @@ def _swept_config(cfg, hydra): # cfg: composed by Hydra, with `given`; hydra: it
 def _sweep_table(folder: Path, max_columns: int = 6) -> str:
     "A row for each finished run of a sweep: its folder and its first numbers."
     runs = {}
-    for run in optional_import('vaebook.core.runs').finished(folder):
+    for run in optional_import('vaebook.core.runs').find_finished_runs(folder):
         runs[run.relative_to(folder).as_posix()] = read_json(run/'metrics.json')
     columns = list(dict.fromkeys(name for numbers in runs.values() for name in numbers))[:max_columns]
     rows = [[run, *(numbers.get(name, '') for name in columns)] for run, numbers in runs.items()]
@@ -244,7 +242,7 @@ def _run_sweep(words: list[str], hydra_words: list[str], flags: list[str]):
     now = datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S')
     folder = dict(map(parse_override, hydra_words)).get('hydra.sweep.dir') or str(Path('outputs')/now)
     _run_hydra([*flags, *hydra_words, *_sweep_lines(words), f'hydra.sweep.dir={quote(folder)}'])
-    finished = runs and optional_import('vaebook.core.runs').finished(folder)
+    finished = runs and optional_import('vaebook.core.runs').find_finished_runs(folder)
     if finished: print(f'{folder}\n{_sweep_table(Path(folder))}')
 
 # %% ../nbs/core/train.ipynb #1b9122ca
@@ -269,7 +267,7 @@ def _fail(error: Exception):
 
 def main():
     "`vaebook-train key=value …`; a mistake of the user's is one line on stderr and exit code 2."
-    atexit.register(ignore_stops) # the first to be registered is the last to be called
+    atexit.register(ignore_stop_signals) # the first to be registered is the last to be called
     try:
         with StopSignals(at_once=lambda name: Stopped(name)): _run_command(sys.argv[1:])
     except BadInput as e: _fail(e)

@@ -217,7 +217,7 @@ AUDIO = [
     # Overrides of the command line, and groups
     ('data.train_dataloader.batch_size', 'data.train_dataloader.batch_size=3', lambda *s: len(next(iter(experiment(audio(*s)).train_batches(0, 1)))['audio']), 3),
     ('model', ('model=SEANet_real', 'model.encoder.width=2'), config('model.encoder.algebra'), 'real'),
-    ('data', ('data=jamendo_highres', 'dataset.stand_in=true'), config('dataset.channels'), 1), # of a smoke run, which is mono
+    ('data', ('data=jamendo_highres', 'dataset.synthetic=true'), config('dataset.channels'), 1), # of a smoke run, which is mono
     ('trainer', 'trainer=adam', config('trainer.optimizer.name'), 'Adam'),
 ]
 

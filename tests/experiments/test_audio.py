@@ -27,7 +27,7 @@ def sounds(tmp_path):
 @pytest.mark.slow
 def test_the_seeds_commands(tmp_path, sounds):
     "`model=SEANet_real data=jamendo_highres` with a folder of the user's, and the keys of the seed's document."
-    cfg = smoke(tmp_path / 'run', f'model=SEANet_real data=jamendo_highres data.train_dataset.audio_dir={sounds} data.train_dataloader.batch_size=2 dataset.stand_in=false dataset.channels=2 '
+    cfg = smoke(tmp_path / 'run', f'model=SEANet_real data=jamendo_highres data.train_dataset.audio_dir={sounds} data.train_dataloader.batch_size=2 dataset.synthetic=false dataset.channels=2 '
                 'trainer.seed=7 trainer.num_gpus=0 trainer.optimizer.type=RAdam trainer.optimizer.config.lr=1e-3 trainer.scheduler.type=InverseLR trainer.scheduler.config.inv_gamma=10. '
                 'trainer.trainer.gradient_clip_val=20. trainer.trainer.accumulate_grad_batches=2 trainer.loss_config.spectral.stft_mse.config.reduction=mean trainer.loss_config.spectral.weights.stft_mse=2.0 '
                 'trainer.loss_config.bottleneck.weights.kl=1.0 trainer.eval_loss_config.stft.fft_size=512 trainer.eval_loss_config.stft.hop_size=128 trainer.eval_loss_config.stft.win_length=512 trainer.wandb.use_wandb=false model.autoencoder.pre_transform=none')
@@ -71,11 +71,11 @@ def test_bad_input_is_named(tmp_path, sounds):
     for changes, words in {'loss.spectral.weights.stft_mse=-1': 'weight', 'loss.spectral.weights.mrsftf=1': 'mrstft', 'model.encoder.algebar=real': 'algebra', 'model.bottleneck.type=vea': 'vae',
                            'eval_loss.pesk.zero_mean=true': 'sisdr', 'model.dim=63': 'multiple of 2', 'dataset.samples=100': 'window'}.items():
         with pytest.raises(BadInput, match=words): experiment(smoke(tmp_path / 'x', changes)).first_loss()
-    with pytest.raises(BadInput, match='root'): experiment(smoke(tmp_path / 'x', 'dataset.stand_in=false', dataset='jamendo_highres')).data()
-    with pytest.raises(BadInput, match='folder'): experiment(smoke(tmp_path / 'x', 'dataset.stand_in=false', audio_dir=str(tmp_path / 'none'))).data()
+    with pytest.raises(BadInput, match='root'): experiment(smoke(tmp_path / 'x', 'dataset.synthetic=false', dataset='jamendo_highres')).data()
+    with pytest.raises(BadInput, match='folder'): experiment(smoke(tmp_path / 'x', 'dataset.synthetic=false', audio_dir=str(tmp_path / 'none'))).data()
     (sounds / 'broken.wav').write_bytes(b'RIFF')
-    with pytest.raises(BadInput, match='broken.wav'): experiment(smoke(tmp_path / 'x', 'dataset.stand_in=false dataset.sample_rate=8000', audio_dir=str(sounds))).data()
-    body = experiment(smoke(tmp_path / 'x', 'dataset.stand_in=false dataset.sample_rate=8000 dataset.skip_broken=true', audio_dir=str(sounds)))
+    with pytest.raises(BadInput, match='broken.wav'): experiment(smoke(tmp_path / 'x', 'dataset.synthetic=false dataset.sample_rate=8000', audio_dir=str(sounds))).data()
+    body = experiment(smoke(tmp_path / 'x', 'dataset.synthetic=false dataset.sample_rate=8000 dataset.skip_broken=true', audio_dir=str(sounds)))
     assert 'broken.wav' in str(body.data().skipped)
     assert not (tmp_path / 'x').exists()
 

@@ -46,7 +46,7 @@ def test_resume_is_exact(tmp_path, changes):
 def test_the_seeds_keys(tmp_path):
     "The hyper-parameters as the seed's document writes them, on a file of the user's."
     write_episodes(tmp_path / 'pendulum.h5', pendulum_episodes(10, 32, 16))
-    cfg = compose('world', QUIET, smoke=True, run_dir=str(tmp_path / 'run'), **{'dataset.stand_in': False}, data_path=str(tmp_path / 'pendulum.h5'), learning_rate=2e-4, batch_size=4, sequence_length=8, num_epochs=1, grad_clip=5.0, beta_start=0.0, beta_end=1.0,
+    cfg = compose('world', QUIET, smoke=True, run_dir=str(tmp_path / 'run'), **{'dataset.synthetic': False}, data_path=str(tmp_path / 'pendulum.h5'), learning_rate=2e-4, batch_size=4, sequence_length=8, num_epochs=1, grad_clip=5.0, beta_start=0.0, beta_end=1.0,
                   beta_warmup_epochs=10, balancer='rgb', rgb_mu=0.9, rgb_lambd=1.0, rgb_alpha_steps=3, image_size=16, action_dim=1, num_workers=0, pin_memory=True, entropy_weight=0.2, diversity_weight=0.5, attention_kl_weight=0.3, max_steps=3)
     body = experiment(cfg)
     assert cfg.dataset.name == 'episodes' and math.isfinite(body.evaluate()['elbo'])
@@ -60,7 +60,7 @@ def test_bad_input_is_named(tmp_path):
                            'loss.weights.entropy_weight=-1': 'entropy_weight', 'loss.rgb.mu=2 loss.balancer=rgb': 'mu', 'dream.horizon=0': 'dream.horizon', 'dream.mode=best': 'dream.mode', 'model.quantizer=lfq': 'vq', 'model.concentration=[0,1]': 'concentration'}.items():
         with pytest.raises(BadInput, match=words): experiment(smoke(tmp_path / 'x', changes)).first_loss()
     with pytest.raises(BadInput, match='action_dim'): experiment(smoke(tmp_path / 'x', 'model.action_dim=21')).model
-    with pytest.raises(BadInput, match='data_path'): experiment(smoke(tmp_path / 'x', 'dataset.stand_in=false', data_path=str(tmp_path / 'none'))).data()
+    with pytest.raises(BadInput, match='data_path'): experiment(smoke(tmp_path / 'x', 'dataset.synthetic=false', data_path=str(tmp_path / 'none'))).data()
     with pytest.raises(BadInput, match='dream.horizon'): experiment(smoke(tmp_path / 'x', 'dream.horizon=60')).data()
     assert not (tmp_path / 'x').exists()
 

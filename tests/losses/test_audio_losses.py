@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 from vaebook.metrics.audio import AudioFidelity, perceptual_scores
-from vaebook.core.config import read
+from vaebook.core.config import load_yaml
 from vaebook.losses.spectral import DEFAULT_LOSS, AudioLoss, MRSTFT, Mel, mel_filters
 
 
@@ -62,7 +62,7 @@ def test_loss_configuration_of_omegaconf(name):
 
 def test_the_default_is_the_recipes():
     "A model trained in a loop of one's own has the terms of `vaebook-train recipe=audio`."
-    assert repr(AudioLoss(DEFAULT_LOSS, 16000)) == repr(AudioLoss(read('loss/audio'), 16000))
+    assert repr(AudioLoss(DEFAULT_LOSS, 16000)) == repr(AudioLoss(load_yaml('loss/audio'), 16000))
 
 
 @pytest.mark.parametrize('rate', [8000, 16000, 44100])

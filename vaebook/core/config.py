@@ -155,7 +155,7 @@ def _drop_unsupported(cfg, keys): # keys that the user gave
         trainer = OmegaConf.select(cfg, block.rstrip('.'))
         if not given or not trainer: continue
         parts = {part: OmegaConf.to_container(trainer[part]) for part in ('optimizer', 'scheduler')}
-        supported = optional_import('vaebook.trainers.schedules').suited(parts, given)
+        supported = optional_import('vaebook.trainers.schedules').drop_unsupported(parts, given)
         for part, settings in supported.items(): OmegaConf.update(cfg, f'{block}{part}', settings, merge=False)
 
 # %% ../../nbs/core/config.ipynb #aee6568d

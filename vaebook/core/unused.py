@@ -37,7 +37,7 @@ _AUDIO_FILES = 'speech16k', 'music44k', 'samples44k', 'audio_folder'
 _READ_DATA = Rule('dataset.root dataset.tasks dataset.new_tasks dataset.task dataset.environment dataset.domain_task '
                   'dataset.sprites dataset.val_root dataset.weights dataset.level dataset.distractor '
                   'dataset.difficulty dataset.repeat',
-                  _is_not('dataset.stand_in', True), 'dataset.stand_in')
+                  _is_not('dataset.synthetic', True), 'dataset.synthetic')
 _DISCRIMINATOR = 'loss.discriminator.weights.adversarial', 'loss.discriminator.weights.feature_matching'
 RULES = dict(
     cvae=[
@@ -62,7 +62,7 @@ RULES = dict(
         Rule('model.quantizer', _is_not('model.bottleneck', 'gaussian'), 'model.bottleneck'),
         Rule('dataset.stride dataset.dynamic_stride dataset.windows_per_video dataset.flip dataset.on_error '
              'dataset.preload_gb dataset.val_fraction',
-             lambda cfg: _is_not('dataset.name', 'moving')(cfg) and not cfg['dataset']['stand_in'], 'dataset.name'),
+             lambda cfg: _is_not('dataset.name', 'moving')(cfg) and not cfg['dataset']['synthetic'], 'dataset.name'),
         Rule('dataset.train_clips dataset.sprites', _is('dataset.name', 'moving'), 'dataset.name')],
     audio=[
         Rule('loss.discriminator.type loss.discriminator.config.*',
@@ -77,9 +77,9 @@ RULES = dict(
         Rule('loss.bottleneck.weights.entropy', _is('model.bottleneck.type', 'lfq'), 'model.bottleneck.type'),
         Rule('model.tanh', _is('model.stft', None), 'model.stft'),
         Rule('dataset.val_every dataset.val_crops dataset.rounds dataset.skip_broken',
-             lambda cfg: cfg['dataset']['name'] in _AUDIO_FILES and not cfg['dataset']['stand_in'], 'dataset.name'),
+             lambda cfg: cfg['dataset']['name'] in _AUDIO_FILES and not cfg['dataset']['synthetic'], 'dataset.name'),
         Rule('dataset.train_tones dataset.val_tones',
-             lambda cfg: cfg['dataset']['name'] == 'tones' or cfg['dataset']['stand_in'], 'dataset.name')],
+             lambda cfg: cfg['dataset']['name'] == 'tones' or cfg['dataset']['synthetic'], 'dataset.name')],
     world=[
         Rule('dataset.difficulty', _is_not('dataset.distractor', 'none'), 'dataset.distractor'),
         Rule('dataset.task dataset.repeat dataset.level dataset.distractor',

@@ -304,14 +304,14 @@ def load(name: str = 'metaworld', # metaworld, lerobot, npz or synthetic_actions
          seed: int = 0, # Decides which of them validate
          weights: dict | None = None, # Data set → how often it is drawn; None: each window once an epoch
          root=None, # Where the data lies
-         stand_in: bool = False, # `synthetic_actions` in its place: nothing to simulate or to find
+         synthetic: bool = False, # `synthetic_actions` in its place: nothing to simulate or to find
          **options) -> ActionData: # What else the provider takes
     "The data of a run, by name."
     has_file = 'dataset.module=FILE, a Python file with prepare_dataloaders(batch_size)'
-    check(name != 'module' or stand_in, 'module', None, has_file)
+    check(name != 'module' or synthetic, 'module', None, has_file)
     find = _provider('synthetic_actions' if name == 'module' else name)
     for key in options: check_choice(f'option of {name}', key, inspect.signature(find).parameters)
-    if stand_in: train, new, weights = *_provider('synthetic_actions')(), None
+    if synthetic: train, new, weights = *_provider('synthetic_actions')(), None
     else: train, new = find(root=root, **options)
     return ActionData.from_episodes(train, new, horizon, stride, tail, val_fraction, seed, weights)
 
@@ -325,7 +325,7 @@ def prepare_dataloaders(batch_size: int,
                         module=None, # A Python file with a `prepare_dataloaders` of its own
                         **options) -> tuple[Tensor, object, dict]:
     "An example [T,D], an endless loader of training batches, and a loader a data set to validate on."
-    if module and not options.get('stand_in'):
+    if module and not options.get('synthetic'):
         check((start, num_batches) == (0, None), 'start, num_batches', (start, num_batches),
               'neither with a module, whose loader has an order of its own',
               'Say itertools.islice(train, start, num_batches).')

@@ -434,7 +434,7 @@ def load(
     train_tones: int = 2000,            # of `tones`
     val_tones: int = 32,
     seed: int = 0,                      # decides the training crops
-    stand_in: bool = False              # tones in the same form: nothing to find
+    synthetic: bool = False              # tones in the same form: nothing to find
 ) -> AudioData:
     "Sounds by name."
     usual_rate, usual_channels = DATASETS[check_choice('dataset', name, DATASETS)]
@@ -445,9 +445,9 @@ def load(
         check(isinstance(v, int) and v > 0, k, v, 'a whole number, 1 or more')
     right = name == 'audio_folder' or root is None
     check(right, 'root', root, 'None unless the data set is audio_folder', f'{name} is found by its name.')
-    if stand_in or name == 'tones':
+    if synthetic or name == 'tones':
         data.note = 'chirps and harmonic tones, made on the fly'
-        if stand_in: data.note = f'stand-in for {name}: chirps and tones; numbers made with it say nothing about {name}'
+        if synthetic: data.note = f'stand-in for {name}: chirps and tones; numbers made with it say nothing about {name}'
         return _from_tones(data, train_tones, val_tones, seed)
     if name == 'audio_folder': data.note = f'sounds of {root}'
     else: root, data.note = fetch(name), provenance(name)

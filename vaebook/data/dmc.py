@@ -264,7 +264,7 @@ def load(
     action_convention: str | None = None,   # of the files: after, before; None: as their format has it
     reward_convention: str | None = None,   # of the files: state, action; None: as their format has it
     seed: int = 0,                          # of the episodes that are made, not of a training
-    stand_in: bool = False,                 # pendulums in the place of what is named
+    synthetic: bool = False,                 # pendulums in the place of what is named
     repeat: int = 4,                        # the rest is for dmc, see `dmc_collect.collect`
     level='mixed',
     distractor: str = 'none',
@@ -273,7 +273,7 @@ def load(
 ) -> WorldData:
     "Episodes by name."
     check_choice('dataset', name, ('pendulum', 'dmc', 'episodes'))
-    asked = (name == 'episodes') == (root is not None) or stand_in
+    asked = (name == 'episodes') == (root is not None) or synthetic
     check(asked, 'root', root and str(root), 'a file or folder for episodes, and None for the others')
     options = dict(
         val_fraction=val_fraction,
@@ -281,9 +281,9 @@ def load(
         action_convention=action_convention,
         reward_convention=reward_convention,
         image_size=image_size)
-    if stand_in or name == 'pendulum':
+    if synthetic or name == 'pendulum':
         note = 'pendulums, made in memory'
-        if stand_in: note = f'stand-in for {name}: pendulums; numbers made with it say nothing about {name}'
+        if synthetic: note = f'stand-in for {name}: pendulums; numbers made with it say nothing about {name}'
         made = pendulum_episodes(episodes, steps, image_size or 32, seed)
         return _split_data(made, sequence_length, name, note, **options)
     if name == 'episodes':

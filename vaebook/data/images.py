@@ -369,13 +369,13 @@ def _read_own_folder(root, size: int) -> _Raw:
     x, y, classes = read_folder(root, size)
     return _Raw((x, y), None, classes, f'pictures of {Path(root).name}')
 
-def _read(name: str, size: int, root, stand_in: bool) -> _Raw:
+def _read(name: str, size: int, root, synthetic: bool) -> _Raw:
     classes = _CLASSES.get(name)
     if name == 'digits': return _Raw(read_digits(), None, classes, _DIGITS_NOTE)
     if name == 'shapes':
         note = f'generated squares, factors {", ".join(FACTORS)}; the classes are sizes'
         return _Raw(_read_squares('train'), _read_squares('test'), classes, note)
-    if stand_in: return _stand_in(name)
+    if synthetic: return _stand_in(name)
     if name == 'folder': return _read_own_folder(root, size)
     train, test = read_published(name)
     return _Raw(train, test, classes, provenance(name))
@@ -388,14 +388,14 @@ def load(name: str, # mnist, fmnist, cifar10, digits, shapes or folder
          seed: int = 0, # Decides which training images validate
          val_fraction: float = 0.1, # Of the training images
          max_train: int | None = None, # Keep only that many training images
-         stand_in: bool = False) -> ImageData: # The digits in the data set's shape, without any download
+         synthetic: bool = False) -> ImageData: # The digits in the data set's shape, without any download
     "A data set by name: whole, in memory, as bytes."
     check_choice('dataset', name, _SHAPES)
     hint = f'{name} is found by its name; for pictures of your own say folder.'
     check(name == 'folder' or root is None, 'root', root, 'None unless the data set is a folder', hint)
     size = _SHAPES[name][1] if image_size is None else image_size
     _check_size(size)
-    raw = _read(name, size, root, stand_in)
+    raw = _read(name, size, root, synthetic)
     x, y = raw.train
     choices = dict(include_classes=include_classes, image_size=size, seed=seed, val_fraction=val_fraction, max_train=max_train)
     return ImageData.from_tensors(x, y, raw.test, raw.classes, name=name, note=raw.note, **choices)

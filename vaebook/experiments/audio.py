@@ -18,7 +18,7 @@ from ..metrics.audio import AudioFidelity, real_time_factor
 from ..export.codec import Codec
 from ..core import BadInput, check, check_choice, optional_import, seed_step
 from ..data.audio import DATASETS, AudioData, crop_samples, load, pcm_to_float, write_wav
-from .experiment import Experiment, once, plain
+from .experiment import Experiment, cached_method, as_dict
 from ..losses.audio_adversarial import AudioObjective, DiscriminatorConfig, LossBalancer, read_discriminator
 from ..losses.spectral import BOTTLENECK_TERMS, AudioLoss, EvalLoss, as_mapping
 from ..models.audio import AudioAutoencoder
@@ -96,7 +96,7 @@ class AudioDemo(Callback):
     def on_validation_epoch_start(self, trainer, module):
         "Write and log what the model sounds like now."
         if not trainer.is_global_zero: return
-        model, step = module.judged.model, module.step
+        model, step = module.eval_objective.model, module.step
         x = self.sounds.to(model.last_layer.device)
         x_hat = _reconstruct(model, x).clamp(-1, 1).cpu()
         both = torch.cat([self.sounds, x_hat], -1)
@@ -167,7 +167,7 @@ class AudioExperiment(Experiment, name='audio'):
         super().__init__(cfg)
         self.sounds = _sound_format(cfg.dataset)
         is_config = optional_import('omegaconf').OmegaConf.is_config
-        loss, eval_loss, balancer = (plain(v) if is_config(v) else v for v in (cfg.loss, cfg.eval_loss, cfg.balancer))
+        loss, eval_loss, balancer = (as_dict(v) if is_config(v) else v for v in (cfg.loss, cfg.eval_loss, cfg.balancer))
         _check_losses(loss, eval_loss, balancer, self.sounds, cfg.trainer.monitor)
         if balancer == {}: balancer = True # with its own settings
         self.losses = loss, eval_loss, balancer
@@ -180,17 +180,17 @@ class AudioExperiment(Experiment, name='audio'):
         "What cannot be sharded: key → (its value, a value that can)."
         found = {}
         if self.cfg.balancer: found['balancer'] = self.cfg.balancer, 'null'
-        weights = (plain(self.cfg.loss).get('discriminator') or {}).get('weights') or {}
+        weights = (as_dict(self.cfg.loss).get('discriminator') or {}).get('weights') or {}
         if any(weights.values()): found['loss.discriminator.weights'] = weights, 'weights of 0'
         kind = self.cfg.model.bottleneck.type
         if kind in ('vq', 'rvq', 'dac_rvq'): found['model.bottleneck.type'] = kind, 'one without a codebook'
         return found
 
-    def load(self) -> AudioData:
-        options = {k: v for k, v in plain(self.cfg.dataset).items() if k != 'num_workers'}
+    def load_data(self) -> AudioData:
+        options = {k: v for k, v in as_dict(self.cfg.dataset).items() if k != 'num_workers'}
         return load(**options, seed=self.cfg.seed)
 
-    def build(self, data: AudioData) -> AudioAutoencoder:
+    def build_model(self, data: AudioData) -> AudioAutoencoder:
         "A new model, or that of `init`, if it fits the data."
         if not self.cfg.init: return self._new_model(_SoundFormat(data.sample_rate, data.channels, data.samples))
         model = load_audio(self.cfg.init)
@@ -200,10 +200,10 @@ class AudioExperiment(Experiment, name='audio'):
         return model
 
     def _new_model(self, sounds: _SoundFormat) -> AudioAutoencoder:
-        return AudioAutoencoder.from_config(plain(self.cfg.model) | sounds._asdict())
+        return AudioAutoencoder.from_config(as_dict(self.cfg.model) | sounds._asdict())
 
-    @once
-    def objective(self) -> AudioObjective: return AudioObjective(self.network(), *self.losses)
+    @cached_method
+    def objective(self) -> AudioObjective: return AudioObjective(self.model, *self.losses)
 
     def callbacks(self) -> list: return [AudioDemo(self.folder(), self.held_out())] if self.cfg.demo.clips else []
 
@@ -215,13 +215,13 @@ class AudioExperiment(Experiment, name='audio'):
         filled = [pad(x[:, :n], (0, max(0, n - x.shape[-1]))) for x in sounds]
         return pcm_to_float(torch.stack(filled))
 
-    @once
+    @cached_method
     def fidelity(self) -> tuple: # AudioFidelity, the latents chunk by chunk
-        return _judge_files(self.network().eval(), self.data(), self.device)
+        return _judge_files(self.model.eval(), self.data(), self.device)
 
-    def measure(self) -> dict:
+    def compute_metrics(self) -> dict:
         "si_sdr (dB), stft_distance, mel_distance, lsd (dB), phase …; cost; latent numbers a second; real-time factors."
-        model = self.network()
+        model = self.model
         fidelity, latents = self.fidelity()
         numbers = fidelity.report()
         absent = numbers.pop('left_out', '')
@@ -232,16 +232,16 @@ class AudioExperiment(Experiment, name='audio'):
 
     def sample(self) -> Tensor | None: # [1, C, N]
         "A sound from latents of the prior; None where the bottleneck has none."
-        model = self.network()
+        model = self.model
         frames = round(self.cfg.demo.seconds * model.frame_rate)
         seed_step(self.cfg.seed, 0)
-        try: z = model.bottleneck.prior((1, model.dim, frames))
+        try: z = model.bottleneck.sample_prior((1, model.dim, frames))
         except BadInput: return None
         with torch.no_grad(): return model.decode(z.to(self.device)).cpu()
 
-    def draw(self) -> dict:
+    def make_figures(self) -> dict:
         "Reconstructions, SI-SDR by file, channels, samples from the prior where there is one."
-        model, x = self.network().eval(), self.held_out().to(self.device)
+        model, x = self.model.eval(), self.held_out().to(self.device)
         x_hat = _reconstruct(model, x)
         with torch.no_grad(): z = model.encode(x).z
         for i, sound in enumerate(torch.cat([x, x_hat.clamp(-1, 1)], -1).cpu()):
@@ -260,5 +260,5 @@ class AudioExperiment(Experiment, name='audio'):
         n = round(seconds * self.data().sample_rate)
         loudness = x.square().mean((0, 1)).unfold(0, min(n, x.shape[-1]), 100).mean(-1)
         start = int(loudness.argmax()) * 100
-        both = [y[0, :, start:start + n].clamp(-1, 1).cpu() for y in (x, _reconstruct(self.network(), x))]
+        both = [y[0, :, start:start + n].clamp(-1, 1).cpu() for y in (x, _reconstruct(self.model, x))]
         return torch.cat(both, -1).numpy()

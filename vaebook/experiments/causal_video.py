@@ -17,7 +17,7 @@ from ..core import Latent, optional_import, seed_step
 from ..data.batches import sequential
 from ..data.video.clips import VideoData, load_videos
 from ..data.video.reader import to_bytes, to_float
-from .experiment import Experiment, once, plain
+from .experiment import Experiment, cached_method, as_dict
 from ..layers.dct_codec import DCTCodec
 from ..losses.adversarial import VideoObjective
 from ..losses.perceptual import make_perceptual
@@ -49,7 +49,7 @@ class FilmCallback(Callback):
     def on_validation_epoch_start(self, trainer, module):
         "Film the weights that are validated: the averaged ones, if there are any."
         if not trainer.is_global_zero: return
-        model = module.judged.model
+        model = module.eval_objective.model
         frames = _side_by_side(model, self.clips.to(model.last_layer.device))
         film = save_mp4(self.folder/'figures'/f'reconstructions_step_{module.step}.mp4', frames / 255, self.fps)
         for logger in trainer.loggers: logger.log_video('reconstructions', film, module.step)
@@ -130,7 +130,7 @@ def random_latents(model: CausalVAE, like: Latent) -> Tensor: # z of the shape o
     "Numbers of the right mean and deviation, or random codes: each on its own."
     if 'indices' not in like.info: return model.denormalize(torch.randn(like.z.shape).to(like.z))
     ids = like.info['indices']
-    return model.bottleneck.decode_indices(torch.randint(model.bottleneck.vocab_size, ids.shape).to(ids))
+    return model.bottleneck.indices_to_codes(torch.randint(model.bottleneck.vocab_size, ids.shape).to(ids))
 
 # %% ../../nbs/video/causal_video_experiment.ipynb #ee137e9c
 class CausalVideoExperiment(Experiment, name='causal_video'):
@@ -138,7 +138,7 @@ class CausalVideoExperiment(Experiment, name='causal_video'):
     def __init__(self, cfg):
         super().__init__(cfg)
         optional_import('av', extra='video') # for films: to be missed now, and not at the first validation
-        self._objective(self.build(None), None) # wrong settings are named before any data is loaded
+        self._objective(self.build_model(None), None) # wrong settings are named before any data is loaded
 
     def obstacles(self) -> dict:
         "A discriminator has an optimiser of its own, and a learned codebook changes in the forward pass."
@@ -148,33 +148,33 @@ class CausalVideoExperiment(Experiment, name='causal_video'):
         if bottleneck in ('vq', 'rvq'): found['model.bottleneck'] = (bottleneck, 'gaussian, fsq, rfsq or lfq')
         return found
 
-    def load(self) -> VideoData:
-        options = plain(self.cfg.dataset)
+    def load_data(self) -> VideoData:
+        options = as_dict(self.cfg.dataset)
         del options['num_workers']
         return load_videos(**options, seed=self.cfg.seed)
 
-    def build(self, data) -> CausalVAE:
-        clips, options = plain(self.cfg.dataset), plain(self.cfg.model)
+    def build_model(self, data) -> CausalVAE:
+        clips, options = as_dict(self.cfg.dataset), as_dict(self.cfg.model)
         del options['name']
         model = CausalVAE(clips['channels'], num_frames=clips['num_frames'], resolution=clips['resolution'], **options)
         return load_initial(model, self.cfg.init) if data and self.cfg.init else model
 
     def _objective(self, model: CausalVAE, perceptual) -> VideoObjective:
-        options = plain(self.cfg.loss)
+        options = as_dict(self.cfg.loss)
         for key in ('perceptual', 'perceptual_weights', 'on_missing'): del options[key]
         return VideoObjective(model, perceptual, **options)
 
-    @once
+    @cached_method
     def objective(self) -> VideoObjective:
         loss = self.cfg.loss
         perceptual = make_perceptual(loss.perceptual, loss.perceptual_weights, loss.on_missing)
-        return self._objective(self.network(), perceptual)
+        return self._objective(self.model, perceptual)
 
     def callbacks(self) -> list: return [FilmCallback(self.folder(), self.held_out(), self.cfg.video.fps)]
 
-    def settle(self):
+    def after_fit(self):
         "Measure the deviation of the latents, for whoever models them."
-        self.network().fit_latent_stats(self._val_batches())
+        self.model.fit_latent_stats(self._val_batches())
 
     def _val_batches(self): return sequential(self.data().val, self.cfg.trainer.batch_size)
 
@@ -184,12 +184,12 @@ class CausalVideoExperiment(Experiment, name='causal_video'):
         count = min(self.cfg.video.max_clips, len(val))
         return to_float(val[torch.arange(count)]['video'])
 
-    @once
+    @cached_method
     def fidelity(self) -> dict:
         "`compare_clips` of the held-out clips."
-        return compare_clips(self.network().eval(), self._val_batches())
+        return compare_clips(self.model.eval(), self._val_batches())
 
-    def measure(self) -> dict:
+    def compute_metrics(self) -> dict:
         "Errors of model and floor, PSNR of the codec; KL in nats a latent number, or perplexity and bits a cell."
         found = self.fidelity()
         numbers, floor = found['model'].report(), found['floor'].report()
@@ -197,12 +197,12 @@ class CausalVideoExperiment(Experiment, name='causal_video'):
         numbers |= found['rate']
         numbers['psnr_codec'] = found['codec'].report()['psnr']
         numbers['gain'] = numbers['psnr'] - floor['psnr']
-        numbers['numbers_per_cell'] = self.network().z_channels
+        numbers['numbers_per_cell'] = self.model.z_channels
         return numbers
 
-    def draw(self) -> dict:
+    def make_figures(self) -> dict:
         "Reconstructions, samples, PSNR by frame, channels."
-        model, found = self.network().eval(), self.fidelity()
+        model, found = self.model.eval(), self.fidelity()
         seed_step(self.cfg.seed, 0)
         x, x_hat = reconstruct_clips(model, self.held_out().to(self.device))
         with evaluating(model):

@@ -83,7 +83,7 @@ def _load_state(net: nn.Module, path: Path) -> nn.Module:
     return net.eval()
 
 # %% ../../nbs/images/classifier_experiment.ipynb #e19c0001
-_DATA = 'name', 'include_classes', 'image_size', 'stand_in', 'val_fraction', 'max_train'
+_DATA = 'name', 'include_classes', 'image_size', 'synthetic', 'val_fraction', 'max_train'
 
 def _network_differs(net: nn.Module, cfg) -> list: # of one of ours
     "What its network is, and what `cfg` asks for."
@@ -205,7 +205,7 @@ class ImageExperiment(Experiment):
     def load_data(self):
         d = self.cfg.dataset
         classes = None if d.include_classes is None else list(d.include_classes)
-        return load(d.name, classes, d.image_size, d.root, self.cfg.seed, d.val_fraction, d.max_train, d.stand_in)
+        return load(d.name, classes, d.image_size, d.root, self.cfg.seed, d.val_fraction, d.max_train, d.synthetic)
 
 # %% ../../nbs/images/classifier_experiment.ipynb #1d19e17a
 class ClassifierExperiment(ImageExperiment, name='classifier'):
@@ -226,7 +226,7 @@ class ClassifierExperiment(ImageExperiment, name='classifier'):
         hint = f'{place} holds another classifier: delete it or choose another name.'
         check(same or not place.exists(), 'model_name', self.name, 'a name that is free', hint)
 
-    def build(self, data):
+    def build_model(self, data):
         network = self.cfg.model
         net = build_classifier(network.name, data.num_classes, data.shape, width=network.width)
         return check_outputs(net, self.cfg)
@@ -235,13 +235,13 @@ class ClassifierExperiment(ImageExperiment, name='classifier'):
         if self.cfg.smoke: return super().fit()
         self._check_name()
         fig = super().fit()
-        save_classifier(self.network(), self.cfg, classifier_store(self.cfg), self.data())
+        save_classifier(self.model, self.cfg, classifier_store(self.cfg), self.data())
         return fig
 
     @torch.no_grad()
     def predictions(self) -> tuple[Tensor, Tensor]:
         "Log-probabilities [N, M] and labels [N] of the test set."
-        net = self.network().eval()
+        net = self.model.eval()
         log_p = []
         y = []
         for batch in self.test_batches():
@@ -254,7 +254,7 @@ class ClassifierExperiment(ImageExperiment, name='classifier'):
         accuracy = (log_p.argmax(1) == y).float().mean()
         return dict(classifier_accuracy=accuracy, ce=-log_p.gather(1, y[:, None]).mean())
 
-    def draw(self):
+    def make_figures(self):
         log_p, y = self.predictions()
         data = self.data()
         return dict(

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core import BadInput, check, optional_import, seed_step
-from ..core.config import of_experiment
+from ..core.config import select_experiment
 from ..data.images import FACTORS, SQUARES, class_examples, shapes, to_unit
 from .classifier import ClassifierExperiment, ImageExperiment, check_outputs, classifier_store, find_classifier
-from .experiment import Parts, once
+from .experiment import ModelSummary, cached_method
 from ..explain import (alpha_plane, counterfactual, counterfactual_figure, counterfactual_summary, explain, invariance,
     plane_figure, plane_gif, removal, removal_bars)
 from ..losses.causal_objective import CausalObjective
@@ -162,7 +162,7 @@ def flow_bars(metrics: dict): # with flow/… entries
 def classifier_config(cfg):
     "The classifier's own configuration, cut from that of the experiment which explains it."
     OmegaConf = optional_import('omegaconf').OmegaConf
-    return of_experiment(OmegaConf.merge(cfg, dict(run_dir=None, resume=None)), 'classifier')
+    return select_experiment(OmegaConf.merge(cfg, dict(run_dir=None, resume=None)), 'classifier')
 
 # %% ../../nbs/images/cvae_experiment.ipynb #38641a27
 class _ExplainedClassifier(ImageExperiment):
@@ -172,7 +172,7 @@ class _ExplainedClassifier(ImageExperiment):
         if classifier is None: check_training(classifier_config(cfg))
         self.given = classifier
 
-    @once
+    @cached_method
     def examples(self) -> Tensor: # [N, C, H, W] uint8
         "The first validation images of each class, class by class."
         n = self.cfg.sweep.n_samples_each_class
@@ -181,7 +181,7 @@ class _ExplainedClassifier(ImageExperiment):
         check(n <= least, 'n_samples_each_class', n, f'at most {least}, the validation images of the rarest class')
         return split.x[class_examples(split, n).flatten()]
 
-    @once
+    @cached_method
     def black_box(self) -> nn.Module:
         "The classifier to be explained: given, of this run, found in `save_dir`, or trained."
         self.examples() # before anything is trained: are there enough?
@@ -190,18 +190,18 @@ class _ExplainedClassifier(ImageExperiment):
         for find in self._kept_classifier, self._stored_classifier:
             net = find(cfg)
             if net is not None: return net
-        hint = 'Put it back into save_dir, or give it: reopen(folder, classifier=net).'
+        hint = 'Put it back into save_dir, or give it: load_run(folder, classifier=net).'
         name = cfg.model_name or cfg.model.name
-        check(not self.reopened, 'classifier', name, 'the classifier that this run explains', hint)
+        check(not self.loaded, 'classifier', name, 'the classifier that this run explains', hint)
         return self._train_classifier(cfg)
 
-    def classifier(self) -> Parts:
+    def classifier(self) -> ModelSummary:
         "The classifier as a table of parameters."
-        return Parts(self.black_box())
+        return ModelSummary(self.black_box())
 
     def _kept_classifier(self, cfg) -> nn.Module | None:
         "The classifier that a run trained before it was stopped."
-        if not (self.run.checkpoint or self.reopened): return None
+        if not (self.run.checkpoint or self.loaded): return None
         kept = self.folder()/'classifier'/'model'
         return Pretrained.from_pretrained(kept) if (kept/'config.json').exists() else None
 
@@ -214,12 +214,12 @@ class _ExplainedClassifier(ImageExperiment):
         cfg.run_dir = str(self.folder()/'classifier')
         cfg.resume = 'auto' # it may have been stopped in there
         experiment = ClassifierExperiment(cfg)
-        experiment.done['data'] = self.data()
+        experiment.results['data'] = self.data()
         try:
             experiment.evaluate()
             experiment.figures()
         except Stopped as e: raise Stopped(e.args[0], self.folder()) from e # it is this run that goes on
-        return experiment.network().eval()
+        return experiment.model.eval()
 
 # %% ../../nbs/images/cvae_experiment.ipynb #72cf60e2
 class CVAEExperiment(_ExplainedClassifier, name='cvae'):
@@ -240,7 +240,7 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         check_report(cfg.loss.eval_alpha_samples // 2, cfg.loss.eval_beta_samples)
         check(cfg.loss.eval_images >= 1, 'eval_images', cfg.loss.eval_images, '1 or more')
 
-    def build(self, data): return self._autoencoder(data.shape)
+    def build_model(self, data): return self._autoencoder(data.shape)
 
     def _autoencoder(self, shape: tuple) -> CVAE:
         options = {k: v for k, v in self.cfg.model.items() if k != 'name'}
@@ -250,13 +250,13 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         options = {k: v for k, v in self.cfg.loss.items() if not k.startswith('eval_')}
         return options | dict(outputs=self.cfg.classifier.model.outputs)
 
-    @once
+    @cached_method
     def objective(self):
         "The loss with the classifier in it; raises `BadInput` when that is one for other images or classes."
         data = self.data()
         net = self.black_box()
         try:
-            objective = CausalObjective(self.network(), net, **self._loss_options())
+            objective = CausalObjective(self.model, net, **self._loss_options())
             m_net = objective.classify(to_unit(self.examples()[:1])).shape[1]
         except RuntimeError as e:
             raise BadInput('classifier', type(net).__name__, f'a network for images {data.shape}', f'{e}.') from e
@@ -286,11 +286,11 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         "Sweeps every `callback_every` epochs, to `figures/` and the trackers."
         def show(trainer, module):
             for name, fig in self.sweeps(module.objective).items():
-                self.run.figure(f'{name}_epoch_{round(module.epoch):04d}', fig)
+                self.run.save_figure(f'{name}_epoch_{round(module.epoch):04d}', fig)
                 log_figure(trainer, name, fig, module.step)
         return [EveryEpochs(self.cfg.sweep.callback_every, show)]
 
-    def measure(self) -> dict:
+    def compute_metrics(self) -> dict:
         objective = self.objective().eval()
         metrics = self._image_metrics(objective)
         metrics |= self._flow_metrics(objective)
@@ -315,11 +315,11 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
 
     def _factor_metrics(self) -> dict:
         if self.cfg.dataset.name != 'shapes' or self.cfg.dataset.include_classes: return {}
-        z = [self.network().encode(batch['x']).z.cpu() for batch in self.test_batches()]
+        z = [self.model.encode(batch['x']).z.cpu() for batch in self.test_batches()]
         _, factors, _ = shapes(*SQUARES['test'])
         return factor_metrics(torch.cat(z), factors)
 
-    def draw(self) -> dict:
+    def make_figures(self) -> dict:
         metrics = self.evaluate()
         removed = {k.removeprefix('removal/'): v for k, v in metrics.items() if k.startswith('removal/')}
         figures = dict(images=self._images(), flow=flow_bars(metrics), removal=removal_bars(removed))
@@ -328,7 +328,7 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
     def _images(self):
         x = to_unit(self.data().test.x[:12].to(self.device))
         seed_step(self.cfg.seed, 0, _Stream.PRIOR)
-        return images_figure(self.network().eval(), x)
+        return images_figure(self.model.eval(), x)
 
     def _first_of_each_class(self) -> Tensor: return self.examples()[::self.cfg.sweep.n_samples_each_class]
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..bottlenecks.mixture import cluster_entropy
-from ..bottlenecks.quantize import entropy, histogram
+from ..core.entropy import histogram_entropy_bits
+from ..bottlenecks.quantizer import histogram
 from ..core import check, check_choice, format_table, seed_step
 from ..data.dmc import WorldData, load
-from .experiment import Experiment, once, plain
+from .experiment import Experiment, cached_method, as_dict
 from ..losses.likelihoods import FramePSNR
 from ..losses.world import elbo_terms
 from ..models.world import Imagined, WorldModel
@@ -71,7 +72,7 @@ class WorldExperiment(Experiment, name='world'):
     "A world model of episodes."
     def __init__(self, cfg):
         super().__init__(cfg)
-        self.loss = plain(cfg.loss)
+        self.loss = as_dict(cfg.loss)
         for key, least in dict(context=1, horizon=1, clips=1, monitor=0, pictures=0).items():
             v = cfg.dream[key]
             check(isinstance(v, int) and v >= least, f'dream.{key}', v, f'{least} or more')
@@ -88,9 +89,9 @@ class WorldExperiment(Experiment, name='world'):
         if quantizer == 'vq': found['model.quantizer'] = quantizer, 'fsq'
         return found
 
-    def load(self) -> WorldData:
+    def load_data(self) -> WorldData:
         "The episodes; `BadInput` where those of the test are too short for a dream."
-        options = plain(self.cfg.dataset)
+        options = as_dict(self.cfg.dataset)
         for key in ('num_workers', 'pin_memory'): options.pop(key, None)
         data, dream = load(**options), self.cfg.dream
         longest = int(data.test.index[:, 2].max())
@@ -98,7 +99,7 @@ class WorldExperiment(Experiment, name='world'):
         check(dream.context + dream.horizon <= longest, 'dream.horizon', dream.horizon, expected, 'Lower dream.context or dream.horizon.')
         return data
 
-    def build(self, data: WorldData) -> WorldModel:
+    def build_model(self, data: WorldData) -> WorldModel:
         for key in ('action_dim', 'image_size'):
             chosen, found = self.cfg.model[key], getattr(data, key)
             check(chosen in (None, found), f'model.{key}', chosen, f'null, or {found}, that of the data')
@@ -106,7 +107,7 @@ class WorldExperiment(Experiment, name='world'):
 
     def _make_model(self, action_dim: int, image_size: int) -> WorldModel:
         "The model of the configuration, for these data."
-        chosen = {key: v for key, v in plain(self.cfg.model).items() if key != 'name' and v is not None}
+        chosen = {key: v for key, v in as_dict(self.cfg.model).items() if key != 'name' and v is not None}
         return WorldModel(**dict(action_dim=action_dim, image_size=image_size) | chosen)
 
     def _make_objective(self, model: WorldModel, steps_per_epoch: int) -> WorldTraining:
@@ -117,10 +118,10 @@ class WorldExperiment(Experiment, name='world'):
         options = self.loss['rgb'] if self.loss['balancer'] == 'rgb' else {}
         return WorldTraining(model, weights, beta, self.loss['balancer'], **options)
 
-    @once
+    @cached_method
     def objective(self) -> WorldTraining:
-        steps = self.epoch() // self.cfg.trainer.accumulate_grad_batches
-        return self._make_objective(self.network(), steps)
+        steps = self.batches_per_epoch() // self.cfg.trainer.accumulate_grad_batches
+        return self._make_objective(self.model, steps)
 
     def callbacks(self) -> list:
         dream, found = self.cfg.dream, []
@@ -129,7 +130,7 @@ class WorldExperiment(Experiment, name='world'):
         if dream.monitor: found.append(WorldModelMonitor(self.folder(), every=dream.monitor))
         return found
 
-    @once
+    @cached_method
     def windows(self) -> dict: # observations uint8 [M, c+h, 3, S, S], actions, rewards
         "The windows that are dreamed."
         return dream_windows(self.data().test, self.cfg.dream.context + self.cfg.dream.horizon)
@@ -137,10 +138,10 @@ class WorldExperiment(Experiment, name='world'):
     def dream(self, x: Tensor, actions: Tensor, number: int) -> Imagined: # of windows; number: of the batch
         "The model's dream after the context of some windows, where the model is."
         seed_step(self.cfg.seed, number)
-        dream, model = self.cfg.dream, self.network().eval()
+        dream, model = self.cfg.dream, self.model.eval()
         return model.rollout(x[:, :dream.context].to(self.device), actions.to(self.device), dream.horizon, dream.mode)
 
-    @once
+    @cached_method
     def dreams(self) -> tuple[dict, Tensor]: # guess → psnr, fg_psnr [h] dB; rewards [M, h]
         "Every window dreamed, beside its last frame seen and the mean frame."
         windows, context, background = self.windows(), self.cfg.dream.context, self.data().background
@@ -155,10 +156,10 @@ class WorldExperiment(Experiment, name='world'):
             rewards.append(dream.rewards.cpu())
         return {guess: score.report() for guess, score in scores.items()}, torch.cat(rewards)
 
-    @once
+    @cached_method
     def posteriors(self) -> dict:
         "What the model makes of the test sequences: the terms of the bound, assignments, codes, maps."
-        model, parts = self.network().eval(), []
+        model, parts = self.model.eval(), []
         for i, batch in enumerate(self.test_batches(32)):
             seed_step(self.cfg.seed, i)
             out = model(batch)
@@ -174,7 +175,7 @@ class WorldExperiment(Experiment, name='world'):
             parts.append({key: v.detach().cpu() for key, v in part.items()})
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
-    def measure(self) -> dict:
+    def compute_metrics(self) -> dict:
         "elbo, kl_z (nats a frame), psnr (dB), components_effective, codebook_perplexity, and `horizon_metrics`."
         out = self.posteriors()
         frames = lambda key: out[key].flatten(0, 1)[:, None] # [M, 1, 3, S, S]
@@ -182,7 +183,7 @@ class WorldExperiment(Experiment, name='world'):
         terms = {key: float(out[key].mean()) for key in ('recon_loss', 'kl_z', 'hierarchical_kl')}
         metrics = dict(elbo=-sum(terms.values())) | terms | {key: float(v) for key, v in psnr.items()}
         metrics['components_effective'] = float(cluster_entropy(out['responsibilities'])[0].exp())
-        metrics['codebook_perplexity'] = float(2 ** entropy(histogram(out['indices'], self.network().tokenizer.size)))
+        metrics['codebook_perplexity'] = float(2 ** histogram_entropy_bits(histogram(out['indices'], self.model.tokenizer.vocab_size)))
         scores, predicted = self.dreams()
         rewards = self.windows()['rewards'][:, self.cfg.dream.context:]
         return metrics | horizon_metrics(scores, reward_r2(predicted, rewards))
@@ -192,12 +193,12 @@ class WorldExperiment(Experiment, name='world'):
         windows, context = self.windows(), self.cfg.dream.context
         chosen = torch.linspace(0, len(windows['actions']) - 1, self.cfg.dream.clips).long()
         x, actions = windows['observations'][chosen], windows['actions'][chosen]
-        dream, model = self.dream(x, actions, 0), self.network()
+        dream, model = self.dream(x, actions, 0), self.model
         seen = model.encode(x[:, :context].to(self.device), actions[:, :context].to(self.device))
         recon = model.decode(seen.z, seen.info['h'])
         return x / 255, torch.cat([recon, dream.observations], 1).cpu()
 
-    def draw(self) -> dict:
+    def make_figures(self) -> dict:
         "Reconstructions, dreams, how far ahead, attention, components, codes, and the agreement of the tasks."
         out = self.posteriors()
         x, recon = out['observations'], out['recon']
@@ -208,7 +209,7 @@ class WorldExperiment(Experiment, name='world'):
             horizons=viz.horizon_figure(self.dreams()[0]),
             attention=viz.attention_figure(x[0], out['map'][0], out['map_prior'][0], out['maps'][0]),
             components=viz.components_figure(x.flatten(0, 1), out['responsibilities'].flatten(0, 1)),
-            codes=viz.codebook_figure(out['indices'], self.network().tokenizer.size),
+            codes=viz.codebook_figure(out['indices'], self.model.tokenizer.vocab_size),
             cosines=viz.cosines_figure(*task_cosines(self.objective(), batch)))
 
     def findings(self) -> str:

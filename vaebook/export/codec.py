@@ -226,7 +226,7 @@ class Codec:
     def rates(self, rows: int = 1) -> list: # kbit/s, nominal
         "What 1, 2 … Q stages cost."
         bits = (self.quantizer.vocab_size - 1).bit_length()
-        return [rows * self.model.frame_rate * n * bits / 1000 for n in range(1, self.quantizer.stages + 1)]
+        return [rows * self.model.frame_rate * n * bits / 1000 for n in range(1, self.quantizer.num_quantizers + 1)]
 
     @torch.no_grad()
     def encode(self, x, # [C,N] int16 or floats in [-1,1], or the path of a file
@@ -256,7 +256,7 @@ class Codec:
         n = sum(kbps is None or r <= kbps + 1e-9 for r in rates)
         possible = ', '.join(f'{r:.4g}' for r in rates)
         check(n, 'kbps', kbps, f'one of {possible}, or more', 'Each stage of the quantiser is one step.')
-        return dict(stages=n)
+        return dict(num_quantizers=n)
 
     def _iter_numbers(self, rows, **options): # rows: of [B,C,n]; options of the bottleneck
         "Yield ids [B,Q,T] or latents [B,D,T], chunk by chunk."
@@ -270,7 +270,7 @@ class Codec:
         if not self.quantizer: return numbers.to(weight)
         ids = numbers.movedim(1, 2).to(weight.device)
         if not self.quantizer.residual: ids = ids[..., 0]
-        return self.model.bottleneck.decode_indices(ids).to(weight)
+        return self.model.bottleneck.indices_to_codes(ids).to(weight)
 
     @torch.no_grad()
     def iter_decode(self, codes: Codes):

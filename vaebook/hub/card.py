@@ -177,7 +177,7 @@ _GENERATED = dict( # what is no download
 def _data_of(cfg) -> str:
     "What a run was trained on, by name: its data set, the sprites in it, or the generated data of a smoke run."
     data = cfg.dataset
-    if data.get('stand_in') and data.name not in ('digits', 'shapes'): return _CHAPTERS[cfg.experiment].smoke_data
+    if data.get('synthetic') and data.name not in ('digits', 'shapes'): return _CHAPTERS[cfg.experiment].smoke_data
     return data.sprites if data.name == 'moving' else data.name
 
 def _data_line(cfg) -> str:

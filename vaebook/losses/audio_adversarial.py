@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from ..core import LossTerms, check, check_choice
-from .adversarial import Rival as DiscriminatorTrainer, average, hinge
+from ..core.distributed import average_in_place
+from .adversarial import Rival as DiscriminatorTrainer, hinge
 from .spectral import AudioLoss, EvalLoss, as_mapping, check_same_stft, check_weight
 from .terms import Objective
 from ..core.options import Count, Counts, Flag, Number, Rate, Weight, bind_arguments, checked
@@ -213,7 +214,7 @@ class LossBalancer:
             norm = _clip_norm(term.value, x_hat)
             if norm is not None: norms[name] = norm
         if not norms: return
-        average(list(norms.values()))
+        average_in_place(list(norms.values()))
         share = self.total / sum(terms[name].weight for name in norms)
         for name, norm in norms.items():
             weight = share * terms[name].weight / self._running_mean(name, norm)

@@ -106,7 +106,7 @@ class CausalObjective(Objective):
         terms = self.model.compute_loss(batch, step, out, **self.vae_weights)
         return LossTerms(**{name: (t.value, self.lam_ml * t.weight, t.task) for name, t in terms.items()})
 
-    def free_terms(self, step: int) -> LossTerms:
+    def batchless_terms(self, step: int) -> LossTerms:
         "The causal effect with weight −1 and, if weighted, the leakage I(β; Ŷ), both in nats."
         if not self.use_causal or step < self.causal_warmup_steps: return LossTerms()
         if self.training and step % self.causal_every: return LossTerms()

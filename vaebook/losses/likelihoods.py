@@ -75,7 +75,7 @@ class SigmaVAE(nn.Module):
         "Take in a batch; one that is not finite changes nothing."
         x_hat, x = _float32(x_hat), _float32(x)
         w = _float32(1. if weight is None else weight)
-        new = average(((x_hat - x).square() * w).mean() / w.mean())
+        new = mean_over_processes(((x_hat - x).square() * w).mean() / w.mean())
         share = (1 - self.decay) / (1 - self.decay ** (self.batches + 1))
         self.mse.copy_(torch.where(new.isfinite(), self.mse.lerp(new, share), self.mse))
         self.batches.add_(new.isfinite())

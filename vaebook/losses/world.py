@@ -182,7 +182,7 @@ class WorldObjective(Objective):
         self.weights = LossAggregator(**(weights or {}))
         self.schedule = dict(warmup=100) | (beta or {})
         self.balancer = make_balancer(balancer, model.encoder.parameters, **options)
-        self.balanced = balancer != 'sum'
+        self.uses_balancer = balancer != 'sum'
         self.beta(0) # refuses a schedule that is none
 
     def beta(self, step: int) -> float: return beta_schedule(step, **self.schedule)
@@ -193,15 +193,15 @@ class WorldObjective(Objective):
 
     def backward(self, tasks: dict, accumulate: int, run):
         "By the balancer, which averages over processes too."
-        if not self.balanced: return super().backward(tasks, accumulate, run)
+        if not self.uses_balancer: return super().backward(tasks, accumulate, run)
         self.balancer.backward({name: loss / accumulate for name, loss in tasks.items()}, self.parameters())
 
     def after_backward(self, step: int, accumulate: int = 1, last: bool = True) -> LossTerms:
         "How the gradients of the tasks agree, for the log."
-        if not self.balanced: return LossTerms()
+        if not self.uses_balancer: return LossTerms()
         return LossTerms(**{name: (value, 0.) for name, value in self.balancer.info.items()})
 
-    def extra_state(self) -> dict: return self.balancer.state_dict() if self.balanced else {}
+    def extra_state(self) -> dict: return self.balancer.state_dict() if self.uses_balancer else {}
 
     def load_extra_state(self, state: dict):
-        if self.balanced and state: self.balancer.load_state_dict(state)
+        if self.uses_balancer and state: self.balancer.load_state_dict(state)

@@ -221,7 +221,7 @@ def diagnose(model: WorldModel, batch: dict, beta: float = 1.) -> list[Finding]:
         attention_collapse(out.observed.maps),
         attention_blank(out.observed.map),
         attention_still(out.observed.map),
-        codebook_collapse(out.observed.indices, model.tokenizer.size),
+        codebook_collapse(out.observed.indices, model.tokenizer.vocab_size),
         exposure_bias(recon[:, 1:], predicted[:, 1:], x[:, 1:]),
         static_background(recon, x, x.mean((0, 1))),
         action_convention(model_shift_errors(model, batch))]

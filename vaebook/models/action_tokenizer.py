@@ -68,7 +68,7 @@ def _as_rows(ids,
              vocab: int) -> tuple[Tensor, bool]: # [B, m] int64, _MISSING behind shorter ones; is it one sequence?
     "Ids in any form, one sequence or many, of any lengths."
     if isinstance(ids, Tensor | np.ndarray):
-        rows = whole(ids).cpu()
+        rows = as_indices(ids).cpu()
         check(rows.ndim in (1, 2), 'ids', list(rows.shape), '[n] or [B, n]')
         return torch.atleast_2d(rows), rows.ndim == 1
     ids = list(ids)
@@ -140,7 +140,7 @@ class ActionTokenizer:
     def __init__(self, model: FSQVQVAE):
         self.model = model.eval()
         self.vocab_size = model.bottleneck.vocab_size
-        self.num_tokens = model.num_tokens * model.bottleneck.stages
+        self.num_tokens = model.num_tokens * model.bottleneck.num_quantizers
         self.bits_per_chunk = model.bits_per_chunk
         self.action_dim = model.action_dim
         self.horizon = model.horizon
@@ -225,10 +225,10 @@ class ActionTokenizer:
     def _latent(self, ids: Tensor, given: Tensor) -> Tensor: # [B, n] both → [B, d, N]
         "The codes of ids; tokens that were not given whole are 0, the middle of their range."
         quantizer = self.model.bottleneck
-        shape = len(ids), self.model.num_tokens, quantizer.stages
+        shape = len(ids), self.model.num_tokens, quantizer.num_quantizers
         complete = given.view(shape).all(2)[:, None]
-        tokens = ids.view(shape if quantizer.stages > 1 else shape[:2])
-        return quantizer.decode_indices(tokens.to(self.device)) * complete.to(self.device)
+        tokens = ids.view(shape if quantizer.num_quantizers > 1 else shape[:2])
+        return quantizer.indices_to_codes(tokens.to(self.device)) * complete.to(self.device)
 
     def to_vlm_ids(self,
         ids,
@@ -259,7 +259,7 @@ class ActionTokenizer:
         count = real.sum((0, 1)).clamp_min(1)
         low, high = self.model.normalizer.low, self.model.normalizer.high
         clipped = ((given < low - 1e-6) | (given > high + 1e-6)) & real
-        use = CodeUse(self.vocab_size).update(ids).report()
+        use = CodebookUsage(self.vocab_size).update(ids).report()
         return TokenizerReport(
             names=names,
             rmse=(error.square().sum((0, 1)) / count).sqrt(),

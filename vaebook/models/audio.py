@@ -278,7 +278,7 @@ class AudioAutoencoder(Pretrained, LongSounds):
 
     def decode_indices(self, ids: Tensor, length: int | None = None) -> Tensor: # [B, T] or [B, T, Q]
         "The sound of codes."
-        return self.decode(self.bottleneck.decode_indices(ids), length)
+        return self.decode(self.bottleneck.indices_to_codes(ids), length)
 
     def forward(self, batch: dict) -> dict: # audio: [B, C, N], floats or int16
         "x, x_hat [B, C, N], latent, and loss_info, what the bottleneck measured."

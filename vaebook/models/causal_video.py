@@ -274,9 +274,9 @@ KL_PER = dict(pixel=lambda x, z: x.numel(), latent=lambda x, z: z.numel(), frame
 RESAMPLES = 'causal', 'bypass'
 _QUANTIZER_DEFAULTS = dict( # as many codes a latent as fit the width of the default model
     fsq=dict(levels=[8, 8, 8, 5, 5, 5]),
-    rfsq=dict(levels=[8, 8, 5], stages=2),
-    vq=dict(num_codes=1024, dim=8),
-    rvq=dict(num_codes=1024, dim=8, stages=2),
+    rfsq=dict(levels=[8, 8, 5], num_quantizers=2),
+    vq=dict(codebook_size=1024, dim=8),
+    rvq=dict(codebook_size=1024, dim=8, num_quantizers=2),
     lfq=dict(dim=12))
 
 def _make_bottleneck(name: str, options: dict | None) -> nn.Module:

@@ -69,7 +69,7 @@ def encodec_arguments(config: dict) -> dict: # config.json of EnCodec → argume
         dim=c['hidden_size'],
         encoder=encoder,
         decoder=dict(first_kernel=[1, far], last_kernel=near),
-        bottleneck=dict(type='rvq', num_codes=c['codebook_size'], stages=stages, seed_samples=0))
+        bottleneck=dict(type='rvq', codebook_size=c['codebook_size'], num_quantizers=stages, kmeans_init_samples=0))
 
 # %% ../../nbs/audio/encodec_dac.ipynb #5c44b6cb
 def dac_arguments(config: dict) -> dict: # config.json of DAC → arguments of `AudioAutoencoder`
@@ -81,11 +81,11 @@ def dac_arguments(config: dict) -> dict: # config.json of DAC → arguments of `
     check(width % growth == 0, 'decoder_hidden_size', width, f'a multiple of {growth}')
     bottleneck = dict(
         type='dac_rvq',
-        num_codes=c['codebook_size'],
-        stages=c['n_codebooks'],
-        code_dim=c['codebook_dim'],
+        codebook_size=c['codebook_size'],
+        num_quantizers=c['n_codebooks'],
+        codebook_dim=c['codebook_dim'],
         dropout=float(c['quantizer_dropout']),
-        seed_samples=0)
+        kmeans_init_samples=0)
     return dict(
         channels=1,
         sample_rate=c['sampling_rate'],
@@ -113,15 +113,15 @@ _PARTS = dict( # our part of a layer → theirs
 _STAGES = dict( # our weight of a stage of the quantiser → theirs
     encodec={'codebook': 'layers.{}.codebook.embed', 'use': 'layers.{}.codebook.cluster_size',
              'total': 'layers.{}.codebook.embed_avg'},
-    dac={'down.weight': 'quantizers.{}.in_proj.weight', 'down.bias': 'quantizers.{}.in_proj.bias',
-         'up.weight': 'quantizers.{}.out_proj.weight', 'up.bias': 'quantizers.{}.out_proj.bias',
-         'book.codebook': 'quantizers.{}.codebook.weight'})
+    dac={'project_in.weight': 'quantizers.{}.in_proj.weight', 'project_in.bias': 'quantizers.{}.in_proj.bias',
+         'project_out.weight': 'quantizers.{}.out_proj.weight', 'project_out.bias': 'quantizers.{}.out_proj.bias',
+         'vq.codebook': 'quantizers.{}.codebook.weight'})
 _COLUMNS = dict(encoder='encoder.layers.1.layers', decoder='decoder.layers.0.layers') # where our layers lie
 
 # %% ../../nbs/audio/encodec_dac.ipynb #4cabac41
 def _stage_names(model: AudioAutoencoder, kind: str) -> dict:
     names = {}
-    for i in range(model.bottleneck.quantizer.stages):
+    for i in range(model.bottleneck.quantizer.num_quantizers):
         for ours, theirs in _STAGES[kind].items():
             names[f'bottleneck.quantizer.layers.{i}.{ours}'] = 'quantizer.' + theirs.format(i)
     return names
@@ -180,7 +180,7 @@ def _load_peer(config: dict, found: dict, kind: str) -> AudioAutoencoder:
     check(not wrong, 'weights', kind, f'those that {_CONFIG} describes', wrong)
     for ours, theirs in names.items(): own[ours].copy_(found[theirs].view_as(own[ours]))
     if kind == 'dac':
-        for stage in model.bottleneck.quantizer.layers: stage.book.total.copy_(stage.book.codebook)
+        for stage in model.bottleneck.quantizer.layers: stage.vq.cluster_sum.copy_(stage.vq.codebook)
     return model.eval()
 
 # %% ../../nbs/audio/encodec_dac.ipynb #b478a929

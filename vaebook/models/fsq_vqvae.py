@@ -15,8 +15,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..bottlenecks.quantize import BOUNDS, QUANTIZERS, check_levels, make_quantizer
+from ..bottlenecks.fsq import BOUNDS, check_levels
+from ..bottlenecks.registry import QUANTIZERS, make_quantizer
 from ..core import Latent, LossTerms, atomic_write, check, optional_import
+from ..core.distributed import mean_over_processes
 from ..core.options import Count, Level, Levels, Natural, Share, Weight
 from ..core.pretrained import Pretrained
 from ..layers.backbones import BACKBONES, ChunkSize, choose_backbone
@@ -38,12 +40,6 @@ def _augmented(x: Tensor,                   # [B, T, D] normalised
     return torch.where(chance[..., :1] < share, noisy, x)
 
 # %% ../../nbs/actions/fsq_vqvae.ipynb #3eb81887
-def _mean_over_processes(x: Tensor) -> Tensor:
-    "The mean of `x` over all processes; gradients pass."
-    dist = torch.distributed
-    if not (dist.is_available() and dist.is_initialized()): return x
-    return optional_import('torch.distributed.nn').all_reduce(x) / dist.get_world_size()
-
 class _CodeNorm(nn.Module):
     "Digits [B, n] to mean 0 and deviation 1."
     mean: Tensor # [n], as the next
@@ -59,7 +55,7 @@ class _CodeNorm(nn.Module):
         "By the batch in training, by the running averages otherwise."
         if not self.training: return (h - self.mean) * (self.var + 1e-5).rsqrt()
         moments = torch.stack([h.float().mean(0), h.float().square().mean(0)])
-        mean, square = _mean_over_processes(moments)
+        mean, square = mean_over_processes(moments, differentiable=True)
         var = square - mean.square()
         self.mean.lerp_(mean.detach(), self.momentum)
         self.var.lerp_(var.detach(), self.momentum)
@@ -82,10 +78,10 @@ def _bottleneck_options(kind: str,
           f'null where bottleneck={kind}', 'Its codebook is that of fsq_levels.')
     size = codebook_size or math.prod(levels)
     if kind == 'fsq': return dict(levels=levels, bound=bound, noise=noise)
-    if kind == 'rfsq': return dict(levels=levels, stages=num_quantizers)
+    if kind == 'rfsq': return dict(levels=levels, num_quantizers=num_quantizers)
     if kind == 'lfq': return dict(dim=max(1, round(math.log2(size))))
-    if kind == 'rvq': return dict(num_codes=size, dim=codebook_dim, stages=num_quantizers)
-    return dict(num_codes=size, dim=codebook_dim)
+    if kind == 'rvq': return dict(codebook_size=size, dim=codebook_dim, num_quantizers=num_quantizers)
+    return dict(codebook_size=size, dim=codebook_dim)
 
 # %% ../../nbs/actions/fsq_vqvae.ipynb #8748e911
 def _zero_last_layer(network: nn.Module):
@@ -214,7 +210,7 @@ class FSQVQVAE(Pretrained):
 
     def decode_indices(self, ids: Tensor, length: int | None = None) -> Tensor: # ids [B, N] or [B, N, Q]
         "Actions from token ids."
-        return self.decode(self.bottleneck.decode_indices(ids.long()), length)
+        return self.decode(self.bottleneck.indices_to_codes(ids.long()), length)
 
     def forward(self, batch: dict, quantize: bool = True) -> dict:
         "Latent, reconstruction and target [B, T, D], both normalised, with their mask."
@@ -247,7 +243,7 @@ class FSQVQVAE(Pretrained):
     @property
     def latent_spec(self) -> list[dict]:
         "One entry a token: what a sweep may set."
-        count, last = self.num_tokens * self.bottleneck.stages, self.bottleneck.vocab_size - 1
+        count, last = self.num_tokens * self.bottleneck.num_quantizers, self.bottleneck.vocab_size - 1
         return [dict(name=f'token_{i}', kind='index', range=(0, last)) for i in range(count)]
 
     @property

@@ -353,7 +353,7 @@ class DPGMMVariationalRecurrentAutoencoder(WorldNetworks, Pretrained):
         previous = _previous(self, observed, z, dones)
         decoded = self.decode_state(z, h, observed.observations, rewards)
         prior = self.prior(torch.cat([h, previous.context], -1), sample)
-        token_images = self.tokenizer.paint(observed.codes.flatten(0, 1)).unflatten(0, z.shape[:2])
+        token_images = self.tokenizer.decode(observed.codes.flatten(0, 1)).unflatten(0, z.shape[:2])
         expected = _expected(self, observed, posterior, previous, actions)
         dreamed = _overshoot(self, observed, posterior, actions) if self.overshoot and z.shape[1] > 1 else None
         return WorldOutput(observed, posterior, prior, self.prior.hierarchical_kl(prior), decoded, expected, token_images,

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ..core import check
-from ..core.options import Flag, Natural, Share, words
+from ..core.options import Flag, Natural, Share, describe_type
 
 # %% ../../nbs/core/pass_through.ipynb #e19a0006
 _UNITS = 'weeks', 'days', 'hours', 'minutes', 'seconds'
@@ -62,7 +62,7 @@ def check_lightning_arguments(given: dict) -> dict:
     given = dict(given)
     for key, value in given.items():
         if key == 'max_time': given[key] = parse_duration(value)
-        if key in _TYPES: check(_fits(value, _TYPES[key]), f'trainer.lightning.{key}', value, words(_TYPES[key]))
+        if key in _TYPES: check(_fits(value, _TYPES[key]), f'trainer.lightning.{key}', value, describe_type(_TYPES[key]))
     return given
 
 # %% ../../nbs/core/pass_through.ipynb #e19a000c

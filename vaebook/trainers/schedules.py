@@ -114,15 +114,15 @@ def _try_schedule(optimizer, total_steps: int, name: str, /, **settings):
     "Raise `BadInput` when a schedule of torch, with the settings of `optimizer`, does not last for the run."
     kind = type(optimizer)
     defaults = {k: v for k, v in optimizer.defaults.items() if k in _optimizer_keys(kind.__name__)}
-    stand_in = kind([torch.nn.Parameter(torch.zeros(1, 1))], **defaults)
-    schedule = _torch_scheduler(stand_in, total_steps, name, **settings)
+    synthetic = kind([torch.nn.Parameter(torch.zeros(1, 1))], **defaults)
+    schedule = _torch_scheduler(synthetic, total_steps, name, **settings)
     end = getattr(schedule, 'total_steps', total_steps)
     check(end >= total_steps, 'scheduler.total_steps', end, f'at least {total_steps}, the steps of the run',
           'Leave it out: it is then the length of the run.')
     with _torch_errors('scheduler', SCHEDULERS[name], settings), warnings.catch_warnings():
         warnings.simplefilter('ignore') # that no update was made between two steps
         for step in range(min(total_steps, _MAX_TRIED)):
-            rate = stand_in.param_groups[0]['lr']
+            rate = synthetic.param_groups[0]['lr']
             is_rate = not isinstance(rate, complex) and 0 <= rate < math.inf
             check(is_rate, 'scheduler', f'{name}({_show(settings)})', 'learning rates from 0',
                   f'That of step {step} would be {rate}.')

@@ -17,7 +17,7 @@ from ..core import BadInput, check, check_choice, flatten_dict, optional_import
 from ..core import set_seed as set_seed # the script had it here too
 from ..core.config import compose
 from ..core.distributed import device_numbers, world
-from ..core.facade import read
+from ..core.facade import load_yaml
 from ..core.parameters import coerce
 from ..core.pretrained import Pretrained
 from ..models.wan import from_wan, name_differences
@@ -98,7 +98,7 @@ class TrainingArguments:
         cfg = self.to_config()
         device_numbers(cfg.trainer)
         recipe = flatten_dict(optional_import('omegaconf').OmegaConf.to_container(cfg))
-        keys = read('facade/causal_video') | dict(seed='seed', logger='logger.name', accelerator='trainer.accelerator')
+        keys = load_yaml('facade/causal_video') | dict(seed='seed', logger='logger.name', accelerator='trainer.accelerator')
         for name, to in keys.items():
             usual = recipe.get(to['key'] if isinstance(to, dict) else to)
             if usual is None or getattr(self, name, ...) is not None: continue
@@ -112,7 +112,7 @@ class TrainingArguments:
     def to_config(self):
         "The configuration that `vaebook-train` would have composed."
         given = self._given()
-        translated = [*read('facade/causal_video'), 'dataset', 'recipe', 'logger', 'seed', 'accelerator']
+        translated = [*load_yaml('facade/causal_video'), 'dataset', 'recipe', 'logger', 'seed', 'accelerator']
         keys = {name: value for name, value in given.items() if name in translated}
         if self.smoke: keys['smoke'] = True
         if 'model_config' in given: keys |= _model_keys(given['model_config'])
@@ -168,7 +168,7 @@ def read_weights(path) -> dict: # a folder or a file → {name: tensor}
     return Pretrained.from_pretrained(folder).state_dict()
 
 def _without_pools(state: dict) -> dict: # a codebook has a pool until it is initialised
-    return {k: v for k, v in state.items() if not k.endswith('.pool')}
+    return {k: v for k, v in state.items() if not k.endswith('.init_buffer')}
 
 def load_initial(model: nn.Module, path) -> nn.Module:
     "Fill `model` with the weights at `path`; a `BadInput` names what is missing, unexpected or of another shape."

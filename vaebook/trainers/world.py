@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 
 from ..bottlenecks.mixture import cluster_entropy
 from ..core import BadInput, LossTerms, atomic_write, check, check_choice, optional_import, seed_step
-from ..core.config import read
+from ..core.config import load_yaml
 from ..core.distributed import from_main, is_main, world
 from ..core.runs import Run, disk_errors
 from ..data.batches import batches, sequential, steps_per_epoch
@@ -243,7 +243,7 @@ class DMCVBTrainer:
 
     def config(self, num_epochs: float) -> dict: # as of a recipe
         "The configuration of the shared training module."
-        trainer = read('trainer/base') | dict(
+        trainer = load_yaml('trainer/base') | dict(
             max_epochs=num_epochs,
             batch_size=self.batch_size,
             optimizer=dict(name='Adam', lr=self.learning_rate, betas=[0.9, 0.999]),
@@ -329,7 +329,7 @@ def save_checkpoint(model: nn.Module, optimizer, epoch: int, path) -> Path:
     return Path(path)
 
 def _shapes(state: dict) -> dict: # a quantiser keeps a pool of samples only until it has a codebook
-    return {name: tuple(v.shape) for name, v in state.items() if not name.endswith('.pool')}
+    return {name: tuple(v.shape) for name, v in state.items() if not name.endswith('.init_buffer')}
 
 # %% ../../nbs/world/trainer.ipynb #08d5856c
 def _check_saved(saved, model: nn.Module, path: str):
