@@ -14,7 +14,7 @@ import torch
 from ..core.errors import BadInput, optional_import
 from ..core.files import cache_dir
 from ..core.runs import git_commit
-from ..data.download import SOURCES, find
+from ..data.download import SOURCES, find_file
 
 # %% ../../nbs/core/env.ipynb #5d8f1a18
 def _version(package: str) -> str | None:
@@ -70,7 +70,7 @@ def _rendering_row() -> list:
 def _is_complete(folder: Path, files) -> bool:
     "Does `folder` have files of all these names?"
     if files.tree: return len(files.tree.names(folder)) == files.tree.count
-    return all(find(folder, name) for name in files.digests)
+    return all(find_file(folder, name) for name in files.digests)
 
 def _data_row(name: str) -> list:
     "Where a data set was found, or how to fetch it."

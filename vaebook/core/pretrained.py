@@ -32,7 +32,7 @@ def _remembering(init):
     "Wrap `__init__`: it checks its arguments, and the outermost call leaves them in `self.config`."
     @functools.wraps(init)
     def wrapped(self, *args, **kwargs):
-        bound = arguments(init, type(self).__name__, (self, *args), kwargs)
+        bound = bind_arguments(init, type(self).__name__, (self, *args), kwargs)
         if 'config' not in self.__dict__: self.__dict__['config'] = _settings(bound)
         init(*bound.args, **bound.kwargs)
     return wrapped

@@ -10,7 +10,6 @@ from .experiment import cached_method as cached_method
 from .experiment import loss_curves as loss_curves
 from .experiment import read_curves as read_curves
 from .latent_actions import ActionObjective as ActionObjective
-from .latent_actions import LatentActions as LatentActions
 from .latent_actions import LatentActionsExperiment as LatentActionsExperiment
 from .latent_actions import count_codes as count_codes
 from .latent_actions import squared_error as squared_error

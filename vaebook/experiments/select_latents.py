@@ -190,7 +190,7 @@ class Job(NamedTuple):
             f'loss.use_causal={str(k > 0).lower()}',
             f'seed={seeds or self.seed}']
         if lam is not None: lines.append(f'loss.lam_ml={lam}')
-        return [*lines, f"{'resume' if resume else 'run_dir'}={text(str(job.run))}"]
+        return [*lines, f"{'resume' if resume else 'run_dir'}={quote(str(job.run))}"]
 
 # %% ../../nbs/images/select_latents.ipynb #4d22ce1e
 def _can_resume(job: Job) -> bool:
@@ -227,7 +227,7 @@ def _sweep_arguments(jobs, launcher: str = 'basic', n_jobs: int = 1) -> list[str
     betas = _comma_separated(job.point.n_beta for job in jobs)
     seeds = _comma_separated(job.seed for job in jobs)
     lines = jobs[0].overrides(betas, seeds, _can_resume(jobs[0]))
-    lines.append(f"hydra.sweep.dir={text(str(jobs[0].root/'logs'))}")
+    lines.append(f"hydra.sweep.dir={quote(str(jobs[0].root/'logs'))}")
     if launcher != 'basic': lines += [f'hydra/launcher={launcher}', f'hydra.launcher.n_jobs={n_jobs}']
     return ['-m', *lines]
 
@@ -424,8 +424,8 @@ _VARIED = ('model.n_alpha', 'model.n_beta', 'loss.use_causal', 'loss.lam_ml', 's
 
 def _common_overrides(recipe: str, max_steps: int | None, overrides) -> tuple:
     "What all runs of a selection share, as overrides; raises `BadInput` for what it sets itself or cannot be composed."
-    given = words(overrides)
-    chosen = understand(map(parse, given), 'cvae')
+    given = split_overrides(overrides)
+    chosen = translate_overrides(map(parse_override, given), 'cvae')
     for key in [*chosen.groups, *chosen.values]:
         hint = f'It sets {key} itself.'
         check(key not in _VARIED, 'overrides', key, 'settings that the selection does not choose', hint)

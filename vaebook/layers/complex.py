@@ -157,7 +157,7 @@ class ComplexConv2d(Causal):
     def _extend(self, x, cache):
         "Put padding, or the end of the last piece, around `x`."
         left, right = self.padding[1]
-        pad, past = PADS[self.pad], self.past(cache)
+        pad, past = PADS[self.pad], self.cached(cache)
         before = pad(x, left, 0) if past is None else past
         x = torch.cat([before, x, pad(x, right, -1)], -1)
         if cache is not None and left: cache[self.key] = x[..., x.shape[-1] - left:].clone()
@@ -166,7 +166,7 @@ class ComplexConv2d(Causal):
     def _transpose(self, x, cache):
         (below, above), (left, right) = self.padding
         stride = self.stride[1]
-        past = self.past(cache)
+        past = self.cached(cache)
         before = 0 if past is None else past.shape[-1] # frames
         if before: x = torch.cat([past, x], -1)
         if cache is not None:

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..core import check, check_choice
-from .causal import Causal, Stack, keyed
+from .causal import Causal, Stack, name_layers
 from .complex import ACTIVATIONS, PADS, PLANES, ComplexConv2d, make_activation
 from .stft import ISTFT, STFT
 from ..core.options import Count, Flag, Natural, Pair, Pairs, Rate, checked
@@ -68,7 +68,7 @@ class ResidualLSTM(Causal):
         self.lstm = nn.LSTM(channels, channels, layers, batch_first=True)
 
     def forward(self, x: Tensor, cache: dict | None = None) -> Tensor:
-        y, last = self.lstm(x[:, :, 0].mT, self.past(cache))
+        y, last = self.lstm(x[:, :, 0].mT, self.cached(cache))
         if cache is not None: cache[self.key] = last
         return x + y.mT[:, :, None]
 
@@ -194,7 +194,7 @@ def make_coder(cls, # SEANetEncoder or SEANetDecoder
                /, *size, **options): # of `SEANet`
     "An encoder or decoder by name; options win over the defaults of its kind."
     defaults = SEANET_KINDS[check_choice('type', type, SEANET_KINDS)]
-    return keyed(cls(*size, **(defaults | options)))
+    return name_layers(cls(*size, **(defaults | options)))
 
 # %% ../../nbs/audio/seanet.ipynb #5017f548
 def _conv_inputs(a: int, b: int, stride: int, left: int, reach: int) -> tuple:

@@ -88,7 +88,7 @@ class STFT(Causal):
 
     def _extend(self, x, cache):
         "Put padding, or the end of the last piece, in front."
-        past = self.past(cache)
+        past = self.cached(cache)
         left, right = self.padding
         x = F.pad(x, (left, right)) if past is None else torch.cat([past, x], -1)
         if cache is not None: cache[self.key] = x[..., x.shape[-1] - left:].clone()
@@ -111,7 +111,7 @@ class ISTFT(Causal):
 
     def forward(self, x: Tensor, cache: dict | None = None) -> Tensor:
         "Decompress, transform, add up, normalise, crop."
-        past = self.past(cache)
+        past = self.cached(cache)
         before = 0 if past is None else past.shape[-1] # frames
         if before: x = torch.cat([past, x], -1)
         if cache is not None: cache[self.key] = self._last_frames(x).clone()

@@ -20,7 +20,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from ..core import LossTerms, check, check_choice
 from ..core.distributed import average_in_place
-from .adversarial import Rival as DiscriminatorTrainer, hinge
+from .adversarial import DiscriminatorTrainer, hinge
 from .spectral import AudioLoss, EvalLoss, as_mapping, check_same_stft, check_weight
 from .terms import Objective
 from ..core.options import Count, Counts, Flag, Number, Rate, Weight, bind_arguments, checked
@@ -271,8 +271,8 @@ def read_discriminator(config: dict | None, place: str = 'loss.discriminator') -
     options = _known(f'{place}.config', config.get('config'), [*own, *_TRAINING])
     training = {k: options.pop(k, v) for k, v in _TRAINING.items()}
     for key, w in weights.items(): check_weight(f'{place}.weights.{key}', w)
-    arguments(_training_types, f'{place}.config', (), training)
-    arguments(network.__init__, f'{place}.config', (None,), options)
+    bind_arguments(_training_types, f'{place}.config', (), training)
+    bind_arguments(network.__init__, f'{place}.config', (None,), options)
     return DiscriminatorConfig(network, options, training, weights) if any(weights.values()) else None
 
 # %% ../../nbs/audio/audio_adversarial.ipynb #2a9bd4f7

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..bottlenecks.continuous import VAEBottleneck, make_bottleneck
 from ..core import BadInput, Latent, LossTerms, check, check_choice
-from ..layers.causal import Stack, keyed, regroup, step
+from ..layers.causal import Stack, name_layers, rechunk, stream_step
 from ..layers.complex import PLANES, ComplexConv2d
 from ..layers.seanet import SEANET_KINDS, SEANet, SEANetDecoder, SEANetEncoder, make_coder, required_inputs
 from ..layers.stft import ISTFT, STFT
@@ -176,8 +176,8 @@ class LongSounds:
         check(self.causal, 'causal', False, 'a causal model', 'Code in chunks: encode_chunked.')
         first = stream_start_frames(self.encoder.layers[1])
         cache = {}
-        for x in regroup(self._fill_stream(pieces), first * self.ratio, self.ratio):
-            h, cache = step(self.encoder, x, cache)
+        for x in rechunk(self._fill_stream(pieces), first * self.ratio, self.ratio):
+            h, cache = stream_step(self.encoder, x, cache)
             yield self.apply_bottleneck(h, **how)
 
     def _fill_stream(self, pieces):
@@ -191,8 +191,8 @@ class LongSounds:
         "The sound of latents as they come, without its first `delay` samples; it ends after `length`."
         cache, wait = {}, self.delay
         remaining = math.inf if length is None else length
-        for z in regroup(latents, stream_start_frames(self.decoder.layers[0]), 1):
-            y, cache = step(self.decoder, z[:, :, None], cache)
+        for z in rechunk(latents, stream_start_frames(self.decoder.layers[0]), 1):
+            y, cache = stream_step(self.decoder, z[:, :, None], cache)
             skip = min(wait, y.shape[-1])
             wait -= skip
             y = y[..., skip:][..., :min(remaining, y.shape[-1] - skip)]
@@ -239,8 +239,8 @@ class AudioAutoencoder(Pretrained, LongSounds):
         check(causal == self.causal, 'AudioAutoencoder: decoder.causal', causal, 'what the encoder is')
         check(outer.ratio == inner.ratio, 'AudioAutoencoder: decoder', outer.ratio,
               f'strides along time whose product is that of the encoder, {inner.ratio}')
-        self.encoder = keyed(Stack(front, inner))
-        self.decoder = keyed(Stack(outer, back))
+        self.encoder = name_layers(Stack(front, inner))
+        self.decoder = name_layers(Stack(outer, back))
         self.planes = inner.planes
         self.ratio = inner.ratio * (front.hop if stft else 1)
         self.delay = back.delay if stft else 0

@@ -10,7 +10,6 @@ from .fit import Session as Session
 from .fit import fit as fit
 from .loggers import StepCSV as StepCSV
 from .loggers import Tracker as Tracker
-from .loggers import load_callbacks_and_logger as load_callbacks_and_logger
 from .loggers import make_loggers as make_loggers
 from .loggers import make_tracker as make_tracker
 from .monitor import WorldModelMonitor as WorldModelMonitor
