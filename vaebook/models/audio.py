@@ -60,7 +60,7 @@ def _fit_coder(cls, # SEANetEncoder or SEANetDecoder
 class Chunk(NamedTuple):
     data: Tensor # [..., n]
     skip: int # places at its start that are context
-    count: int | None # places after them that count; None: the rest, at the end
+    counted: int | None # places after them that count; None: the rest, at the end
 
 def overlapping_chunks(pieces, # iterable of [..., n], of any lengths
                        size: int, # places that count, of a chunk
