@@ -2580,8 +2580,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'vaebook/losses/audio_adversarial.py'),
                                                   'vaebook.losses.audio_adversarial._feature_distance': ( 'audio/audio_adversarial.html#_feature_distance',
                                                                                                           'vaebook/losses/audio_adversarial.py'),
-                                                  'vaebook.losses.audio_adversarial._hinge_generator': ( 'audio/audio_adversarial.html#_hinge_generator',
-                                                                                                         'vaebook/losses/audio_adversarial.py'),
                                                   'vaebook.losses.audio_adversarial._is_due': ( 'audio/audio_adversarial.html#_is_due',
                                                                                                 'vaebook/losses/audio_adversarial.py'),
                                                   'vaebook.losses.audio_adversarial._known': ( 'audio/audio_adversarial.html#_known',

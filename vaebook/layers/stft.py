@@ -54,6 +54,7 @@ def _single(x: Tensor) -> Tensor: # float32 or wider
 
 class STFT(Causal):
     "Sound [B, C, N] → planar spectrogram [B, 2C, n_fft/2, N/hop], compressed; N is a multiple of the hop."
+    window: Tensor
     @checked
     def __init__(self,
         n_fft: Count = 512,                             # samples
@@ -97,6 +98,8 @@ class STFT(Causal):
 # %% ../../nbs/audio/stft.ipynb #049ab482
 class ISTFT(Causal):
     "Planar spectrogram [B, 2C, n_fft/2, T] → sound [B, C, T·hop], later by `delay` samples if causal."
+    window: Tensor
+
     def __init__(self, stft: STFT): # whose inverse this is
         super().__init__()
         self.n_fft = stft.n_fft

@@ -70,7 +70,6 @@ class STFTDiscriminator(nn.Module):
         return self.score(maps[-1]).float(), maps
 
 # %% ../../nbs/audio/audio_adversarial.ipynb #e8cc1e52
-def _hinge_generator(fake: Tensor) -> Tensor: return -fake.mean()
 def _least_squares(real: Tensor, fake: Tensor) -> Tensor: return ((1 - real).square().mean() + fake.square().mean()) / 2
 def _least_squares_generator(fake: Tensor) -> Tensor: return (1 - fake).square().mean()
 
@@ -78,7 +77,7 @@ def _least_squares_generator(fake: Tensor) -> Tensor: return (1 - fake).square()
 class MSSTFTDiscriminator(nn.Module):
     "EnCodec's: an `STFTDiscriminator` at each window, trained by the hinge loss."
     discriminator_loss = staticmethod(hinge)
-    generator_loss = staticmethod(_hinge_generator)
+    generator_loss = staticmethod(generator_loss)
 
     @checked
     def __init__(self,
@@ -349,13 +348,13 @@ class AudioObjective(Objective):
     def extra_state(self) -> dict:
         "What goes into checkpoints beside the model."
         state = {}
-        if self.discriminator: state |= self.discriminator.state() | {k: t.value for k, t in self.learnt.items()}
+        if self.discriminator: state |= self.discriminator.extra_state() | {k: t.value for k, t in self.learnt.items()}
         if self.balancer and self.balancer.sums: state['balancer'] = dict(self.balancer.sums)
         return state
 
     def load_extra_state(self, state: dict):
         "Go on from what `extra_state` gave."
-        if self.discriminator and 'net' in state: self.discriminator.load(state)
+        if self.discriminator and 'net' in state: self.discriminator.load_extra_state(state)
         if self.discriminator and 'disc' in state:
             device = next(self.discriminator.net.parameters()).device
             self.learnt = LossTerms(disc=(state['disc'].to(device), 0.))

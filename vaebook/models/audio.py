@@ -60,7 +60,7 @@ def _fit_coder(cls, # SEANetEncoder or SEANetDecoder
 class Chunk(NamedTuple):
     data: Tensor # [..., n]
     skip: int # places at its start that are context
-    count: int | None # places after them that count; None: the rest, at the end
+    counted: int | None # places after them that count; None: the rest, at the end
 
 def overlapping_chunks(pieces, # iterable of [..., n], of any lengths
                        size: int, # places that count, of a chunk
@@ -256,7 +256,7 @@ class AudioAutoencoder(Pretrained, LongSounds):
     def num_frames(self, length: int) -> int: return -(-(length + self.delay) // self.ratio) # N → T
 
     def encode(self, x: Tensor, # [B, C, N] in [-1, 1], or int16
-               **how # of the bottleneck: sample, or stages or bits
+               **how # of the bottleneck: sample, or num_quantizers or bits
               ) -> Latent: # z [B, D, T]
         "The latents of a sound."
         x = self._as_floats(x)

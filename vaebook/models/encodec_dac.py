@@ -111,8 +111,8 @@ _PARTS = dict( # our part of a layer → theirs
     encodec=dict(conv1='block.1.conv', conv2='block.3.conv', skip='shortcut.conv'),
     dac=dict(act1='snake1', act2='snake2'))
 _STAGES = dict( # our weight of a stage of the quantiser → theirs
-    encodec={'codebook': 'layers.{}.codebook.embed', 'use': 'layers.{}.codebook.cluster_size',
-             'total': 'layers.{}.codebook.embed_avg'},
+    encodec={'codebook': 'layers.{}.codebook.embed', 'cluster_size': 'layers.{}.codebook.cluster_size',
+             'cluster_sum': 'layers.{}.codebook.embed_avg'},
     dac={'project_in.weight': 'quantizers.{}.in_proj.weight', 'project_in.bias': 'quantizers.{}.in_proj.bias',
          'project_out.weight': 'quantizers.{}.out_proj.weight', 'project_out.bias': 'quantizers.{}.out_proj.bias',
          'vq.codebook': 'quantizers.{}.codebook.weight'})
