@@ -11,3 +11,4 @@ from .experiment import plain as plain
 from .experiment import read_curves as read_curves
 from .latent_actions import curves as curves
 from .select_latents import locked as locked
+from .world import WorldExperiment as WorldExperiment

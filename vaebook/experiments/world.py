@@ -95,7 +95,8 @@ class WorldExperiment(Experiment, name='world'):
         data, dream = load(**options), self.cfg.dream
         longest = int(data.test.index[:, 2].max())
         expected = f'at most {longest - dream.context}, as the longest test episode has {longest} frames'
-        check(dream.context + dream.horizon <= longest, 'dream.horizon', dream.horizon, expected, 'Lower dream.context or dream.horizon.')
+        fits = dream.context + dream.horizon <= longest
+        check(fits, 'dream.horizon', dream.horizon, expected, 'Lower dream.context or dream.horizon.')
         return data
 
     def build(self, data: WorldData) -> WorldModel:

@@ -55,7 +55,8 @@ def reward_continue_terms(out) -> dict:
     if out.rewards is not None: terms['reward_loss'] = reward_nll(out.decoded, out.rewards)
     if out.dones is not None:
         goes_on = 1 - out.dones.float()
-        terms['continue_loss'] = F.binary_cross_entropy_with_logits(out.decoded.continue_logit, goes_on, reduction='none')
+        logit = out.decoded.continue_logit
+        terms['continue_loss'] = F.binary_cross_entropy_with_logits(logit, goes_on, reduction='none')
     return terms
 
 # %% ../../nbs/world/losses.ipynb #e57b2c36
