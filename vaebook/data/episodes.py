@@ -281,6 +281,7 @@ _TENSORS = 'torch._utils._rebuild_tensor_v2', 'collections.OrderedDict'
 class _ArrayUnpickler(pickle.Unpickler):
     "Builds tensors and arrays, nothing else."
     def find_class(self, module, name):
+        "What is built for this name; `UnpicklingError` for anything but arrays."
         known = f'{module}.{name}'
         if known == 'torch.storage._load_from_bytes': return lambda b: _open_torch(io.BytesIO(b))
         if known in _PLAIN: return _PLAIN[known]

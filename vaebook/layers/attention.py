@@ -77,8 +77,9 @@ class AttentionBlock(nn.Module):
     def forward(self,
         x: Tensor,
         source: Tensor | None = None,       # None: the sequence itself
-        mask: Tensor | None = None
+        mask: Tensor | None = None          # [B, 1, L, N] who may see whom
     ) -> Tensor:
+        "[B, L, C] → [B, L, C]."
         y = self.norm(x)
         x = x + self.attention(y, y if source is None else self.source_norm(source), mask)
         return x + self.feedforward(x)

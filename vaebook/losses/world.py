@@ -10,7 +10,6 @@ __all__ = ['elbo_terms', 'entropy_terms', 'reward_nll', 'reward_continue_terms',
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -122,7 +121,8 @@ class LossAggregator:
             if name == 'kl': check_choice('kl', weight, ['upper', 'mc'])
             else: check(isinstance(weight, int | float) and weight >= 0, name, weight, 'a weight, 0 or more')
 
-    def term_weights(self, beta: float = 1.) -> dict: # name → weight
+    def term_weights(self, beta: float = 1.) -> dict:
+        "The weight of each term, by name."
         return dict(
             recon_loss=self.lambda_recon,
             kl_z=beta,
