@@ -20,8 +20,8 @@ from ..core import check, check_choice, optional_import
 from .episodes import COLUMNS, FORMATS, Episode, Span, episode_names, naming_file, open_file, write_episodes
 
 # %% ../../nbs/world/data.ipynb #f213a45e
-def _pendulum_motion(steps: int, rng: np.random.Generator, dt: float = 0.05) -> tuple: # angle in radians [L], action [L]
-    "The motion under smooth random torque; dt in s, in five substeps."
+def _pendulum_motion(steps: int, rng: np.random.Generator, dt: float = 0.05) -> tuple:
+    "Angle in radians [L], action [L]: the motion under smooth random torque; dt in s, in five substeps."
     angle, speed = rng.uniform(-np.pi, np.pi), rng.normal()
     action = 0.
     angles, actions = np.empty(steps), np.empty(steps)
@@ -56,7 +56,12 @@ def _pendulum_episode(name: str, steps: int, size: int, rng: np.random.Generator
         dones=np.arange(steps) == steps - 1,
         name=name)
 
-def pendulum_episodes(count: int, steps: int = 128, size: int = 32, seed: int = 0) -> list[Episode]: # size: pixels a side
+def pendulum_episodes(
+    count: int,
+    steps: int = 128,       # frames of each
+    size: int = 32,         # pixels a side
+    seed: int = 0
+) -> list[Episode]:
     "Episodes that depend on their number and the seed alone."
     generator = lambda i: np.random.default_rng([seed, i])
     return [_pendulum_episode(f'pendulum-{seed}-{i:04d}', steps, size, generator(i)) for i in range(count)]
@@ -121,7 +126,7 @@ class DMCVBDataset(Dataset):
         val_fraction: float = 0.1,              # of the episodes, by a hash of their names
         test_fraction: float = 0.,
         action_convention: str | None = None,   # of the file: after or before; None: as its format has it
-        reward_convention: str | None = None,   # is a row's reward that of its state, or of its action? None: as its format has it
+        reward_convention: str | None = None,   # of the file: is a reward that of its state, or of its action?
         image_size: int | None = None,          # pixels a side; None: as in the file
         stride: int = 1):                       # frames from a window to the next
         check_choice('split', split, (None, 'train', 'val', 'test'))
@@ -164,7 +169,9 @@ class DMCVBDataset(Dataset):
         file, i, _ = self.index[e].tolist()
         span = self._spans(file)[i]
         with naming_file(f'{self.files[file][0]}, {span.name}'):
-            span = span._replace(convention=self.action_convention or span.convention, rewards=self.reward_convention or span.rewards)
+            span = span._replace(
+                convention=self.action_convention or span.convention,
+                rewards=self.reward_convention or span.rewards)
             found = span.cut(a, b)
         frames = torch.from_numpy(np.ascontiguousarray(found.observations))
         return replace(found, observations=_resized(frames, self.image_size).numpy())
@@ -182,8 +189,9 @@ class DMCVBDataset(Dataset):
         if file not in self._opened:
             if len(self._opened) >= 32: self._opened.pop(next(iter(self._opened)))
             name, path = self.files[file]
-            in_memory = isinstance(path, list)
-            self._opened[file] = [Span(e.name, vars(e), 0, len(e)) for e in path] if in_memory else open_file(path, name)
+            if isinstance(path, list): spans = [Span(e.name, vars(e), 0, len(e)) for e in path]
+            else: spans = open_file(path, name)
+            self._opened[file] = spans
         self._opened[file] = spans = self._opened.pop(file)
         return spans
 
@@ -251,7 +259,7 @@ def _split_data(data_path, sequence_length: int, name: str, note: str, **options
 
 # %% ../../nbs/world/data.ipynb #ec1aff59
 def load(
-    name: str = 'pendulum',                 # pendulum, dmc (rendered once, then in the cache) or episodes (files of your own)
+    name: str = 'pendulum',                 # pendulum, dmc (rendered once, then cached) or episodes (your files)
     root=None,                              # the file or folder, for episodes
     environment: str | None = None,         # a folder of root, for episodes
     task: str = 'cartpole-swingup',         # of dmc
@@ -287,7 +295,8 @@ def load(
         made = pendulum_episodes(episodes, steps, image_size or 32, seed)
         return _split_data(made, sequence_length, name, note, **options)
     if name == 'episodes':
-        return _split_data(root, sequence_length, name, f'episodes of {Path(root).name}', environment=environment, **options)
+        note = f'episodes of {Path(root).name}'
+        return _split_data(root, sequence_length, name, note, environment=environment, **options)
     collect = optional_import('vaebook.data.dmc_collect').collect
     path = collect(task, episodes, steps, repeat, image_size or 32, level, distractor, difficulty, seed, workers)
     return _split_data(path, sequence_length, name, f'{task}, rendered by MuJoCo', **options)

@@ -23,7 +23,8 @@ from .dmc import Episode, write_episodes
 _TRIAL = 'import mujoco; c = mujoco.GLContext(8, 8); c.make_current(); c.free()'
 
 def _draws(library: str) -> bool: # a value of MUJOCO_GL
-    trial = subprocess.run([sys.executable, '-c', _TRIAL], env=os.environ | dict(MUJOCO_GL=library), capture_output=True)
+    env = os.environ | dict(MUJOCO_GL=library)
+    trial = subprocess.run([sys.executable, '-c', _TRIAL], env=env, capture_output=True)
     return trial.returncode == 0
 
 @cache
@@ -121,7 +122,10 @@ CONTROLLERS = {
     'humanoid-stand': _stand}
 
 # %% ../../nbs/world/collect.ipynb #7e9af9a1
-LEVELS = dict(random=lambda rng: 0., medium=lambda rng: 1., mixed=lambda rng: rng.uniform()) # name → share of the controller
+LEVELS = dict( # name → share of the controller
+    random=lambda rng: 0.,
+    medium=lambda rng: 1.,
+    mixed=lambda rng: rng.uniform())
 
 def _play(
     made,               # a `simulator`
@@ -155,7 +159,7 @@ def _waves(rng, size: tuple, speed: float, count: int = 6):
     return lambda t: np.clip(0.5 + 0.5 * np.sin(place + phase + rate * t).sum(0) / count**0.5, 0, 1)
 
 # %% ../../nbs/world/collect.ipynb #2c71fa06
-def _episode(made, plan: dict, i: int) -> dict: # observations uint8 [T,3,H,W], actions float32 [T,A], rewards float32 [T], level
+def _episode(made, plan: dict, i: int) -> dict: # observations [T,3,H,W], actions [T,A], rewards [T], level
     "Play and draw episode i of a plan, what `collect` was asked for."
     rng = np.random.default_rng([plan['seed'], i])
     level = plan['level'][i % len(plan['level'])]
@@ -210,7 +214,9 @@ def _share_out(plan: dict, folder: Path, missing: list, workers: int):
             time.sleep(0.2)
             bar.update(sum((folder/f'{i}.npz').exists() for i in missing) - bar.n)
             for first, p in running.items():
-                if p.poll(): raise RuntimeError('A process that draws has failed: ' + (folder/f'{first}.log').read_text()[-2000:])
+                if not p.poll(): continue
+                log = (folder/f'{first}.log').read_text()
+                raise RuntimeError('A process that draws has failed: ' + log[-2000:])
     finally:
         for p in running.values():
             p.terminate()
@@ -218,7 +224,18 @@ def _share_out(plan: dict, folder: Path, missing: list, workers: int):
         bar.close()
 
 # %% ../../nbs/world/collect.ipynb #b72efda8
-def make_plan(env: str, episodes: int, steps: int, repeat: int, size, level, distractor: str, difficulty: float, seed: int, workers: int = 1) -> dict:
+def make_plan(
+    env: str,
+    episodes: int,
+    steps: int,
+    repeat: int,
+    size,
+    level,
+    distractor: str,
+    difficulty: float,
+    seed: int,
+    workers: int = 1
+) -> dict:
     "The arguments of `collect`, checked, as values that JSON keeps."
     numbers = dict(episodes=(episodes, 1), steps=(steps, 2), repeat=(repeat, 1), seed=(seed, 0), workers=(workers, 1))
     for name, (value, least) in numbers.items():
@@ -291,7 +308,8 @@ def _same_plan(path: Path, plan: dict) -> Path:
     with reading(path, 'a file of episodes'), optional_import('h5py', extra='dmc').File(path) as f:
         stored = json.loads(f.attrs.get('plan', '{}'))
     other = ', '.join(f'{key}={stored.get(key)!r}' for key in plan if stored.get(key) != plan[key])
-    check(not other, 'path', str(path), 'episodes of this plan', f'The file has {other}: choose another path, or move it away.')
+    hint = f'The file has {other}: choose another path, or move it away.'
+    check(not other, 'path', str(path), 'episodes of this plan', hint)
     return path
 
 # %% ../../nbs/world/collect.ipynb #a26228ce

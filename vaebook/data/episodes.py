@@ -77,7 +77,8 @@ def _append_rows(f, key: str, rows: np.ndarray, **options): # of a new data set:
 def _append_episode(f, e: Episode):
     "One episode at the end of an open HDF5 file."
     lengths = {len(getattr(e, key)) for key in COLUMNS}
-    check(len(lengths) == 1 and len(e), 'episode', e.name, 'as many actions, rewards and dones as frames, and at least one')
+    complete = len(lengths) == 1 and len(e) > 0
+    check(complete, 'episode', e.name, 'as many actions, rewards and dones as frames, and at least one')
     frames = _channels_first(np.asarray(e.observations), e.name)
     _append_rows(f, 'observations', frames, chunks=(8, *frames.shape[1:]), compression='lzf')
     for key in ('actions', 'rewards'): _append_rows(f, key, _finite_rows(np.asarray(getattr(e, key)), e.name, key))
@@ -206,7 +207,8 @@ def array_spans(source, name: str) -> list[Span]: # source: dict of sliceable ar
     complete = sum(lengths) == n and len(names) == len(lengths)
     check(complete, 'file', name, f'{sum(lengths)} frames, as its lengths say; it has {n}', 'Write it again.')
     ends = np.cumsum(lengths)
-    return [Span(key, columns, int(end - length), int(length), convention) for key, length, end in zip(names, lengths, ends)]
+    rows = zip(names, lengths, ends)
+    return [Span(key, columns, int(end - length), int(length), convention) for key, length, end in rows]
 
 # %% ../../nbs/world/readers.ipynb #219ca43d
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -279,11 +281,13 @@ _TENSORS = 'torch._utils._rebuild_tensor_v2', 'collections.OrderedDict'
 class _ArrayUnpickler(pickle.Unpickler):
     "Builds tensors and arrays, nothing else."
     def find_class(self, module, name):
+        "What is built for this name; `UnpicklingError` for anything but arrays."
         known = f'{module}.{name}'
         if known == 'torch.storage._load_from_bytes': return lambda b: _open_torch(io.BytesIO(b))
         if known in _PLAIN: return _PLAIN[known]
         if known in _TENSORS: return super().find_class(module, name)
-        raise pickle.UnpicklingError(f'it asks for {known}; only tensors, arrays, dicts, lists, numbers and strings are built')
+        built = 'tensors, arrays, dicts, lists, numbers and strings'
+        raise pickle.UnpicklingError(f'it asks for {known}; only {built} are built')
 
 # %% ../../nbs/world/readers.ipynb #468a4952
 def _object_spans(found, name: str) -> list[Span]:

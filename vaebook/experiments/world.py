@@ -83,6 +83,7 @@ class WorldExperiment(Experiment, name='world'):
         self._make_objective(model, steps_per_epoch=1) # refuses what cannot be built
 
     def obstacles(self) -> dict:
+        "What a strategy that shards the model could not do: key → (value, what would do)."
         balancer, quantizer = self.cfg.loss.balancer, self.cfg.model.quantizer
         found = {}
         if balancer != 'sum': found['loss.balancer'] = balancer, 'sum'
@@ -96,10 +97,12 @@ class WorldExperiment(Experiment, name='world'):
         data, dream = load(**options), self.cfg.dream
         longest = int(data.test.index[:, 2].max())
         expected = f'at most {longest - dream.context}, as the longest test episode has {longest} frames'
-        check(dream.context + dream.horizon <= longest, 'dream.horizon', dream.horizon, expected, 'Lower dream.context or dream.horizon.')
+        fits = dream.context + dream.horizon <= longest
+        check(fits, 'dream.horizon', dream.horizon, expected, 'Lower dream.context or dream.horizon.')
         return data
 
     def build_model(self, data: WorldData) -> WorldModel:
+        "The model for these data; it starts from their mean frame."
         for key in ('action_dim', 'image_size'):
             chosen, found = self.cfg.model[key], getattr(data, key)
             check(chosen in (None, found), f'model.{key}', chosen, f'null, or {found}, that of the data')
@@ -124,6 +127,7 @@ class WorldExperiment(Experiment, name='world'):
         return self._make_objective(self.model, steps)
 
     def callbacks(self) -> list:
+        "Pictures and the monitor, as `dream` asks for them."
         dream, found = self.cfg.dream, []
         first = self.data().test[torch.zeros(1, dtype=torch.long)]
         if dream.pictures: found.append(Progress(dream.pictures, first, self.folder()))

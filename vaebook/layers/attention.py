@@ -39,7 +39,8 @@ class Attention(nn.Module):
         causal: Flag = False,               # no look ahead?
         source_dim: Count | None = None):   # of what is looked at; None: dim
         super().__init__()
-        check(dim % (2 * heads) == 0, 'Attention: dim', dim, f'a multiple of {2 * heads}, an even width for each of {heads} heads')
+        expected = f'a multiple of {2 * heads}, an even width for each of {heads} heads'
+        check(dim % (2 * heads) == 0, 'Attention: dim', dim, expected)
         self.heads = heads
         self.causal = causal
         self.q = nn.Linear(dim, dim)
@@ -51,6 +52,7 @@ class Attention(nn.Module):
         source: Tensor,                     # [B, N, C] what is looked at
         mask: Tensor | None = None          # [B, 1, L, N] who may see whom
     ) -> Tensor: # [B, L, C]
+        "What each query gets from what it looks at."
         split = lambda v: rearrange(v, 'b n (h d) -> b h n d', h=self.heads)
         k, v = self.kv(source).chunk(2, -1)
         q, k, v = split(self.q(x)), split(k), split(v)
@@ -72,7 +74,12 @@ class AttentionBlock(nn.Module):
         self.attention = Attention(dim, heads, causal, source_dim)
         self.feedforward = _feedforward(dim)
 
-    def forward(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor: # None: the sequence itself
+    def forward(self,
+        x: Tensor,
+        source: Tensor | None = None,       # None: the sequence itself
+        mask: Tensor | None = None          # [B, 1, L, N] who may see whom
+    ) -> Tensor:
+        "[B, L, C] → [B, L, C]."
         y = self.norm(x)
         x = x + self.attention(y, y if source is None else self.source_norm(source), mask)
         return x + self.feedforward(x)
@@ -113,9 +120,14 @@ class PerceiverContext(nn.Module):
         self.pool = nn.Linear(latents * dim, dim)
         self.time = CausalTransformer(dim, depth, heads)
 
-    def forward(self, tokens: Tensor, dones: Tensor | None = None) -> Tensor: # [B, T] is it the last frame of its episode?
+    def forward(self,
+        tokens: Tensor,                 # [B, T, N, token_dim]
+        dones: Tensor | None = None     # [B, T] is it the last frame of its episode?
+    ) -> Tensor: # [B, T, dim]
+        "The context of each frame."
         cells, channels = self.shape
-        check(tuple(tokens.shape[2:]) == self.shape, 'tokens', list(tokens.shape), f'[B, T, {cells} cells, {channels} channels]')
+        expected = f'[B, T, {cells} cells, {channels} channels]'
+        check(tuple(tokens.shape[2:]) == self.shape, 'tokens', list(tokens.shape), expected)
         frames = rearrange(tokens + self.place, 'b t n c -> (b t) n c')
         read = self.read(self.latents.expand(len(frames), -1, -1), frames)
         pooled = self.pool(rearrange(read, '(b t) l c -> b t (l c)', t=tokens.shape[1]))
@@ -134,7 +146,7 @@ def _unit_linear(in_dim: int, out_dim: int) -> nn.Module:
 
 # %% ../../nbs/world/attention.ipynb #1c71574f
 class SlotAttention(nn.Module):
-    "Features [M, N, E] → (slots [M, S, dim], attention [M, S, N], which sums to 1 over slots). Locatello et al. 2020, algorithm 1."
+    "Features [M, N, E] → slots [M, S, dim], attention [M, S, N]. Locatello et al. 2020, algorithm 1."
     @checked
     def __init__(self,
         in_dim: Count,              # of a feature
@@ -222,6 +234,7 @@ class MapPrior(nn.Module):
         for p in self.last.parameters(): nn.init.zeros_(p)
 
     def forward(self, map: Tensor, state: Tensor) -> Tensor:
+        "Log-probabilities of the next map."
         check(map.shape[-1] == self.grid ** 2, 'map', list(map.shape), f'[..., {self.grid}·{self.grid} cells]')
         stays = (0.99 * map.detach().float() + 0.01 / self.grid ** 2).log().flatten(0, -2)
         places = _cell_centres(self.grid ** 2, map.device).mT.expand(len(stays), -1, -1)
@@ -255,7 +268,9 @@ class AttentionSchema(nn.Module):
         self.prior = MapPrior(grid, state_dim, hidden)
 
     def forward(self, features: Tensor) -> Attended:
-        check(features.shape[2] == self.grid ** 2, 'features', list(features.shape), f'[B, T, {self.grid}·{self.grid} cells, E]')
+        "Where the model looks, in each frame alone."
+        expected = f'[B, T, {self.grid}·{self.grid} cells, E]'
+        check(features.shape[2] == self.grid ** 2, 'features', list(features.shape), expected)
         slots, attention = self.slots(features.flatten(0, 1))
         maps = slot_maps(attention)
         weights = self.weigh(slots).squeeze(-1).float().softmax(-1)

@@ -21,7 +21,8 @@ def _downsample(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 4, 2, 1), nn.GroupNorm(1, out_channels), nn.SiLU())
 
 def _upsample(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1), nn.GroupNorm(1, out_channels), nn.SiLU())
+    convolution = nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1)
+    return nn.Sequential(convolution, nn.GroupNorm(1, out_channels), nn.SiLU())
 
 def _levels(image_size: int) -> int: # how often 4 must be doubled
     "Levels between an image and 4×4; raises `BadInput` for other sizes than 16, 32, 64 …"
@@ -48,7 +49,8 @@ class FrameEncoder(nn.Module):
         self.levels = nn.ModuleList(_downsample(i, o) for i, o in zip(widths, widths[1:]))
         self.out = nn.Linear(16 * widths[-1], embedding)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]: # embedding, features
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        "Embedding [M, E] and features [M, N, F]."
         x = (2 * x - 1).contiguous(memory_format=torch.channels_last)
         for i, level in enumerate(self.levels):
             x = level(x)

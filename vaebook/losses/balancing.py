@@ -24,7 +24,8 @@ def _named(task_losses) -> dict:
     check(len(losses) > 0, 'task_losses', task_losses, 'at least one loss')
     for name, loss in losses.items():
         scalar = isinstance(loss, Tensor) and loss.numel() == 1
-        check(scalar, f'task_losses[{name}]', list(loss.shape) if isinstance(loss, Tensor) else loss, 'a tensor of one number')
+        shown = list(loss.shape) if isinstance(loss, Tensor) else loss
+        check(scalar, f'task_losses[{name}]', shown, 'a tensor of one number')
     return losses
 
 # %% ../../nbs/world/balancing.ipynb #29f43808
@@ -42,6 +43,9 @@ def _leaves(losses) -> list:
 
 def _trainable(params) -> list: # each once
     return list({id(p): p for p in params if p.requires_grad}.values())
+
+# %% ../../nbs/world/balancing.ipynb #63101278
+def _world_size() -> int: return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 # %% ../../nbs/world/balancing.ipynb #d9183896
 def task_gradients(
@@ -61,9 +65,9 @@ def task_gradients(
             if gradient is None: continue
             piece.copy_(gradient.detach().flatten())
             used[k] = True
-    if world_size() > 1:
+    if _world_size() > 1:
         flat[-len(params):] = flat.new_tensor(used)
-        all_reduce_sum(flat.div_(world_size()))
+        dist.all_reduce(flat.div_(_world_size()))
         used = [share > 0 for share in flat[-len(params):].tolist()]
     return matrix, used
 
@@ -80,7 +84,7 @@ def _add_gradients(params: list, used: list, gradient: Tensor): # [D]
 # %% ../../nbs/world/balancing.ipynb #f65679f0
 def _plain_backward(total: Tensor, parameters=None): # one loss; None: all behind it
     "An ordinary backward, averaged over processes."
-    if world_size() == 1: return total.backward()
+    if _world_size() == 1: return total.backward()
     params = _leaves([total]) if parameters is None else _trainable(parameters)
     matrix, used = task_gradients([total], params)
     _add_gradients(params, used, matrix[0])
@@ -107,8 +111,9 @@ class GradientBalancer:
 
     def shared(self) -> list:
         "The parameters that are balanced."
-        check(callable(self.get_share_params), 'get_share_params', self.get_share_params, 'a function that gives the shared parameters')
-        params = _trainable(self.get_share_params())
+        shared = self.get_share_params
+        check(callable(shared), 'get_share_params', shared, 'a function that gives the shared parameters')
+        params = _trainable(shared())
         check(params, 'get_share_params()', params, 'at least one parameter that learns')
         return params
 
@@ -241,7 +246,8 @@ class RGB(GradientBalancer):
         super().__init__(shared)
         check(0 <= mu < 1, 'mu', mu, 'a number from 0 to below 1')
         check(lambd >= 0, 'lambd', lambd, 'zero or more')
-        check(isinstance(alpha_steps, int) and alpha_steps >= 0, 'alpha_steps', alpha_steps, 'a whole number, zero or more')
+        is_count = isinstance(alpha_steps, int) and alpha_steps >= 0
+        check(is_count, 'alpha_steps', alpha_steps, 'a whole number, zero or more')
         check(lr > 0, 'lr', lr, 'a positive number')
         check_choice('rescale', rescale, _LENGTHS)
         self.mu = mu
@@ -275,11 +281,13 @@ class RGB(GradientBalancer):
     def _start(self, g: Tensor): # [n, P]
         "Refuse what cannot be balanced; begin a state where there is none."
         n, size = g.shape
-        check(not self.rep_grad, 'rep_grad', self.rep_grad, 'False', 'Gradients are balanced at the parameters, not at a representation.')
+        hint = 'Gradients are balanced at the parameters, not at a representation.'
+        check(not self.rep_grad, 'rep_grad', self.rep_grad, 'False', hint)
         check(self.task_num in (None, n), 'task_num', self.task_num, f'the number of losses, {n}')
         if self.d is None: self.d, self.alpha = g.new_zeros(size), g.new_zeros(n)
-        before = f'{len(self.alpha)} and {len(self.d)} as before'
-        check((len(self.alpha), len(self.d)) == (n, size), 'tasks and shared numbers', (n, size), before, 'A new balancer may have others.')
+        before = len(self.alpha), len(self.d)
+        expected = f'{before[0]} and {before[1]} as before'
+        check(before == (n, size), 'tasks and shared numbers', (n, size), expected, 'A new balancer may have others.')
         self.d, self.alpha = self.d.to(g), self.alpha.to(g)
 
     def state_dict(self) -> dict: return dict(d=self.d, alpha=self.alpha)

@@ -80,7 +80,7 @@ class SigmaVAE(nn.Module):
         self.mse.copy_(torch.where(new.isfinite(), self.mse.lerp(new, share), self.mse))
         self.batches.add_(new.isfinite())
 
-    def forward(self, x_hat: Tensor, x: Tensor, weight: Tensor | None = None) -> Tensor: # [..., 3, H, W] each → [...] nats
+    def forward(self, x_hat: Tensor, x: Tensor, weight: Tensor | None = None) -> Tensor: # [..., 3, H, W] → [...] nats
         if self.training: self.update(x_hat, x, weight)
         return gaussian_nll(x_hat, x, self.sigma, weight)
 
@@ -116,8 +116,8 @@ class LogisticMixture(NamedTuple):
     coupling: Tensor            # green on red, blue on red, blue on green
     levels: int = 256
 
-    def nll(self, x: Tensor, weight: Tensor | None = None) -> Tensor: # [..., 3, H, W] in [0, 1], [..., 1, H, W] → [...] nats
-        "−log P(x), summed over the pixels of each frame."
+    def nll(self, x: Tensor, weight: Tensor | None = None) -> Tensor: # [..., 3, H, W] in [0, 1], [..., 1, H, W]
+        "−log P(x), summed over the pixels of each frame: [...] nats."
         with torch.autocast(x.device.type, enabled=False):
             x = 2 * _float32(x).unsqueeze(-4) - 1
             means = coupled_means(self.mean, self.coupling, x)
@@ -176,7 +176,8 @@ def _stop_gradient(v):
     "`v` without gradients: a tensor, a tuple or named tuple of them, or what has a `detach` of its own."
     if hasattr(v, 'detach'): return v.detach()
     if v is None or isinstance(v, int | float | str): return v
-    check(isinstance(v, tuple | list), 'distribution', type(v).__name__, 'tensors, a tuple of them, or an object with a detach method')
+    expected = 'tensors, a tuple of them, or an object with a detach method'
+    check(isinstance(v, tuple | list), 'distribution', type(v).__name__, expected)
     parts = map(_stop_gradient, v)
     return type(v)(*parts) if hasattr(v, '_fields') else type(v)(parts)
 
@@ -207,7 +208,7 @@ def beta_schedule(
     warmup: float = 10,
     shape: str = 'linear'       # linear, cosine, cyclical
 ) -> float:
-    "The weight of the KL: `start` at step 0, `end` at `warmup` and after it; `cyclical` then starts anew every second warm-up."
+    "The weight of the KL: from `start` to `end` in `warmup`; `cyclical` starts anew every second warm-up."
     check_choice('shape', shape, BETA_SHAPES)
     check(warmup >= 0, 'warmup', warmup, 'a number that is not negative')
     return start + (end - start) * (BETA_SHAPES[shape](step / warmup) if warmup else 1.)
@@ -247,7 +248,8 @@ class FramePSNR:
     @torch.no_grad()
     def update(self, x_hat: Tensor, x: Tensor) -> 'FramePSNR': # [M, h, 3, H, W] in [0, 1]
         "Add a batch of predictions, cut to [0, 1]."
-        check(x.ndim == 5 and x_hat.shape == x.shape, 'x_hat', list(x_hat.shape), f'frames [M, h, 3, H, W], as x has: {list(x.shape)}')
+        expected = f'frames [M, h, 3, H, W], as x has: {list(x.shape)}'
+        check(x.ndim == 5 and x_hat.shape == x.shape, 'x_hat', list(x_hat.shape), expected)
         check(x_hat.isfinite().all(), 'x_hat', 'NaN or infinity', 'finite frames')
         check(x.isfinite().all(), 'x', 'NaN or infinity', 'finite frames')
         x_hat, x = _float32(x_hat), _float32(x)

@@ -10,7 +10,6 @@ __all__ = ['elbo_terms', 'entropy_terms', 'reward_nll', 'reward_continue_terms',
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -55,7 +54,8 @@ def reward_continue_terms(out) -> dict:
     if out.rewards is not None: terms['reward_loss'] = reward_nll(out.decoded, out.rewards)
     if out.dones is not None:
         goes_on = 1 - out.dones.float()
-        terms['continue_loss'] = F.binary_cross_entropy_with_logits(out.decoded.continue_logit, goes_on, reduction='none')
+        logit = out.decoded.continue_logit
+        terms['continue_loss'] = F.binary_cross_entropy_with_logits(logit, goes_on, reduction='none')
     return terms
 
 # %% ../../nbs/world/losses.ipynb #e57b2c36
@@ -121,7 +121,8 @@ class LossAggregator:
             if name == 'kl': check_choice('kl', weight, ['upper', 'mc'])
             else: check(isinstance(weight, int | float) and weight >= 0, name, weight, 'a weight, 0 or more')
 
-    def term_weights(self, beta: float = 1.) -> dict: # name → weight
+    def term_weights(self, beta: float = 1.) -> dict:
+        "The weight of each term, by name."
         return dict(
             recon_loss=self.lambda_recon,
             kl_z=beta,

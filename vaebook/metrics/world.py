@@ -43,7 +43,8 @@ def _finding(
     "A value against its threshold; NaN is wrong."
     value = float(value)
     fine = value <= threshold if above else value >= threshold
-    return Finding(name=name, severity='fine' if fine or not matters else severity, value=value, threshold=float(threshold), advice=advice)
+    if fine or not matters: severity = 'fine'
+    return Finding(name=name, severity=severity, value=value, threshold=float(threshold), advice=advice)
 
 # %% ../../nbs/world/diagnostics.ipynb #160fd440
 def kl_collapse(kl: Tensor, beta: float = 1.) -> Finding: # [...] nats a frame
@@ -71,7 +72,8 @@ def components_equal(mean: Tensor, logvar: Tensor) -> Finding: # [..., K, D] of 
     sigma = (logvar.float().mean(-2, keepdim=True) / 2).exp()
     x = (mean.float() / sigma).reshape(-1, *mean.shape[-2:]) # [M, K, D]
     distance = torch.cdist(x, x).sum((-2, -1)).mean() / max(K * (K - 1), 1)
-    return _finding('components_equal', distance, 0.5, 'The components are one: give them other starts, or take fewer.', matters=K > 1)
+    advice = 'The components are one: give them other starts, or take fewer.'
+    return _finding('components_equal', distance, 0.5, advice, matters=K > 1)
 
 # %% ../../nbs/world/diagnostics.ipynb #0cb7a0b5
 def attention_collapse(maps: Tensor) -> Finding: # [..., S, N]
@@ -107,7 +109,8 @@ def gradient_explosion(norms: Tensor) -> Finding: # [n], of successive steps
     before = norms.cumsum(0) / torch.arange(1, len(norms) + 1)
     growth = (norms[5:] / before[4:-1].clamp_min(1e-12)).max() if len(norms) > 5 else 1.
     if not norms.isfinite().all(): growth = math.inf
-    return _finding('gradient_explosion', growth, 10., 'Lower the learning rate, or grad_clip.', above=True, severity='error')
+    advice = 'Lower the learning rate, or grad_clip.'
+    return _finding('gradient_explosion', growth, 10., advice, above=True, severity='error')
 
 # %% ../../nbs/world/diagnostics.ipynb #780ad657
 def task_conflict(cosines: dict) -> Finding: # task → [n] cosines of its gradient with the update, of successive steps
@@ -134,8 +137,8 @@ def static_background(recon: Tensor, x: Tensor, background: Tensor) -> Finding: 
     return _finding('static_background', gain, 0.5, advice, matters=bool(moves.any()))
 
 # %% ../../nbs/world/diagnostics.ipynb #22caccce
-def state_shift_errors(states: Tensor, actions: Tensor) -> dict: # [T, F], [T, A] of an episode → {k: share of the change left unexplained}
-    "The residual of s_{t+1} − s_t given s_t and a_{t+k}, k = −1, 0, 1."
+def state_shift_errors(states: Tensor, actions: Tensor) -> dict: # [T, F], [T, A] of an episode
+    "{k: share of s_{t+1} − s_t that s_t and a_{t+k} leave unexplained}, k = −1, 0, 1."
     s, a = states.double(), actions.double()
     enough = len(s) == len(a) > s.shape[1] + a.shape[1] + 4
     check(enough, 'states, actions', (list(s.shape), list(a.shape)), '[T, F] and [T, A], T well above F + A')

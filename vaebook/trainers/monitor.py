@@ -73,9 +73,12 @@ class WorldModelMonitor(Callback):
 
     def report(self) -> str:
         "The last look as a table, and what to do."
-        rows = [[f['name'], f['severity'], f['value'], f['threshold'], self.bad_looks[f['name']]] for f in self.findings()]
-        advice = [f'{f["name"]}: {f["advice"]}' for f in self.findings() if f]
-        return '\n'.join([format_table([['name', 'severity', 'value', 'threshold', 'bad looks'], *rows]), '', *advice])
+        table = [['name', 'severity', 'value', 'threshold', 'bad looks']]
+        advice = []
+        for f in self.findings():
+            table.append([f['name'], f['severity'], f['value'], f['threshold'], self.bad_looks[f['name']]])
+            if f: advice.append(f'{f["name"]}: {f["advice"]}')
+        return '\n'.join([format_table(table), '', *advice])
 
     def _look(self, module):
         "Measure, write, warn."

@@ -38,7 +38,7 @@ from ..viz.world import lit, reconstructions_figure
 _COLUMNS = 'observations', 'actions', 'rewards', 'dones'
 
 class EpisodeWindows:
-    "Samples of a data set, stacked for a tensor of indices: observations [B, T, 3, S, S], actions [B, T, A], rewards, dones [B, T]."
+    "Samples of a data set, stacked: observations [B, T, 3, S, S], actions [B, T, A], rewards, dones [B, T]."
     def __init__(self,
         name: str,              # for messages
         data,                   # samples: dictionaries with observations and actions
@@ -48,7 +48,8 @@ class EpisodeWindows:
         first = data[0]
         is_dict = isinstance(first, dict)
         found = sorted(first) if is_dict else type(first).__name__
-        check(is_dict and {'observations', 'actions'} <= first.keys(), name, found, 'samples with observations and actions')
+        complete = is_dict and {'observations', 'actions'} <= first.keys()
+        check(complete, name, found, 'samples with observations and actions')
         for key in ('observations', 'actions'):
             there = len(first[key])
             check(there == length, 'sequence_length', length, f'{there}, the {key} of a window of {name}')
@@ -94,7 +95,8 @@ def visualize_reconstructions(
 ) -> Path: # of recons_step_<step>.png
     "The first sample, and below it its reconstruction."
     fits = observations.ndim == 5 and observations.shape[2] == 3 and observations.shape == reconstructions.shape
-    check(fits, 'reconstructions', list(reconstructions.shape), f'[B, T, 3, H, W], as observations have it: {list(observations.shape)}')
+    expected = f'[B, T, 3, H, W], as observations have it: {list(observations.shape)}'
+    check(fits, 'reconstructions', list(reconstructions.shape), expected)
     rows = [to_unit(v[0]).float().cpu() for v in (observations, reconstructions)]
     return _write_png(torch.stack(rows), Path(folder)/f'recons_step_{step}.png')
 
@@ -151,7 +153,8 @@ class Progress(Callback):
         log_figure(trainer, 'recons', reconstructions_figure(x[0], recon[0]), step)
 
 # %% ../../nbs/world/trainer.ipynb #a7ae4759
-_LEAST = dict(batch_size=1, sequence_length=1, log_interval=1, rgb_alpha_steps=0, num_workers=0, seed=0) # of whole numbers
+# the least of each whole number
+_LEAST = dict(batch_size=1, sequence_length=1, log_interval=1, rgb_alpha_steps=0, num_workers=0, seed=0)
 _WEIGHTS = [field.name for field in fields(LossAggregator) if field.name != 'kl']
 
 def _is_number(v) -> bool: return type(v) in (int, float) and math.isfinite(v)
@@ -172,20 +175,21 @@ def _check_trainer(t: 'DMCVBTrainer'):
     check_choice('scheduler', t.scheduler, ['cosine', 'constant'])
     check_choice('beta_shape', t.beta_shape, BETA_SHAPES)
     check_choice('precision', t.precision, PRECISIONS)
-    check(hasattr(t.model, 'forward_sequence'), 'model', type(t.model).__name__, 'a DPGMMVariationalRecurrentAutoencoder')
+    is_world_model = hasattr(t.model, 'forward_sequence')
+    check(is_world_model, 'model', type(t.model).__name__, 'a DPGMMVariationalRecurrentAutoencoder')
 
 # %% ../../nbs/world/trainer.ipynb #0b6f2c9d
 @dataclass(eq=False)
 class DMCVBTrainer:
-    "Trains a world model on windows of episodes: `DMCVBTrainer(model, train_dataset, val_dataset).train(num_epochs=100)`."
+    "Trains a world model on windows of episodes: `DMCVBTrainer(model, train_dataset, val_dataset).train(100)`."
     model: WorldModel
-    train_dataset: object               # samples: observations [T, 3, S, S], actions [T, A], and perhaps rewards, dones [T]
+    train_dataset: object               # observations [T, 3, S, S], actions [T, A], perhaps rewards, dones [T]
     val_dataset: object
     learning_rate: float = 2e-4         # of Adam
     batch_size: int = 8                 # windows of one process
     sequence_length: int = 16           # T, frames of a window
     grad_clip: float = 5.               # largest norm of the gradient; None: any
-    skip_nonfinite: int = None          # updates in a row without a finite gradient that are left out; None: the first is an error
+    skip_nonfinite: int = None          # updates in a row without a finite gradient to leave out; None: none
     scheduler: str = 'cosine'           # of the learning rate, or constant
     beta_start: float = 0.              # weight of the KLs at the start …
     beta_end: float = 1.                # … and after the warm-up
@@ -227,7 +231,8 @@ class DMCVBTrainer:
         check_training(self.config(1))
         self.objective()
 
-    def __repr__(self): return f'DMCVBTrainer({type(self.model).__name__}, {self.per_epoch} steps an epoch, {self.balancer})'
+    def __repr__(self):
+        return f'DMCVBTrainer({type(self.model).__name__}, {self.per_epoch} steps an epoch, {self.balancer})'
 
     def loss_settings(self) -> dict:
         "The arguments of `WorldTraining`."
@@ -276,8 +281,8 @@ class DMCVBTrainer:
         if self.monitor: found.append(WorldModelMonitor(folder, self.log_interval))
         return found
 
-    def train(self, num_epochs: float = 100) -> dict: # passes over the training set in all → the means of the last validation
-        "Train, or go on; the model keeps its device."
+    def train(self, num_epochs: float = 100) -> dict: # passes over the training set in all
+        "Train, or go on; the model keeps its device. Returns the means of the last validation."
         check(type(num_epochs) in (int, float) and num_epochs > 0, 'num_epochs', num_epochs, 'a positive number')
         cfg = self.config(num_epochs)
         device = next(self.model.parameters()).device
@@ -341,15 +346,17 @@ def _check_saved(saved, model: nn.Module, path: str):
     theirs, ours = _shapes(saved['model_state_dict']), _shapes(model.state_dict())
     differ = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
     names = ', '.join(differ[:4]) + ' …' * (len(differ) > 4)
-    check(not differ, 'path', path, f'the weights of this {type(model).__name__}', f'{names} differ. Are the settings of the model the same?')
+    hint = f'{names} differ. Are the settings of the model the same?'
+    check(not differ, 'path', path, f'the weights of this {type(model).__name__}', hint)
 
 def load_checkpoint(model: nn.Module, optimizer, path) -> int: # the epoch
-    "Fill both from what `save_checkpoint`, or the origin's, has written; `BadInput` when the file is damaged or another's."
+    "Fill both from what `save_checkpoint`, or the origin's, has written; `BadInput` when the file does not fit."
     file = Path(path).expanduser()
     check(file.is_file(), 'path', str(path), 'a checkpoint')
     saved = read_checkpoint(file)
     _check_saved(saved, model, str(path))
     try: optimizer.load_state_dict(saved['optimizer_state_dict'])
-    except (ValueError, KeyError) as e: raise BadInput('path', str(path), f'the state of this {type(optimizer).__name__}', f'{e}') from e
+    except (ValueError, KeyError) as e:
+        raise BadInput('path', str(path), f'the state of this {type(optimizer).__name__}', f'{e}') from e
     model.load_state_dict(saved['model_state_dict'])
     return saved['epoch']
