@@ -333,7 +333,7 @@ def save_checkpoint(model: nn.Module, optimizer, epoch: int, path) -> Path:
     with disk_errors(path), atomic_write(path) as part: torch.save(state, part)
     return Path(path)
 
-def _shapes(state: dict) -> dict: # a quantiser keeps a pool of samples only until it has a codebook
+def _shapes(state: dict) -> dict: # a quantiser keeps a buffer of samples only until it has a codebook
     return {name: tuple(v.shape) for name, v in state.items() if not name.endswith('.init_buffer')}
 
 # %% ../../nbs/world/trainer.ipynb #08d5856c

@@ -198,11 +198,11 @@ def render_episodes(
     path = cache_dir('data', 'dmc_video', f'{domain_task}-{episodes}x{steps}-{height}x{width}-{seed}.npy')
     if path.exists(): return path
     dmc = optional_import('vaebook.data.dmc_collect')
-    plan = dmc.planned(domain_task, episodes, steps, 1, list(size), 'random', 'none', 0., seed)
+    plan = dmc.make_plan(domain_task, episodes, steps, 1, list(size), 'random', 'none', 0., seed)
     with locked(path):
         if path.exists(): return path
         parts = path.with_suffix('.parts')
-        frames = [e.observations.transpose(0, 2, 3, 1) for e in dmc.made_in(parts, plan, 2)]
+        frames = [e.observations.transpose(0, 2, 3, 1) for e in dmc.make_episodes(parts, plan, 2)]
         with atomic_write(path) as part, open(part, 'wb') as file: np.save(file, np.stack(frames))
         shutil.rmtree(parts)
     return path
