@@ -2669,8 +2669,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'vaebook/losses/balancing.py'),
                                           'vaebook.losses.balancing._trainable': ( 'world/balancing.html#_trainable',
                                                                                    'vaebook/losses/balancing.py'),
-                                          'vaebook.losses.balancing._world_size': ( 'world/balancing.html#_world_size',
-                                                                                    'vaebook/losses/balancing.py'),
                                           'vaebook.losses.balancing.aggregators': ( 'world/balancing.html#aggregators',
                                                                                     'vaebook/losses/balancing.py'),
                                           'vaebook.losses.balancing.descend_angles': ( 'world/balancing.html#descend_angles',

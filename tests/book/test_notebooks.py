@@ -5,6 +5,7 @@ import os
 import random
 import re
 import sys
+import types
 from pathlib import Path
 
 import nbformat
@@ -13,6 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
+MAIN = types.ModuleType('__main__')  # of every notebook, as libraries remember the first one they see
 QUIET = Config(HistoryManager=dict(enabled=False), InteractiveShell=dict(colors='nocolor'))
 
 
@@ -38,11 +40,13 @@ def shell(tmp_path):
     "An IPython of this process and thread, as a kernel has one; what a notebook made in it is freed."
     os.environ['IPYTHONDIR'] = str(tmp_path / 'ipython')
     InteractiveShell.clear_instance()
-    shell = InteractiveShell.instance(config=QUIET)
+    shell = InteractiveShell.instance(config=QUIET, user_module=MAIN)
     yield shell
     atexit.unregister(shell.atexit_operations)
     shell.atexit_operations()
     InteractiveShell.clear_instance()
+    MAIN.__dict__.clear()
+    MAIN.__name__ = '__main__'
     del shell
     gc.collect()
 

@@ -20,7 +20,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from ..core import LossTerms, check, check_choice
 from ..core.distributed import average_in_place
-from .adversarial import DiscriminatorTrainer, hinge
+from .adversarial import DiscriminatorTrainer, generator_loss, hinge
 from .spectral import AudioLoss, EvalLoss, as_mapping, check_same_stft, check_weight
 from .terms import Objective
 from ..core.options import Count, Counts, Flag, Number, Rate, Weight, bind_arguments, checked

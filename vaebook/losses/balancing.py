@@ -44,9 +44,6 @@ def _leaves(losses) -> list:
 def _trainable(params) -> list: # each once
     return list({id(p): p for p in params if p.requires_grad}.values())
 
-# %% ../../nbs/world/balancing.ipynb #63101278
-def _world_size() -> int: return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
 # %% ../../nbs/world/balancing.ipynb #d9183896
 def task_gradients(
     losses: list,       # n scalars
@@ -65,9 +62,9 @@ def task_gradients(
             if gradient is None: continue
             piece.copy_(gradient.detach().flatten())
             used[k] = True
-    if _world_size() > 1:
+    if world_size() > 1:
         flat[-len(params):] = flat.new_tensor(used)
-        dist.all_reduce(flat.div_(_world_size()))
+        all_reduce_sum(flat.div_(world_size()))
         used = [share > 0 for share in flat[-len(params):].tolist()]
     return matrix, used
 
@@ -84,7 +81,7 @@ def _add_gradients(params: list, used: list, gradient: Tensor): # [D]
 # %% ../../nbs/world/balancing.ipynb #f65679f0
 def _plain_backward(total: Tensor, parameters=None): # one loss; None: all behind it
     "An ordinary backward, averaged over processes."
-    if _world_size() == 1: return total.backward()
+    if world_size() == 1: return total.backward()
     params = _leaves([total]) if parameters is None else _trainable(parameters)
     matrix, used = task_gradients([total], params)
     _add_gradients(params, used, matrix[0])
