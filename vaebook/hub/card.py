@@ -133,7 +133,7 @@ _TRAINED_BY = dict( # class → the experiment that trains it
     Classifier='classifier',
     CausalVAE='causal_video',
     FSQVQVAE='latent_actions',
-    AutoEncoder='audio',
+    AudioAutoencoder='audio',
     DPGMMVariationalRecurrentAutoencoder='world')
 
 def _inner(model): return getattr(model, 'model', model) # of a tokenizer, the model in it
