@@ -113,7 +113,7 @@ def test_latest_value_wins(lab, page, tell):
     assert pictures < 15 and waited < 2
 
 
-@pytest.mark.parametrize('name, anew', [('explore_cvae', False), ('explore_cvae', True), ('explore_actions', False), ('core/widgets', False)])
+@pytest.mark.parametrize('name, anew', [('explore_cvae', False), ('explore_cvae', True), ('explore_actions', False), ('core/explorer', False)])
 def test_static_page(name, anew, chromium, tmp_path, tell):
     "The page made from the stored notebook, or from one that papermill ran: no kernel, no network, and the films move."
     notebook, run = ROOT / f'nbs/{name}.ipynb', lambda *args: subprocess.run([sys.executable, '-m', *map(str, args)], check=True, capture_output=True)
