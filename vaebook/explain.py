@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .core import Latent, check, optional_import
 from .viz.tiles import colours, draw, legend, new_figure, save_gif, tile
-from .viz.traversal import Lens, Plane, SweepResult, chance, lens, offsets, place, plane, sweep, turned
+from .viz.probe import LatentProbe, forked_rng, open_probe
+from .viz.traversal import Plane, Traversal, latent_traversal, offsets, perturb, plane, set_latents
 
 # %% ../nbs/images/explain.ipynb #bf13884a
 def check_question(x, classifier):
@@ -28,7 +29,7 @@ def check_question(x, classifier):
 def judged(model, x, classifier, chunk_size: int):
     "A lens on images and a classifier, both of which must be there."
     check_question(x, classifier)
-    return lens(model, x, classifier, chunk_size)
+    return open_probe(model, x, classifier, chunk_size)
 
 # %% ../nbs/images/explain.ipynb #57d61a03
 def explain(model, classifier, # encode, decode, latent_spec; images → logits
@@ -36,13 +37,13 @@ def explain(model, classifier, # encode, decode, latent_spec; images → logits
             values=None, # [S] offsets; None: −3 … 3
             flows=None, # [D] nats, to order the latents; None: estimated here
             most: int | None = None, # Latents shown; None: all
-            classes=(), chunk_size: int = 256) -> SweepResult:
+            classes=(), chunk_size: int = 256) -> Traversal:
     "Sweep every latent of every image, the most influential latent first."
     check_question(x, classifier)
-    return sweep(model, x, None, values, classifier, 'flow' if flows is None else flows, most, classes, chunk_size)
+    return latent_traversal(model, x, None, values, classifier, 'flow' if flows is None else flows, most, classes, chunk_size)
 
 # %% ../nbs/images/explain.ipynb #5531c7dd
-def sufficiency(result: SweepResult # of `explain`, with labels and with offset 0
+def sufficiency(result: Traversal # of `explain`, with labels and with offset 0
                ) -> Tensor: # [D], growing, in [0, 1]
     "Share of images whose class one of the first k latents can flip, k = 1 … D; Lang et al. 2021."
     check(result.labels is not None, 'labels', None, 'a sweep with labels', 'Give `classify` to `sweep`.')
@@ -96,18 +97,18 @@ def bisect(ok, # Distances [J] → is the class as wanted?
     return torch.minimum(far + (far - near), outer)
 
 # %% ../nbs/images/explain.ipynb #630391c6
-def nearest_flip(v: Lens, wanted, # Labels [...] of images n [...] → are they as wanted?
+def nearest_flip(v: LatentProbe, wanted, # Labels [...] of images n [...] → are they as wanted?
                  reach: float, steps: int, refine: int) -> Tensor: # [N, K], NaN where there is none
     "Offsets of the nearest flips."
     half, dims = steps // 2, torch.tensor(v.alpha)
     everyone = torch.arange(len(v.z))
-    ok = wanted(v.answer(turned(v.z, v.alpha, offsets(reach / half, reach))).cpu(), everyone[:, None, None])
+    ok = wanted(v.predict_decoded(perturb(v.z, v.alpha, offsets(reach / half, reach))).cpu(), everyone[:, None, None])
     n, k, side, near, far = first_hits(torch.stack([ok[..., half:], ok[..., :half + 1].flip(-1)], 2), reach / half)
     sign = 1. - 2 * side
 
     def good(distance):
         z = v.z[n].cpu().double(); z[torch.arange(len(n)), dims[k]] += sign * distance
-        return wanted(v.answer(z).cpu(), n)
+        return wanted(v.predict_decoded(z).cpu(), n)
     found = torch.full((len(v.z), len(dims), 2), math.inf, dtype=torch.double)
     if len(n): found[n, k, side] = bisect(good, near, far, refine)
     nearest = found.flatten(1).min(1)
@@ -126,7 +127,7 @@ def counterfactual(model, classifier, # encode, decode, latent_spec; images → 
     check(reach > 0, 'reach', reach, 'a positive offset'); check(steps >= 3, 'steps', steps, '3 offsets or more')
     with judged(model, x, classifier, chunk_size) as v:
         check(len(v.alpha), 'causal latents', 0, 'at least one latent that may move', 'Train with n_alpha=1 or more.')
-        images, before, _ = v.look(v.z)
+        images, before, _ = v.decode_classify(v.z)
         check(not isinstance(target, str), 'target', target, f'the number of a class, 0 to {v.num_classes - 1}')
         goal, everyone = torch.as_tensor(before if target is None else target).cpu(), torch.arange(len(v.z))
         ok = goal.shape in ((), (len(v.z),)) and 0 <= goal.min() and goal.max() < v.num_classes
@@ -135,10 +136,10 @@ def counterfactual(model, classifier, # encode, decode, latent_spec; images → 
         wanted = lambda labels, n: (labels == goal[n]) != (target is None)
         offset = nearest_flip(v, wanted, reach, steps, refine)
         z = v.z.cpu().double(); z[:, v.alpha] += offset.nan_to_num(0.)
-        image, label, _ = v.look(z)
+        image, label, _ = v.decode_classify(z)
         found = wanted(label.cpu(), everyone) & ~offset.isnan().any(1)
         offset = offset.where(found[:, None], math.nan)
-        tensors = image, offset, label, found, offset.abs().sum(1), v.x, images, v.said(), before
+        tensors = image, offset, label, found, offset.abs().sum(1), v.x, images, v.predict(), before
         return Counterfactual(*(t.float() if t.is_floating_point() else t for t in map(Tensor.cpu, tensors)))
 
 # %% ../nbs/images/explain.ipynb #92fc8d18
@@ -173,9 +174,9 @@ def removal(model, classifier, x, # encode, decode, latent_spec; images → logi
     "Agreement with the answers on the originals: reencoded, without each latent, without all of alpha, all of beta."
     check(draws >= 1, 'draws', draws, '1 or more')
     with judged(model, x, classifier, chunk_size) as v:
-        said = v.said()
-        with chance(seed): noise = torch.randn(draws, *v.z.shape).to(v.z)
-        same = lambda z: (v.answer(z) == said).double().mean().item()
+        said = v.predict()
+        with forked_rng(seed): noise = torch.randn(draws, *v.z.shape).to(v.z)
+        same = lambda z: (v.predict_decoded(z) == said).double().mean().item()
         groups = {name: [i] for i, name in enumerate(v.names)} | dict(alpha=v.alpha, beta=v.beta)
         numbers = dict(reencoded=same(v.z))
         for name, held in groups.items():
@@ -201,8 +202,8 @@ def invariance(model, classifier, x, # encode, decode, latent_spec; images → l
     values = offsets() if values is None else torch.as_tensor(values, dtype=torch.float32)
     check(bool((values != 0).any()), 'values', values.tolist(), 'at least one offset other than 0')
     with judged(model, x, classifier, chunk_size) as v:
-        before, others = v.answer(v.z)[:, None, None], values[values != 0]
-        same = torch.stack([(v.answer(turned(v.z, [i], others)) == before).double().mean() for i in range(len(v.names))])
+        before, others = v.predict_decoded(v.z)[:, None, None], values[values != 0]
+        same = torch.stack([(v.predict_decoded(perturb(v.z, [i], others)) == before).double().mean() for i in range(len(v.names))])
         return dict(zip(v.names, same.tolist())) | dict(alpha=same[v.alpha].mean().item(), beta=same[v.beta].mean().item())
 
 # %% ../nbs/images/explain.ipynb #d137a131
@@ -278,7 +279,7 @@ def plane_gif(path, model, classifier, # The file; encode, decode, latent_spec; 
     chart = alpha_plane(model, classifier, x, dims, max(3., radius), chunk_size=chunk_size)
     picture, t = plane_array(chart), torch.arange(frames) / frames * math.tau
     points = radius * torch.stack([t.sin(), t.cos()][:len(chart.dims)], -1)
-    with lens(model, x, classifier, chunk_size) as v: images, labels, _ = v.look(place(v.z[0], chart.dims, points))
+    with open_probe(model, x, classifier, chunk_size) as v: images, labels, _ = v.decode_classify(set_latents(v.z[0], chart.dims, points))
     edge = chart.values[-1].item() + (chart.values[1] - chart.values[0]).item() / 2
     share = torch.cat([points, torch.zeros_like(points)], 1)[:, :2] / (2 * edge)
     spots = [((0.5 + a) * picture.shape[1], (0.5 - b) * picture.shape[0]) for a, b in share.tolist()]

@@ -129,7 +129,7 @@ test("a new sound goes on where the old one was", () => {
 
 test("a film moves in the page; a live explorer asks the kernel", async () => {
   const state = {mode: "each", controls: [{name: "a", kind: "continuous", min: 0, max: 2, step: 1, values: ["-1", "+0", "+1"]}], values: [1], rest: [1], times: 1,
-                 grid: [1, 3], alts: ["a -1", "a +0", "a +1"], answers: [[], [], []], sounds: [], original: null, picture: "sheet", width: 448, note: "", said: "",
+                 grid: [1, 3], alts: ["a -1", "a +0", "a +1"], answers: [[], [], []], sounds: [], original: null, picture: "sheet", width: 448, note: "", error: "",
                  starts: ["prior mean"], start: "prior mean", accepts: ""};
   const asked = [], listening = new Set();
   const model = {get: key => state[key], set: (key, value) => asked.push([key, value]), save_changes() {},

@@ -24,7 +24,7 @@ from ..losses.spectral import VALUES, AudioLoss, EvalLoss, mapping
 from ..models.audio import AutoEncoder
 from ..models.encodec_dac import load_audio
 from ..viz.tiles import new_figure
-from ..viz.traversal import evaluating
+from ..viz.probe import evaluating
 from ..trainers.callbacks import log_figure
 
 # %% ../../nbs/audio/audio_experiment.ipynb #a4fdeb9f

@@ -25,7 +25,7 @@ from ..losses.adversarial import VideoObjective
 from ..losses.perceptual import make_perceptual
 from ..models.causal_video import CausalVAE, fitted
 from ..viz.tiles import new_figure, save_mp4
-from ..viz.traversal import evaluating
+from ..viz.probe import evaluating
 from ..trainers.video import load_initial
 
 # %% ../../nbs/video/causal_video_experiment.ipynb #ee137e9c

@@ -26,7 +26,7 @@ from ..models.cvae import build_cvae
 from ..viz.tiles import draw, new_figure
 from ..core.pretrained import Pretrained
 from ..core.runs import disk_errors
-from ..viz.traversal import offsets, sweep
+from ..viz.traversal import latent_traversal, offsets
 from ..trainers.callbacks import EveryEpochs, log_figure
 from ..trainers.plan import check_training
 from ..trainers.signals import Stopped
@@ -116,7 +116,7 @@ def sweeps(self: CVAEExperiment, objective=None) -> dict: # name → figure
     "A grid a latent, and with `callback_digits` a strip an input."
     s, objective = self.cfg.sweep, objective or self.objective()
     latents = len(objective.model.latent_spec)
-    result = sweep(objective.model, self.examples(), range(min(latents, s.max_images or latents)), offsets(s.sweeping_stepsize), objective.classify, classes=self.answers)
+    result = latent_traversal(objective.model, self.examples(), range(min(latents, s.max_images or latents)), offsets(s.sweeping_stepsize), objective.classify, classes=self.answers)
     figures = {f'sweep_{name}': result.plot(latent=i, show_probs=s.show_probs) for i, name in enumerate(result.names)}
     if s.callback_digits: figures |= {f'sweep_input_{n}': result.plot(n, show_probs=s.show_probs) for n in range(len(result.images))}
     return figures
@@ -173,7 +173,7 @@ def explanations(self: CVAEExperiment) -> dict:
     if not model.n_alpha: return out
     flip, z, few = counterfactual(model, judge, x), model.encode(x.to(self.device)).z, x[:50].to(self.device)
     near = lambda pictures: knn_distance(pictures.cpu(), images.train.x[:5000]).mean().item() if len(pictures) else math.nan
-    again, swept = near(model.decode(z[:50])), sweep(model, few, range(model.n_alpha)).images.flatten(0, 2)
+    again, swept = near(model.decode(z[:50])), latent_traversal(model, few, range(model.n_alpha)).images.flatten(0, 2)
     out |= named('counterfactual', counterfactual_summary(flip) | dict(distance=near(flip.image[flip.found][:200]) / again))
     brightness = np.abs(correlations(z[:, :model.n_alpha].cpu().numpy(), x.mean((1, 2, 3))[:, None].cpu().numpy())).max()
     return out | dict(alpha_brightness=brightness, sweep_distance=near(swept) / again)

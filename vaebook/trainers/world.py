@@ -32,7 +32,7 @@ from .callbacks import Callback, ends_step, log_figure, read_checkpoint
 from .fit import fit
 from .plan import PRECISIONS, check_training
 from .step import gradient_norm
-from ..viz.world import lit, reconstructions_figure
+from ..viz.world import attention_overlay, reconstructions_figure
 
 # %% ../../nbs/world/trainer.ipynb #77857612
 class Windows:
@@ -86,7 +86,7 @@ def visualize_reconstructions(observations: Tensor, reconstructions: Tensor, # [
 def visualize_attention(out: dict, step: int, folder='.') -> Path: # what `forward_sequence` gave
     "Frames, where the model looked, where it had expected to, and each slot: attention_step_<step>.png."
     x, *maps = (out[k][0].float() for k in ('observations', 'map', 'map_prior'))
-    return write_picture(torch.stack([x, *(lit(x, m) for m in (*maps, *out['maps'][0].float().unbind(1)))]), Path(folder)/f'attention_step_{step}.png')
+    return write_picture(torch.stack([x, *(attention_overlay(x, m) for m in (*maps, *out['maps'][0].float().unbind(1)))]), Path(folder)/f'attention_step_{step}.png')
 
 # %% ../../nbs/world/trainer.ipynb #de30a470
 def found(out: dict) -> dict: # what `forward_sequence` gave → name → 0-d tensor

@@ -200,14 +200,14 @@ export function render({model, el}) {
 
   const canvas = element("canvas", "vb-picture");
   const answers = element("div", "vb-answers");
-  const said = element("p", "vb-said");
+  const error = element("p", "vb-error");
   const note = element("p", "vb-note", get("note"));
   canvas.setAttribute("role", "img");
-  said.setAttribute("role", "status");
+  error.setAttribute("role", "status");
   const sound = player("decoded", "the sound of these latents");
   const original = player("original", "the original sound");
   const paint = painter(canvas, get("width"));
-  const tell = text => { said.textContent = text; };
+  const tell = text => { error.textContent = text; };
 
   let values = [...get("values")], last = 0;
   const show = () => rows.forEach((row, i) => {
@@ -244,7 +244,7 @@ export function render({model, el}) {
   const save = () => savePicture(canvas);
   list.append(...rows.map(row => row.row));
   left.append(canvas, original.row, sound.row, answers);
-  right.append(list, toolbar({model, get, put, on, reset, save, tell, live: mode === "live"}), note, said);
+  right.append(list, toolbar({model, get, put, on, reset, save, tell, live: mode === "live"}), note, error);
   el.classList.add("vaebook");
   el.setAttribute("role", "group");
   el.setAttribute("aria-label", "latent explorer");
@@ -256,8 +256,8 @@ export function render({model, el}) {
   });
   on("note", () => { note.textContent = get("note"); });
   on("turn", draw);
-  on("said", () => tell(get("said")));
-  tell(get("said"));
+  on("error", () => tell(get("error")));
+  tell(get("error"));
   draw();
   return () => {
     handlers.forEach(([key, act]) => model.off("change:" + key, act));
