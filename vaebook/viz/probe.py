@@ -60,9 +60,10 @@ def _check_entry(entry: dict):
 def _check_spec(spec: list):
     "Raise `BadInput` unless every latent has a name of its own, a known kind and a range, and times come last."
     are_dicts = all(isinstance(entry, dict) for entry in spec)
-    check(are_dicts, 'latent_spec', spec, "a list of dicts: dict(name='a', kind='continuous', range=(-3., 3.))")
+    expected = "a list of dicts: dict(name='a', kind='continuous', range=(-3., 3.))"
+    check(are_dicts, 'latent_spec', spec, expected)
     names = [entry.get('name') for entry in spec]
-    are_named = len(spec) and None not in names and len(set(names)) == len(names)
+    are_named = len(spec) > 0 and None not in names and len(set(names)) == len(names)
     check(are_named, 'latent_spec', names, 'a name of its own for each latent')
     for entry in spec: _check_entry(entry)
     are_ordered = all(kind_of(entry) != 'time' for entry in spec[:num_latents(spec)])
@@ -135,7 +136,8 @@ def _as_classify(
     try: num_classes = log_probs(example).shape[1]
     except RuntimeError as e:
         raise BadInput('classifier', kind, f'a network for images {list(example.shape[1:])}', f'{e}.') from e
-    check(num_classes > 1, 'classifier output', num_classes, 'two classes or more', 'Turn one logit s into the pair (0, s).')
+    hint = 'Turn one logit s into the pair (0, s).'
+    check(num_classes > 1, 'classifier output', num_classes, 'two classes or more', hint)
     raw = scores(example)
     sums_to_one = bool((raw >= 0).all() and ((raw.sum(1) - 1).abs() < 1e-3).all())
     hint = 'Of probabilities, give the logarithm: lambda x: net(x).log().'
@@ -159,7 +161,10 @@ class TokenLatents(nn.Module):
         return found.info['indices'].flatten(1)
 
     def encode(self, x: Tensor) -> Latent: return Latent(self.ids(self.model.encode(x)), {})
-    def decode(self, z: Tensor) -> Tensor: return self.model.decode_indices(z.long().unflatten(1, self.token_shape))
+
+    def decode(self, z: Tensor) -> Tensor:
+        ids = z.long().unflatten(1, self.token_shape)
+        return self.model.decode_indices(ids)
 
     def check_ids(self, z: Tensor):  # [N, D]
         "Raise `BadInput` on the first row that is not a row of ids."
@@ -187,7 +192,8 @@ class DigitLatents(TokenLatents):
     def _digits_of(self, entry: dict) -> list:
         "The entries of a token's digits; a time stays as it is."
         if kind_of(entry) != 'index': return [entry]
-        return [entry | dict(name=f"{entry['name']}.{i}", range=(0, n - 1)) for i, n in enumerate(self.fsq.levels)]
+        name, levels = entry['name'], self.fsq.levels
+        return [entry | dict(name=f'{name}.{i}', range=(0, n - 1)) for i, n in enumerate(levels)]
 
     def ids(self, found: Latent) -> Tensor:
         digits = self.fsq.split(super().ids(found))
@@ -218,14 +224,15 @@ class StandardizedLatents(nn.Module):
         z: Tensor | None = None): # [N, D, ...] latents to measure, at least two of each channel
         super().__init__()
         can_scale = hasattr(model, 'normalize') and hasattr(model, 'denormalize')
-        check(z is not None or can_scale, 'model', type(model).__name__, 'a model with normalize and denormalize',
-              'Give latents: StandardizedLatents(model, z).')
+        expected, hint = 'a model with normalize and denormalize', 'Give latents: StandardizedLatents(model, z).'
+        check(z is not None or can_scale, 'model', type(model).__name__, expected, hint)
         self.model = model
         self.latent_spec = list(model.latent_spec)
         self.layout, self.value_range = _modality(model)
         for name in ('latent_shape', 'shape', 'sample_rate'):
             if hasattr(model, name): setattr(self, name, getattr(model, name))
-        self.normalize, self.denormalize = (model.normalize, model.denormalize) if z is None else _standardizers(z)
+        scaling = (model.normalize, model.denormalize) if z is None else _standardizers(z)
+        self.normalize, self.denormalize = scaling
 
     def encode(self, x: Tensor) -> Latent:
         latent = _as_latent(self.model.encode(x))
@@ -238,8 +245,8 @@ def _as_latent(found) -> Latent:  # what `encode` returns
     "A `Latent`; made from a tensor, or from the pair (mu, logvar) that most autoencoders return."
     if isinstance(found, Latent): return found
     if isinstance(found, Tensor): return Latent(found, {})
-    is_pair = isinstance(found, tuple | list) and len(found) == 2 and all(isinstance(t, Tensor) for t in found)
-    is_pair = is_pair and found[0].shape == found[1].shape
+    is_pair = isinstance(found, tuple | list) and len(found) == 2
+    is_pair = is_pair and all(isinstance(t, Tensor) for t in found) and found[0].shape == found[1].shape
     check(is_pair, 'encode', type(found).__name__, 'a Latent, a tensor, or the pair (mu, logvar)')
     mu, logvar = found
     return Latent(mu, dict(mu=mu, logvar=logvar))
@@ -288,10 +295,12 @@ class LatentProbe(NamedTuple):
         decoded, probs = [], []
         for chunk in chunks:
             x = self.decoder(chunk)
+            is_finite = bool(x.isfinite().all())
+            check(is_finite, 'decoded', 'NaN or infinity', 'finite numbers', 'Look at the weights of the model.')
             decoded.append(x.cpu())
-            check(bool(decoded[-1].isfinite().all()), 'decoded', 'NaN or infinity', 'finite numbers', 'Look at the weights of the model.')
             if self.classifier: probs.append(self.classifier(x).exp().cpu())
-        return torch.cat(decoded).unflatten(0, lead), torch.cat(probs).unflatten(0, lead) if probs else None
+        class_probs = torch.cat(probs).unflatten(0, lead) if probs else None
+        return torch.cat(decoded).unflatten(0, lead), class_probs
 
     def decode_classify(self, z: Tensor) -> tuple:  # [..., D] → [..., *layout], [...], [...]
         "What is decoded, its class, and the probability of that; None and None without a classifier."
@@ -325,10 +334,11 @@ def _decoder(model, spec: list, layout: str) -> Callable:  # z [N, D, ...] → [
     weight = _weight_of(model)
     has_indices = any(kind_of(entry) == 'index' for entry in spec)
     axes = layout.upper().split()
+    expected = f'[N, {", ".join(axes)}]'
 
     def decode(z):
         x = model.decode(z.to(weight.device) if has_indices else z.to(weight))
-        check(x.ndim == len(axes) + 1, 'decoded', list(x.shape), f'[N, {", ".join(axes)}]', 'Say what the axes are: model.layout.')
+        check(x.ndim == len(axes) + 1, 'decoded', list(x.shape), expected, 'Say what the axes are: model.layout.')
         return x
     return decode
 
@@ -346,7 +356,8 @@ def _posterior_means(model, x: Tensor, chunk_size: int) -> Latent:
     found = [_as_latent(model.encode(chunk)) for chunk in x.split(chunk_size)]
     z, info = found[0]
     of_each = [k for k, v in info.items() if isinstance(v, Tensor) and v.shape[:1] == z.shape[:1]]
-    return Latent(torch.cat([f.z for f in found]), {k: torch.cat([f.info[k] for f in found]) for k in of_each})
+    joined = {k: torch.cat([f.info[k] for f in found]) for k in of_each}
+    return Latent(torch.cat([f.z for f in found]), joined)
 
 def _check_latents(z: Tensor, prior_mean: Tensor):
     "Raise `BadInput` unless latents have the axes of the prior mean, and are finite."
@@ -357,12 +368,14 @@ def _check_latents(z: Tensor, prior_mean: Tensor):
 # %% ../../nbs/core/probe.ipynb #ef066e71
 @contextmanager
 def open_probe(
-    model,                                           # encode, decode, latent_spec
-    x_or_z=None,                                     # inputs; a `Latent` or an array of latents [N, D]; None: the prior mean
-    classifier=None,                                 # what the model decodes → logits [N, M]
-    chunk_size: int = 256) -> Iterator[LatentProbe]: # decoded at a time
+    model,                  # encode, decode, latent_spec
+    x_or_z=None,            # inputs; a `Latent` or an array of latents [N, D]; None: the prior mean
+    classifier=None,        # what the model decodes → logits [N, M]
+    chunk_size: int = 256   # decoded at a time
+) -> Iterator[LatentProbe]:
     "A probe of `model`, and perhaps of a classifier, while the block lasts."
-    is_model = isinstance(model, nn.Module) and all(hasattr(model, k) for k in ('encode', 'decode', 'latent_spec'))
+    has_parts = all(hasattr(model, part) for part in ('encode', 'decode', 'latent_spec'))
+    is_model = isinstance(model, nn.Module) and has_parts
     check(is_model, 'model', type(model).__name__, 'a network with encode, decode and latent_spec')
     check(chunk_size >= 1, 'chunk_size', chunk_size, '1 or more')
     spec = list(model.latent_spec)

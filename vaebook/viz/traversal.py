@@ -61,7 +61,7 @@ def perturb(
     absolute: bool = False) -> Tensor: # set to the value, or moved by it? → [N, K, S, D, ...]
     "Each of these latents in turn at each value, the others as they were."
     further_axes = [1] * (z.ndim - 2)
-    one_hot = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)[torch.as_tensor(dims, dtype=torch.long)]
+    one_hot = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)[list(dims)]
     chosen = one_hot.view(1, len(dims), 1, -1, *further_axes)
     values = values.to(z).view(1, 1, -1, 1, *further_axes)
     z = z[:, None, None]
@@ -73,14 +73,17 @@ def _flows(
     draws=(64, 16),            # of the latent, and of all others for each
     seed: int = 0) -> Tensor:  # [D] nats
     "Information flow of each latent to the classifier, under the prior."
-    check(probe.classifier is not None, 'classifier', None, 'a classifier for information to flow to', 'Or order by kl or usage.')
+    expected, hint = 'a classifier for information to flow to', 'Or order by kl or usage.'
+    check(probe.classifier is not None, 'classifier', None, expected, hint)
     d = num_latents(probe.spec)
     are_numbers = probe.z.ndim == 2 and all(kind_of(entry) == 'continuous' for entry in probe.spec[:d])
     expected = 'continuous latents [N, D], with a standard normal prior'
     check(are_numbers, 'latents', probe.names, expected, 'Order by usage or kl.')
-    outer, inner = draws
-    options = dict(decode=probe.decoder, classify=probe.classifier, d=d, a=outer, b=inner, estimator='stratified', chunk_size=probe.chunk_size)
-    with forked_rng(seed): return torch.stack([causal_effect(of=[i], **options).cpu() for i in range(d)])
+    def flow(i):
+        found = causal_effect(decode=probe.decoder, classify=probe.classifier, d=d, of=[i], a=draws[0], b=draws[1],
+                              estimator='stratified', chunk_size=probe.chunk_size)
+        return found.cpu()
+    with forked_rng(seed): return torch.stack([flow(i) for i in range(d)])
 
 def latent_flows(
     model,
@@ -180,11 +183,11 @@ class Traversal(NamedTuple):
     classes: list                # class names
 
     @property
-    def images(self) -> Tensor: return self.images_at()            # [N, K, S, C, H, W] in [0, 1]
+    def images(self) -> Tensor: return self.images_at() # [N, K, S, C, H, W] in [0, 1]
     @property
-    def labels(self): return best_class(self.class_probs)          # [N, K, S] or None
+    def labels(self) -> Tensor | None: return best_class(self.class_probs) # [N, K, S]
     @property
-    def probs(self): return best_prob(self.class_probs)            # [N, K, S] or None
+    def probs(self) -> Tensor | None: return best_prob(self.class_probs) # [N, K, S]
     @property
     def num_times(self) -> int:
         "Frames of the decoded clips to choose from; 1 where there is nothing to choose."
@@ -197,8 +200,10 @@ class Traversal(NamedTuple):
     def images_at(self, frame: int | None = None) -> Tensor: # of clips; None: the middle one → [N, K, S, C, H, W]
         "What is decoded, to look at; a traversal of the time shows a frame for each of its values."
         if self.kind != 'time': return as_images(self.decoded, self.layout, self.value_range, frame)
-        times = enumerate(self.values.tolist())
-        return torch.stack([as_images(self.decoded[:, :, i], self.layout, self.value_range, t) for i, t in times], 2)
+        found = []
+        for i, time in enumerate(self.values.tolist()):
+            found.append(as_images(self.decoded[:, :, i], self.layout, self.value_range, time))
+        return torch.stack(found, 2)
 
     def _causal_rows(self) -> list: return [i for i, is_causal in enumerate(self.causal) if is_causal]
 
@@ -213,14 +218,15 @@ class Traversal(NamedTuple):
         is_strip = latent is None
         row = 0 if is_strip else latent_indices([dict(name=name) for name in self.names], latent)[0]
 
-        def chosen(t):
-            if t is None: return None
-            return t[n] if is_strip else t[:, row]
-        fig = draw(chosen(self.images_at(frame)),
+        def chosen(t): return t[n] if is_strip else t[:, row]
+        labels = None if self.labels is None else chosen(self.labels)
+        probs = chosen(self.probs) if show_probs and self.probs is not None else None
+        fig = draw(
+            chosen(self.images_at(frame)),
             rows=self.names if is_strip else (),
             columns=[f'{v:g}' for v in self.values],
-            labels=chosen(self.labels),
-            probs=chosen(self.probs) if show_probs else None,
+            labels=labels,
+            probs=probs,
             marked=self._causal_rows() if is_strip else (),
             classes=self.classes,
             title='' if is_strip else self.names[row])
@@ -238,7 +244,8 @@ class Traversal(NamedTuple):
     def frames(self, most: int = 12) -> np.ndarray: # inputs shown → [F, height, width, 3] in [0, 1]
         "One frame for each value, there and back; of clips, one for each of their own."
         if self.num_times > 1:
-            return np.stack([self._frame(self.images_at(t)[0], None, f'frame {t}') for t in range(self.num_times)])
+            first = [self.images_at(t)[0] for t in range(self.num_times)]
+            return np.stack([self._frame(images, None, f'frame {t}') for t, images in enumerate(first)])
         images = self.images[:most].transpose(0, 1)
         labels = None if self.labels is None else self.labels[:most].transpose(0, 1)
         there = []
@@ -255,7 +262,9 @@ class Traversal(NamedTuple):
         return save_mp4(path, self.frames(), fps)
 
 # %% ../../nbs/core/traversal.ipynb #03a070ea
-def _narrowest(entries: list) -> dict: return min(entries, key=lambda entry: entry['range'][1] - entry['range'][0])
+def _narrowest(entries: list) -> dict:
+    "The entry of the smallest range."
+    return min(entries, key=lambda entry: entry['range'][1] - entry['range'][0])
 
 def _for_each_value(t: Tensor | None, count: int):  # [N, ...] → [N, 1, S, ...]
     "The same for every time: a clip is decoded whole."
@@ -263,7 +272,7 @@ def _for_each_value(t: Tensor | None, count: int):  # [N, ...] → [N, 1, S, ...
 
 def latent_traversal(
     model,                              # encode, decode, latent_spec
-    x_or_z=None,                        # [N, *layout] or [*layout]; a `Latent` or an array of latents [N, D]; None: the prior mean
+    x_or_z=None,                        # inputs, one or many; a `Latent` or an array of latents [N, D]; None: the prior mean
     dims=None,                          # latents by index or name; None: all
     values=None,                        # [S]; None: offsets −3 … 3, or the range of an index
     classifier=None,                    # what the model decodes → logits, for labels and probabilities
@@ -271,7 +280,7 @@ def latent_traversal(
     most: int | None = None,            # latents kept; None: all
     classes=(),                         # class names
     chunk_size: int = 256) -> Traversal:
-    "Decode each value of each latent of each input; raises `BadInput` on a latent, value or input that the model cannot have."
+    "Decode each value of each latent of each input; raises `BadInput` on what the model cannot have."
     check(most is None or most >= 1, 'most', most, '1 latent or more')
     with open_probe(model, x_or_z, classifier, chunk_size) as probe:
         dims = order_latents(_one_kind(probe.spec, dims), order, probe)[:most]
@@ -281,10 +290,16 @@ def latent_traversal(
             decoded, class_probs = (_for_each_value(t, len(values)) for t in probe.decode(probe.z))
         else:
             decoded, class_probs = probe.decode(perturb(probe.z, dims, values, absolute=kind == 'index'))
-        names, causal = [entry['name'] for entry in entries], [d in probe.alpha for d in dims]
-        if class_probs is not None: class_probs = class_probs.float()
-        classes = class_names(classes, probe.num_classes)
-        return Traversal(decoded.float(), probe.layout, probe.value_range, values, kind, names, causal, class_probs, classes)
+        return Traversal(
+            decoded=decoded.float(),
+            layout=probe.layout,
+            value_range=probe.value_range,
+            values=values,
+            kind=kind,
+            names=[entry['name'] for entry in entries],
+            causal=[d in probe.alpha for d in dims],
+            class_probs=None if class_probs is None else class_probs.float(),
+            classes=class_names(classes, probe.num_classes))
 
 # %% ../../nbs/core/traversal.ipynb #3de421cd
 class Plane(NamedTuple):
@@ -302,11 +317,12 @@ class Plane(NamedTuple):
     @property
     def causal(self) -> list: return [False] * len(self.names)
     @property
-    def images(self) -> Tensor: return as_images(self.decoded, self.layout, self.value_range) # [R, S, C, H, W] in [0, 1]
+    def images(self) -> Tensor: # [R, S, C, H, W] in [0, 1]
+        return as_images(self.decoded, self.layout, self.value_range)
     @property
-    def labels(self): return best_class(self.class_probs)          # [R, S] or None
+    def labels(self) -> Tensor | None: return best_class(self.class_probs) # [R, S]
     @property
-    def probs(self): return best_prob(self.class_probs)            # [R, S] or None
+    def probs(self) -> Tensor | None: return best_prob(self.class_probs) # [R, S]
 
     def __repr__(self):
         seen = '' if self.labels is None else f', classes {self.labels.unique().tolist()}'
@@ -330,7 +346,8 @@ def set_latents(
     "`z` with some of its latents at each of these points."
     lead, further_axes = points.shape[:-1], z.ndim - 1
     moved = z.expand(*lead, *z.shape).clone()
-    moved[(..., dims) + (slice(None),) * further_axes] = points.to(z).reshape(*points.shape, *[1] * further_axes)
+    values = points.to(z).reshape(*points.shape, *[1] * further_axes)
+    moved[(..., dims) + (slice(None),) * further_axes] = values
     return moved
 
 def _grid_points(values: Tensor, count: int) -> Tensor:  # [S], latents → [R, S, latents]
@@ -360,5 +377,12 @@ def plane(
         values = torch.linspace(-reach, reach, steps)
         decoded, class_probs = probe.decode(set_latents(probe.z[0], dims, _grid_points(values, len(dims))))
         at = None if x_or_z is None else probe.z[0, dims].reshape(len(dims), -1).mean(1).tolist()
-        if class_probs is not None: class_probs = class_probs.float()
-        return Plane(values, decoded.float(), probe.layout, probe.value_range, class_probs, dims, names, at)
+        return Plane(
+            values=values,
+            decoded=decoded.float(),
+            layout=probe.layout,
+            value_range=probe.value_range,
+            class_probs=None if class_probs is None else class_probs.float(),
+            dims=dims,
+            names=names,
+            at=at)
