@@ -47,9 +47,11 @@ def _state_html(state: dict) -> str:
     text = json.dumps(values, ensure_ascii=False).replace('<', '\\u003c')
     name = 'vb-' + hashlib.sha256(text.encode()).hexdigest()[:10]
     script = f"""{_slim(_asset('explorer.js'))}
-const unpack = v => Array.isArray(v) ? v.map(unpack) : v?.bytes === undefined ? v : Uint8Array.from(atob(v.bytes), c => c.charCodeAt(0));
+const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
+const unpack = v => Array.isArray(v) ? v.map(unpack) : v?.bytes === undefined ? v : bytes(v.bytes);
 const state = Object.fromEntries(Object.entries({text}).map(([k, v]) => [k, unpack(v)]));
-render({{model: {{get: k => state[k], on() {{}}, off() {{}}}}, el: document.querySelector("#{name}:not(.vaebook)")}});"""
+const model = {{get: k => state[k], on() {{}}, off() {{}}}};
+render({{model, el: document.querySelector("#{name}:not(.vaebook)")}});"""
     return f'<style>{_asset("explorer.css")}</style><div id="{name}"></div><script type="module">{script}</script>'
 
 # %% ../../nbs/core/explorer.ipynb #645add1e
@@ -145,7 +147,8 @@ def _sheet(
         rows.append(np.concatenate(frames, 1))
     picture = np.concatenate(rows)
     fits = max(picture.shape) <= 16_383
-    check(fits, 'sheet', list(picture.shape[:2]), 'at most 16383 pixels a side', 'Take fewer latents, values or inputs.')
+    size = list(picture.shape[:2])
+    check(fits, 'sheet', size, 'at most 16383 pixels a side', 'Take fewer latents, values or inputs.')
     options = {} if quality is None else dict(lossless=False, quality=quality)
     return encode_image(picture, 'WEBP', **options)
 
@@ -204,7 +207,8 @@ def animate(
     width: int = 448,                    # pixels on the page, at most
     quality: int | None = None):         # of the pictures, 1 … 100: small, for clips; None: exact
     "A widget whose pictures are all there: a slider for each latent of a traversal, two for a plane."
-    check(isinstance(result, Traversal | Plane), 'result', type(result).__name__, 'the result of latent_traversal or plane')
+    kind = type(result).__name__
+    check(isinstance(result, Traversal | Plane), 'result', kind, 'the result of latent_traversal or plane')
     check(most >= 1, 'most', most, '1 input or more')
     images, class_probs = _sheet_images(result, most), _sheet_probs(result, most)
     rows, columns, tiles = images.shape[:3]

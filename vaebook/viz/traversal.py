@@ -272,7 +272,7 @@ def _for_each_value(t: Tensor | None, count: int):  # [N, ...] → [N, 1, S, ...
 
 def latent_traversal(
     model,                              # encode, decode, latent_spec
-    x_or_z=None,                        # inputs, one or many; a `Latent` or an array of latents [N, D]; None: the prior mean
+    x_or_z=None,                        # inputs; a `Latent` or an array of latents [N, D]; None: the prior mean
     dims=None,                          # latents by index or name; None: all
     values=None,                        # [S]; None: offsets −3 … 3, or the range of an index
     classifier=None,                    # what the model decodes → logits, for labels and probabilities
