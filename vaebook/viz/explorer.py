@@ -456,7 +456,7 @@ class Explorer:
             entry, kind = self.probe.spec[i], kind_of(self.probe.spec[i])
             where = _levels(z[0])[i] if len(z) == 1 and kind != 'time' else value
             group = at_rest if value == rest else moved
-            group[entry['name']] = 'as it is' if value is None else _signed(where, kind)
+            group[entry['name']] = 'as it is' if where is None else _signed(where, kind)
         return moved | at_rest
 
     # What moves the sliders

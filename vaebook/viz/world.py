@@ -57,6 +57,7 @@ def horizon_figure(found: dict): # name → psnr, fg_psnr [h] dB, as `FramePSNR`
             ahead = range(1, len(values[key]) + 1)
             ax.plot(ahead, values[key], label=name, lw=2 if name == 'model' else 1)
         _label(ax, 'frames ahead', 'PSNR (dB)', title)
+        ax.locator_params('x', integer=True)
     right.legend(fontsize=7)
     return fig
 
@@ -124,5 +125,7 @@ def cosines_figure(cosines: Tensor, names): # [n, n]
     ax.set_xticks(range(len(names)), names, size=7, rotation=20)
     ax.set_yticks(range(len(names)), names, size=7)
     for i, row in enumerate(cosines.tolist()):
-        for j, cosine in enumerate(row): ax.text(j, i, f'{cosine:.2f}', ha='center', va='center', size=8)
+        for j, cosine in enumerate(row):
+            ink = 'white' if abs(cosine) > 0.6 else 'black'
+            ax.text(j, i, f'{cosine:.2f}', ha='center', va='center', size=8, color=ink)
     return fig
