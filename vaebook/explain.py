@@ -46,7 +46,7 @@ def explain(model, classifier, # encode, decode, latent_spec; images → logits
 def sufficiency(result: Traversal # of `explain`, with labels and with offset 0
                ) -> Tensor: # [D], growing, in [0, 1]
     "Share of images whose class one of the first k latents can flip, k = 1 … D; Lang et al. 2021."
-    check(result.labels is not None, 'labels', None, 'a sweep with labels', 'Give `classify` to `sweep`.')
+    check(result.labels is not None, 'labels', None, 'a sweep with labels', 'Give `classifier` to `latent_traversal`.')
     check(bool((result.values == 0).any()), 'values', result.values.tolist(), 'offsets with 0 among them')
     before = result.labels[:, :, result.values == 0]
     return (result.labels != before[:, :, :1]).any(2).cummax(1).values.double().mean(0)
