@@ -316,6 +316,16 @@ def _apply_sliders(z: Tensor, spec: list, values: dict) -> Tensor: # [N, D, ...]
     shift, target = shift.to(z).view(-1, *further_axes), target.to(z).view(-1, *further_axes)
     return torch.where(target.isnan(), z + shift, target)
 
+def _positions(z: Tensor, spec: list, sliders) -> dict: # [N, D, ...], (latent, value, value at rest) → latent: text
+    "Of one tile, where each latent is; of many, by how much they were moved. What was moved comes first."
+    moved, at_rest = {}, {}
+    for i, value, rest in sliders:
+        kind = kind_of(spec[i])
+        where = _levels(z[0])[i] if len(z) == 1 and kind != 'time' else value
+        group = at_rest if value == rest else moved
+        group[spec[i]['name']] = 'as it is' if where is None else _signed(where, kind)
+    return moved | at_rest
+
 # %% ../../nbs/core/explorer.ipynb #4654ec60
 def _read_picture(
     data: bytes,
@@ -424,13 +434,15 @@ class Explorer:
             labels = None if labels is None else torch.cat([label, labels])
         images = as_images(shown, self.probe.layout, self.probe.value_range, self._time())
         answers, count = _answers(class_probs, self.classes), len(decoded)
+        sliders = zip(self.dims, self.view.values, self.view.rest)
+        positions = _positions(self.latents(), self.probe.spec, sliders)
         heading = ''
         if count > 1: heading = f'{self.view.start}, {count} shown: '
         elif original is not None: heading = f'{self.view.start}, and decoded: '
         with self.view.hold_sync():
             self.view.picture = encode_image(mosaic(images, labels))
             self.view.answers = [answers]
-            self.view.alts = [heading + _describe(self._positions(), answers, count)]
+            self.view.alts = [heading + _describe(positions, answers, count)]
             self.view.note = _mean_note(count, bool(answers))
             self.view.error = ''
             if self.probe.layout == 'c t': self._play(decoded[0], original)
@@ -448,16 +460,7 @@ class Explorer:
             if kind_of(self.probe.spec[i]) == 'time': return value
         return None
 
-    def _positions(self) -> dict: # latent → text, those that were moved first
-        "Of one tile, where each latent is; of many, by how much they were moved."
-        z = self.latents()
-        moved, at_rest = {}, {}
-        for i, value, rest in zip(self.dims, self.view.values, self.view.rest):
-            entry, kind = self.probe.spec[i], kind_of(self.probe.spec[i])
-            where = _levels(z[0])[i] if len(z) == 1 and kind != 'time' else value
-            group = at_rest if value == rest else moved
-            group[entry['name']] = 'as it is' if where is None else _signed(where, kind)
-        return moved | at_rest
+
 
     # What moves the sliders
 
