@@ -460,8 +460,6 @@ class Explorer:
             if kind_of(self.probe.spec[i]) == 'time': return value
         return None
 
-
-
     # What moves the sliders
 
     def move(self, **values): # latent → value
