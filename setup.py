@@ -53,6 +53,6 @@ setuptools.setup(
                  *(f'Programming Language :: Python :: 3.{i}' for i in range(minor, 14))],
     long_description=described(), long_description_content_type='text/markdown', zip_safe=False, include_package_data=False,
     packages=setuptools.find_packages(include=[lib, f'{lib}.*']), cmdclass={'build_py': BuildWithNotebooks},
-    package_data={lib: ['conf/**/*.yaml', '**/*.pyi', 'py.typed', 'data/*.npz', 'data/*.csv.gz']},
+    package_data={lib: ['conf/**/*.yaml', 'viz/static/*', '**/*.pyi', 'py.typed', 'data/*.npz', 'data/*.csv.gz']},
     python_requires='>=' + cfg['min_python'], install_requires=listed('requirements'), extras_require=extras,
     entry_points={'nbdev': [f'{lib}={lib}._modidx:d'], 'console_scripts': listed('console_scripts')})

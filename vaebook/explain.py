@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .core import Latent, check, optional_import
 from .viz.tiles import colours, draw, legend, new_figure, save_gif, tile
-from .viz.traversal import Lens, Plane, SweepResult, chance, lens, offsets, place, plane, sweep, turned
+from .viz.probe import LatentProbe, forked_rng, open_probe
+from .viz.traversal import Plane, Traversal, latent_traversal, offsets, perturb, plane, set_latents
 
 # %% ../nbs/images/explain.ipynb #bf13884a
 def _check_classifier(classifier):
@@ -49,7 +50,7 @@ def explain(model, # encode, decode, latent_spec
     return sweep(model, x, None, values, classifier, order, most, classes, chunk_size)
 
 # %% ../nbs/images/explain.ipynb #5531c7dd
-def sufficiency(result: SweepResult # of `explain`, with labels and with offset 0
+def sufficiency(result: Traversal # of `explain`, with labels and with offset 0
                ) -> Tensor: # [D], growing, in [0, 1]
     "Share of images whose class one of the first k latents can flip, k = 1 … D; Lang et al. 2021."
     check(result.labels is not None, 'labels', None, 'a sweep with labels', 'Give `classifier` to `sweep`.')
@@ -129,7 +130,7 @@ def _nearest_flip(probe: Lens,
     count = len(probe.z)
     half = steps // 2
     step = reach / half
-    labels = probe.answer(turned(probe.z, probe.alpha, offsets(step, reach))).cpu()
+    labels = probe.predict_decoded(turned(probe.z, probe.alpha, offsets(step, reach))).cpu()
     ok = wanted(labels, torch.arange(count)[:, None, None])
     forwards = ok[..., half:]
     backwards = ok[..., :half + 1].flip(-1)
@@ -140,7 +141,7 @@ def _nearest_flip(probe: Lens,
     def good(distance):
         z = probe.z[hits.n].cpu().double()
         z[torch.arange(len(z)), dims[hits.k]] += sign * distance
-        return wanted(probe.answer(z).cpu(), hits.n)
+        return wanted(probe.predict_decoded(z).cpu(), hits.n)
 
     distances = torch.full((count, len(dims), 2), math.inf, dtype=torch.double)
     if len(hits.n): distances[hits.n, hits.k, hits.side] = _bisect(good, hits.near, hits.far, refine)
@@ -173,13 +174,13 @@ def counterfactual(model, # encode, decode, latent_spec
     with _probe(model, x, classifier, chunk_size) as probe:
         hint = 'Train with n_alpha=1 or more.'
         check(len(probe.alpha) > 0, 'causal latents', 0, 'at least one latent that may move', hint)
-        reconstruction, before, _ = probe.look(probe.z)
+        reconstruction, before, _ = probe.decode_classify(probe.z)
         goal = _goal(target, before, probe.num_classes)
         def wanted(labels, n): return (labels == goal[n]) != (target is None)
         offset = _nearest_flip(probe, wanted, reach, steps, refine)
         z = probe.z.cpu().double()
         z[:, probe.alpha] += offset.nan_to_num(0.)
-        image, label, _ = probe.look(z)
+        image, label, _ = probe.decode_classify(z)
         found = wanted(label.cpu(), torch.arange(len(z))) & ~offset.isnan().any(1)
         offset = offset.where(found[:, None], math.nan)
         return Counterfactual(
@@ -190,7 +191,7 @@ def counterfactual(model, # encode, decode, latent_spec
             distance=offset.abs().sum(1).float(),
             original=probe.x.cpu().float(),
             reconstruction=reconstruction.cpu().float(),
-            original_label=probe.said().cpu(),
+            original_label=probe.predict().cpu(),
             before=before.cpu())
 
 # %% ../nbs/images/explain.ipynb #92fc8d18
@@ -241,9 +242,9 @@ def removal(model, # encode, decode, latent_spec
     "Agreement with the answers on the originals: reencoded, without each latent, without all of alpha, all of beta."
     check(draws >= 1, 'draws', draws, '1 or more')
     with _probe(model, x, classifier, chunk_size) as probe:
-        answers = probe.said()
+        answers = probe.predict()
         with chance(seed): noise = torch.randn(draws, *probe.z.shape).to(probe.z)
-        def agreement(z): return (probe.answer(z) == answers).double().mean().item()
+        def agreement(z): return (probe.predict_decoded(z) == answers).double().mean().item()
         removed = {name: [i] for i, name in enumerate(probe.names)}
         removed |= dict(alpha=probe.alpha, beta=probe.beta)
         numbers = dict(reencoded=agreement(probe.z))
@@ -280,10 +281,10 @@ def invariance(model, # encode, decode, latent_spec
     moves = values[values != 0]
     check(len(moves) > 0, 'values', values.tolist(), 'at least one offset other than 0')
     with _probe(model, x, classifier, chunk_size) as probe:
-        before = probe.answer(probe.z)[:, None, None]
+        before = probe.predict_decoded(probe.z)[:, None, None]
         kept = []
         for i in range(len(probe.names)):
-            after = probe.answer(turned(probe.z, [i], moves))
+            after = probe.predict_decoded(turned(probe.z, [i], moves))
             kept.append((after == before).double().mean())
         kept = torch.stack(kept)
         numbers = dict(zip(probe.names, kept.tolist()))
@@ -409,7 +410,7 @@ def plane_gif(path, # The file
     angle = torch.arange(frames) / frames * math.tau
     points = radius * torch.stack([angle.sin(), angle.cos()][:len(chart.dims)], -1)
     with lens(model, x, classifier, chunk_size) as probe:
-        images, labels, _ = probe.look(place(probe.z[0], chart.dims, points))
+        images, labels, _ = probe.decode_classify(place(probe.z[0], chart.dims, points))
     pages = []
     for spot, image, label in zip(_spots(chart, points, picture), images, labels.tolist()):
         name = str(classes[label]) if len(classes) else f'class {label}'

@@ -11,8 +11,9 @@ from PIL import Image
 from helpers import outputs
 from browsing import can_be_moved, labelled, missing, ready
 from vaebook.models.audio import AudioAutoencoder
-from vaebook.viz.traversal import Standard, plane, sweep
-from vaebook.viz.explorer import Explorer, film
+from vaebook.viz.probe import StandardizedLatents
+from vaebook.viz.traversal import latent_traversal, plane
+from vaebook.viz.explorer import Explorer, animate
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +57,7 @@ def units():
     torch.manual_seed(0)
     model = AudioAutoencoder(dim=8, samples=2048, stft=dict(n_fft=128, hop=32), encoder=dict(width=4, first_stride=(4, 2), strides=[(4, 1)]), bottleneck=dict(type='complex_vae')).eval()
     x = torch.randn(3, 1, 2048).clamp(-3, 3) / 6
-    return Standard(model, model.encode(x).z.detach()), x
+    return StandardizedLatents(model, model.encode(x).z.detach()), x
 
 
 def samples(wav):
@@ -92,8 +93,8 @@ def test_sliders_move_picture_and_sound(units):
 
 def test_films_hold_their_sounds(units):
     model, x = units
-    each = film(sweep(model, x[:1], dims=[0, 1], values=[-2, 0, 2]), sample_rate=16000, original=x[0], bits=8)
-    both = film(plane(model, x[:1], dims=[0, 1], steps=3), sample_rate=16000)
+    each = animate(latent_traversal(model, x[:1], dims=[0, 1], values=[-2, 0, 2]), sample_rate=16000, original=x[0], bits=8)
+    both = animate(plane(model, x[:1], dims=[0, 1], steps=3), sample_rate=16000)
     assert (len(each.sounds), len(both.sounds), each.grid, both.grid) == (6, 9, [2, 3], [3, 3])
     assert len(each.sounds[0]) == len(each.original) == 44 + 2048 and len({bytes(s) for s in both.sounds}) == 9
     assert Image.open(io.BytesIO(each.picture)).format == 'WEBP' and each.html().count('base64') == 0
@@ -103,7 +104,7 @@ def test_films_hold_their_sounds(units):
 def test_films_are_heard_in_a_page(made, units, chromium):
     "Offline: sliders change picture and sound, which plays on while they move; one player plays at a time."
     (_, folder), (model, x) = made, units
-    film(sweep(model, x[:1], dims=[0], values=[-2, 0, 2]), sample_rate=16000, original=x[0]).save(folder / 'both.html')
+    animate(latent_traversal(model, x[:1], dims=[0], values=[-2, 0, 2]), sample_rate=16000, original=x[0]).save(folder / 'both.html')
     context = chromium.new_context(offline=True); page = context.new_page()
     problems = []
     page.on('pageerror', lambda e: problems.append(str(e)))

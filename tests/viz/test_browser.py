@@ -43,7 +43,7 @@ def test_explorer_in_jupyterlab(lab, page, tell):
         page.wait_for_function('([r, before]) => r.see() !== before && r.querySelector("canvas").getAttribute("aria-label").startsWith("own: own.png")', arg=[explorer.element_handle(), before])
     (lab[1] / 'notes.txt').write_text('no picture')
     explorer.locator('input[type=file]').set_input_files(lab[1] / 'notes.txt')
-    explorer.locator('.vb-said:has-text("expected a picture")').wait_for()
+    explorer.locator('.vb-error:has-text("expected a picture")').wait_for()
     for still in (film, chart): can_be_moved(page, still)
     assert page.problems == []
 
@@ -84,13 +84,13 @@ def test_awkward_pages(page, tmp_path):
     "One film twice in a page, and names that look like HTML."
     import torch
     from vaebook.core import Latent
-    from vaebook.viz.traversal import sweep
-    from vaebook.viz.explorer import film
+    from vaebook.viz.traversal import latent_traversal
+    from vaebook.viz.explorer import animate
     class Bars(torch.nn.Module):
         latent_spec = [dict(name='<!-- <script>', range=(-3., 3.)), dict(name='</script><b>"b\'', range=(-3., 3.))]
         def decode(self, z): return z.sigmoid()[:, None, :, None].repeat_interleave(4, 2).expand(-1, 1, -1, 8)
         def encode(self, x): return Latent(x[:, 0, ::4, 0].logit(), {})
-    made = film(sweep(Bars(), values=[1., 2.], classifier=lambda x: x.mean((2, 3)) * torch.tensor([1., -1.]), classes=['<i>', '&amp;'])).html()
+    made = animate(latent_traversal(Bars(), values=[1., 2.], classifier=lambda x: x.mean((2, 3)) * torch.tensor([1., -1.]), classes=['<i>', '&amp;'])).html()
     (tmp_path / 'twice.html').write_text(f'<!doctype html><meta charset="utf-8"><body>{made}<p>again</p>{made}</body>')
     page.goto((tmp_path / 'twice.html').as_uri())
     widgets = ready(page)
@@ -113,7 +113,7 @@ def test_latest_value_wins(lab, page, tell):
     assert pictures < 15 and waited < 2
 
 
-@pytest.mark.parametrize('name, anew', [('explore_cvae', False), ('explore_cvae', True), ('explore_actions', False), ('core/widgets', False)])
+@pytest.mark.parametrize('name, anew', [('explore_cvae', False), ('explore_cvae', True), ('explore_actions', False), ('core/explorer', False)])
 def test_static_page(name, anew, chromium, tmp_path, tell):
     "The page made from the stored notebook, or from one that papermill ran: no kernel, no network, and the films move."
     notebook, run = ROOT / f'nbs/{name}.ipynb', lambda *args: subprocess.run([sys.executable, '-m', *map(str, args)], check=True, capture_output=True)

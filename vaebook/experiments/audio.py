@@ -26,7 +26,7 @@ from ..models.encodec_dac import load_audio
 from ..trainers.callbacks import Callback, log_figure
 from ..viz.audio import spectrogram_figure
 from ..viz.tiles import new_figure
-from ..viz.traversal import evaluating
+from ..viz.probe import evaluating
 
 # %% ../../nbs/audio/audio_experiment.ipynb #a4fdeb9f
 class _SoundFormat(NamedTuple):

@@ -26,7 +26,7 @@ from ..models.causal_video import CausalVAE, pad_or_trim
 from ..trainers.callbacks import Callback
 from ..trainers.video import load_initial
 from ..viz.tiles import new_figure, save_mp4
-from ..viz.traversal import evaluating
+from ..viz.probe import evaluating
 
 # %% ../../nbs/video/causal_video_experiment.ipynb #41cc5124
 def reconstruct_clips(model: CausalVAE, x: Tensor) -> tuple[Tensor, Tensor]: # [B, C, T, H, W]

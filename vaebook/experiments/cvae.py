@@ -29,7 +29,7 @@ from ..models.cvae import CVAE, build_cvae
 from ..viz.tiles import draw, new_figure
 from ..core.pretrained import Pretrained
 from ..core.runs import disk_errors
-from ..viz.traversal import offsets, sweep
+from ..viz.traversal import latent_traversal, offsets
 from ..trainers.callbacks import EveryEpochs, log_figure
 from ..trainers.plan import check_training
 from ..trainers.signals import Stopped

@@ -32,7 +32,7 @@ from .monitor import WorldModelMonitor
 from .plan import PRECISIONS, check_training
 from .step import gradient_norm
 from ..viz.tiles import tile
-from ..viz.world import lit, reconstructions_figure
+from ..viz.world import attention_overlay, reconstructions_figure
 
 # %% ../../nbs/world/trainer.ipynb #77857612
 _COLUMNS = 'observations', 'actions', 'rewards', 'dones'
@@ -105,7 +105,7 @@ def visualize_attention(out: WorldOutput, step: int, folder='.') -> Path: # of a
     "Frames, where the model looked, where it had expected to, and each slot."
     x = out.observed.observations[0].float()
     maps = [out.observed.map[0], out.expected.log_map[0].exp(), *out.observed.maps[0].unbind(1)]
-    rows = [x, *(lit(x, map.float()) for map in maps)]
+    rows = [x, *(attention_overlay(x, map.float()) for map in maps)]
     return _write_png(torch.stack(rows), Path(folder)/f'attention_step_{step}.png')
 
 # %% ../../nbs/world/trainer.ipynb #de30a470
