@@ -33,7 +33,7 @@ def _check_question(x, classifier):
 def _probe(model, x, classifier, chunk_size: int):
     "A probe of images and a classifier, both of which must be there."
     _check_question(x, classifier)
-    return lens(model, x, classifier, chunk_size)
+    return open_probe(model, x, classifier, chunk_size)
 
 # %% ../nbs/images/explain.ipynb #57d61a03
 def explain(model, # encode, decode, latent_spec
@@ -43,11 +43,11 @@ def explain(model, # encode, decode, latent_spec
             flows=None, # [D] nats, to order the latents; None: estimated here
             most: int | None = None, # Latents shown; None: all
             classes=(), # Class names
-            chunk_size: int = 256) -> SweepResult:
+            chunk_size: int = 256) -> Traversal:
     "Sweep every latent of every image, the most influential latent first."
     _check_question(x, classifier)
     order = 'flow' if flows is None else flows
-    return sweep(model, x, None, values, classifier, order, most, classes, chunk_size)
+    return latent_traversal(model, x, None, values, classifier, order, most, classes, chunk_size)
 
 # %% ../nbs/images/explain.ipynb #5531c7dd
 def sufficiency(result: Traversal # of `explain`, with labels and with offset 0
@@ -121,7 +121,7 @@ def _bisect(ok, # Distances [J] → is the class as wanted?
     return torch.minimum(far + (far - near), outer)
 
 # %% ../nbs/images/explain.ipynb #630391c6
-def _nearest_flip(probe: Lens,
+def _nearest_flip(probe: LatentProbe,
                   wanted, # Labels [...] of images n [...] → are they as wanted?
                   reach: float, # The longest offset
                   steps: int, # Offsets tried from −reach to reach
@@ -130,7 +130,7 @@ def _nearest_flip(probe: Lens,
     count = len(probe.z)
     half = steps // 2
     step = reach / half
-    labels = probe.predict_decoded(turned(probe.z, probe.alpha, offsets(step, reach))).cpu()
+    labels = probe.predict_decoded(perturb(probe.z, probe.alpha, offsets(step, reach))).cpu()
     ok = wanted(labels, torch.arange(count)[:, None, None])
     forwards = ok[..., half:]
     backwards = ok[..., :half + 1].flip(-1)
@@ -243,7 +243,7 @@ def removal(model, # encode, decode, latent_spec
     check(draws >= 1, 'draws', draws, '1 or more')
     with _probe(model, x, classifier, chunk_size) as probe:
         answers = probe.predict()
-        with chance(seed): noise = torch.randn(draws, *probe.z.shape).to(probe.z)
+        with forked_rng(seed): noise = torch.randn(draws, *probe.z.shape).to(probe.z)
         def agreement(z): return (probe.predict_decoded(z) == answers).double().mean().item()
         removed = {name: [i] for i, name in enumerate(probe.names)}
         removed |= dict(alpha=probe.alpha, beta=probe.beta)
@@ -284,7 +284,7 @@ def invariance(model, # encode, decode, latent_spec
         before = probe.predict_decoded(probe.z)[:, None, None]
         kept = []
         for i in range(len(probe.names)):
-            after = probe.predict_decoded(turned(probe.z, [i], moves))
+            after = probe.predict_decoded(perturb(probe.z, [i], moves))
             kept.append((after == before).double().mean())
         kept = torch.stack(kept)
         numbers = dict(zip(probe.names, kept.tolist()))
@@ -409,8 +409,8 @@ def plane_gif(path, # The file
     picture = plane_array(chart)
     angle = torch.arange(frames) / frames * math.tau
     points = radius * torch.stack([angle.sin(), angle.cos()][:len(chart.dims)], -1)
-    with lens(model, x, classifier, chunk_size) as probe:
-        images, labels, _ = probe.decode_classify(place(probe.z[0], chart.dims, points))
+    with open_probe(model, x, classifier, chunk_size) as probe:
+        images, labels, _ = probe.decode_classify(set_latents(probe.z[0], chart.dims, points))
     pages = []
     for spot, image, label in zip(_spots(chart, points, picture), images, labels.tolist()):
         name = str(classes[label]) if len(classes) else f'class {label}'

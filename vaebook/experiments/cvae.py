@@ -119,7 +119,7 @@ def explanation_metrics(model: CVAE,
     alpha = z[:, :model.n_alpha].cpu().numpy()
     brightness = x.mean((1, 2, 3))[:, None].cpu().numpy()
     metrics['alpha_brightness'] = np.abs(correlations(alpha, brightness)).max()
-    swept = sweep(model, x_here[:50], range(model.n_alpha)).images.flatten(0, 2)
+    swept = latent_traversal(model, x_here[:50], range(model.n_alpha)).images.flatten(0, 2)
     metrics['sweep_distance'] = _distance(swept, x_train) / reconstructed
     return metrics
 
@@ -273,7 +273,7 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         latents = len(objective.model.latent_spec)
         dims = range(min(latents, s.max_images or latents))
         values = offsets(s.sweeping_stepsize)
-        result = sweep(objective.model, self.examples(), dims, values, objective.classify, classes=self.answers)
+        result = latent_traversal(objective.model, self.examples(), dims, values, objective.classify, classes=self.answers)
         figures = {}
         for i, name in enumerate(result.names):
             figures[f'sweep_{name}'] = result.plot(latent=i, show_probs=s.show_probs)
