@@ -56,14 +56,17 @@ def alone():
     "What a notebook may change for itself is put back: folder, environment, path, generators, threads, figures."
     import numpy as np
     import torch
+    import vaebook.experiments
     from vaebook.core.pretrained import Pretrained
+    from vaebook.experiments import Experiment
+    for name in vaebook.experiments.__all__: getattr(vaebook.experiments, name)  # every class of the package has registered itself
     env, folder, path = dict(os.environ), os.getcwd(), list(sys.path)
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     deterministic = torch.are_deterministic_algorithms_enabled()
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     hooks, streams = (sys.displayhook, sys.excepthook), (sys.stdout, sys.stderr)
-    kinds = dict(Pretrained.kinds)  # a notebook defines its classes anew
+    kinds = {base: dict(base.kinds) for base in (Pretrained, Experiment)}  # a notebook defines its classes anew
     yield
     os.environ.clear()
     os.environ.update(env)
@@ -71,8 +74,9 @@ def alone():
     sys.path[:] = path
     sys.displayhook, sys.excepthook = hooks
     sys.stdout, sys.stderr = streams
-    Pretrained.kinds.clear()
-    Pretrained.kinds.update(kinds)
+    for base, known in kinds.items():
+        base.kinds.clear()
+        base.kinds.update(known)
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
