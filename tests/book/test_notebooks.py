@@ -27,12 +27,15 @@ def runs(path):
 NOTEBOOKS = [p for p in sorted((ROOT / 'nbs').rglob('*.ipynb')) if runs(p)]
 
 
-def lessons(path):
+def sources(path):
     "The code cells that a test runs; none of an experiment, which papermill runs."
     cells = nbformat.read(path, 4).cells
     if any(re.search(r'^- skip_exec: true', c.source, re.M) for c in cells if c.cell_type == 'markdown'): return []
     skipped = re.compile(r'^#\| *eval: *false|nbdev_export\(\)', re.M)
     return [c.source for c in cells if c.cell_type == 'code' and not skipped.search(c.source)]
+
+
+def is_slow(source): return re.search(r'^#\| *slow\b', source, re.M)
 
 
 @pytest.fixture
@@ -89,12 +92,26 @@ def alone():
         sys.modules['matplotlib'].rcdefaults()
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.relative_to(ROOT / 'nbs').as_posix())
-def test_notebook(path, alone, shell, capsys):
-    cells = lessons(path)
-    if not cells: pytest.skip('skip_exec: an experiment, run by papermill')
-    os.chdir(path.parent)
+def run(shell, folder, cells, capsys):
+    os.chdir(folder)
     for source in cells:
         if not shell.run_cell(source, store_history=False).success:
             pytest.fail(f'{source}\n\n{capsys.readouterr().out[-5000:]}', pytrace=False)
+
+
+def name(path): return path.relative_to(ROOT / 'nbs').as_posix()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
+def test_notebook(path, alone, shell, capsys):
+    cells = [source for source in sources(path) if not is_slow(source)]
+    if not cells: pytest.skip('skip_exec: an experiment, run by papermill')
+    run(shell, path.parent, cells, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize('path', [p for p in NOTEBOOKS if any(map(is_slow, sources(p)))], ids=name)
+def test_notebook_with_its_slow_cells(path, alone, shell, capsys):
+    run(shell, path.parent, sources(path), capsys)
