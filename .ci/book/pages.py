@@ -90,6 +90,7 @@ def docstring(sym):
 def annotation(note, ours):
     "A type: those of others by their short name, ours in full, so that they become links."
     text = inspect.formatannotation(note)
+    if text == 'torch.device': return text # properties of ours are called `device`
     return text if 'Literal' in text else re.sub(r'[A-Za-z_][\w.]*', lambda m: ours.get(short := m[0].rpartition('.')[2], short), text.replace("'", ''))
 
 
@@ -140,9 +141,15 @@ def methods(cls):
         if name[0] != '_' and inspect.isfunction(f) and f.__module__.startswith('vaebook'): yield name, f, 'method' if inspect.isfunction(m) else type(m).__name__
 
 
+def import_for_types(mod):
+    "What a module imports for type checkers alone is needed to read its annotations."
+    for name in re.findall(r'^if TYPE_CHECKING: import (\w+)', inspect.getsource(mod), re.M): setattr(mod, name, importlib.import_module(name))
+
+
 def module(name, told, ours):
     "A module: its public names in the order of the notebook."
     mod = importlib.import_module(name)
+    import_for_types(mod)
     public = {n: getattr(mod, n) for n in dict.fromkeys(mod.__all__) if n[0] != '_'}
     given, parts = {f for c in public.values() if inspect.isclass(c) for m, f, _ in methods(c) if m == f.__name__}, []
     for n, sym in public.items():
