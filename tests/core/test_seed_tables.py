@@ -88,10 +88,10 @@ def config(key): return lambda *said: eval(f'c.{key}', dict(c=audio(*said)))
 
 def tracker(*said):
     "The tracker of the run."
-    from vaebook.trainers.loggers import load_callbacks_and_logger
+    from vaebook.trainers.loggers import lightning_callbacks_and_logger
     cfg = audio(*said)
     cfg.run_dir = str(run.folder / 'tracker')
-    found = load_callbacks_and_logger(cfg)[1]
+    found = lightning_callbacks_and_logger(cfg)[1]
     if found: found.finalize('success')
     return type(found).__name__
 

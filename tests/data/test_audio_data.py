@@ -8,7 +8,7 @@ import torch
 from helpers import command
 from vaebook.core import BadInput
 from vaebook.data import audio
-from vaebook.data.audio import Tones, load, read_audio, pcm_to_float, write_wav
+from vaebook.data.audio import Tones, load_sounds, read_audio, pcm_to_float, write_wav
 from vaebook.data.download import DownloadError
 
 av, soxr = pytest.importorskip('av'), pytest.importorskip('soxr')
@@ -57,9 +57,9 @@ def test_broken_half_way(tmp_path):
     for i in range(6): write_wav(root / f'{i}.wav', tone(1 + i / 10), 16000)
     bad = torch.cat([tone(3), torch.full((1, 10), float('nan'))], 1)
     write_wav(root / '33.wav', bad, 16000, 'float32')
-    with pytest.raises(BadInput, match='33.wav.*finite'): load('audio_folder', root=root, val_every=3)
+    with pytest.raises(BadInput, match='33.wav.*finite'): load_sounds('audio_folder', root=root, val_every=3)
     assert not list((tmp_path / 'cache/audio').glob('[!.]*')), 'a failed decode leaves nothing but its lock'
-    data = load('audio_folder', root=root, val_every=3, skip_broken=True)
+    data = load_sounds('audio_folder', root=root, val_every=3, skip_broken=True)
     assert len(data.skipped) == 1 and '33.wav' in data.skipped[0] and len(data.index) == 6
     for split in ('train', 'val'):
         for name, x in data.files(split): assert x.equal(audio.float_to_pcm(read_audio(root / name)[0]))
@@ -68,13 +68,13 @@ def test_broken_half_way(tmp_path):
 def test_changed_files_are_decoded_again(tmp_path, cache, capsys):
     root = tmp_path / 'sounds'; root.mkdir()
     for i in range(3): write_wav(root / f'{i}.wav', tone(1), 16000)
-    first = load('audio_folder', root=root).seconds('train')
+    first = load_sounds('audio_folder', root=root).seconds('train')
     stamp = lambda: sorted((p.name, p.stat().st_mtime_ns) for p in cache.rglob('*'))
-    before = stamp(); load('audio_folder', root=root, samples=100, seed=7)
+    before = stamp(); load_sounds('audio_folder', root=root, samples=100, seed=7)
     assert stamp() == before, 'another crop is the same array'
     write_wav(root / '2.wav', tone(2), 16000)
-    assert load('audio_folder', root=root).seconds('train') == first + 1
-    load('audio_folder', root=root, sample_rate=8000, channels=2)
+    assert load_sounds('audio_folder', root=root).seconds('train') == first + 1
+    load_sounds('audio_folder', root=root, sample_rate=8000, channels=2)
     assert len(list(cache.glob('[!.]*'))) == 3 and capsys.readouterr().out == ''
 
 
@@ -105,19 +105,19 @@ def test_killed_while_decoding(tmp_path, cache):
     "A killed process leaves no array that another would read."
     root, x = tmp_path / 'sounds', tone(10); root.mkdir()
     for i in range(20): write_wav(root / f'{i}.wav', x, 16000)
-    code = f"from vaebook.data.audio import load; load('audio_folder', root={str(root)!r}, sample_rate=44100)"
+    code = f"from vaebook.data.audio import load_sounds; load_sounds('audio_folder', root={str(root)!r}, sample_rate=44100)"
     process = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.DEVNULL)
     deadline = time.time() + 60
     while not list(cache.glob('.*/sound.npy')) and time.time() < deadline and process.poll() is None: time.sleep(0.005)
     process.send_signal(signal.SIGKILL); process.wait()
     assert not [p for p in cache.iterdir() if not p.name.startswith('.')]
-    assert len(load('audio_folder', root=root, sample_rate=44100).index) == 20
+    assert len(load_sounds('audio_folder', root=root, sample_rate=44100).index) == 20
 
 
 def test_speech16k(monkeypatch):
     "The real prompts: 568 files, 29 held out, known lengths, and every crop full of speech."
     monkeypatch.setenv('VAEBOOK_CACHE', HOME) if HOME else monkeypatch.delenv('VAEBOOK_CACHE')
-    try: data = load('speech16k')
+    try: data = load_sounds('speech16k')
     except DownloadError as e: pytest.skip(str(e).splitlines()[0])
     assert (data.sample_rate, data.channels, data.samples) == (16000, 1, 16384) and 'CC BY-SA' in data.note
     assert len(data.index) == 568 and sum(held for _, held, *_ in data.index) == 29

@@ -202,7 +202,7 @@ def test_a_package_is_read_without_dpkg(tiny, tmp_path, monkeypatch):
 
 
 def test_every_image_once_an_epoch_and_resume_with_workers():
-    data = images.load('digits', max_train=103)
+    data = images.load_images('digits', max_train=103)
     xs = [b['y'] for b in batches(data.train, 10, seed=3, num_batches=40)]
     for k in 0, 9, 10, 23, 40: assert all(map(torch.equal, [b['y'] for b in batches(data.train, 10, seed=3, start=k, num_batches=40)], xs[k:]))
     for e in range(4): assert len(set(torch.cat(list(BatchOrder(103, 10, 3, e * 10, e * 10 + 10))).tolist())) == 100
@@ -213,13 +213,13 @@ def test_every_image_once_an_epoch_and_resume_with_workers():
 @pytest.mark.parametrize('name, shape, train, test', [('mnist', (1, 28, 28), 60000, 10000), ('fmnist', (1, 28, 28), 60000, 10000), ('cifar10', (3, 32, 32), None, None)])
 def test_real(name, shape, train, test, monkeypatch):
     monkeypatch.setenv('VAEBOOK_OFFLINE', '1')
-    try: data = images.load(name)
+    try: data = images.load_images(name)
     except DownloadError as e: pytest.skip(f'{name} is neither under VAEBOOK_DATA nor in the cache: {str(e).splitlines()[-1]}')
     assert data.shape == shape and len(set(data.train.y.tolist())) == 10
     if train: assert (len(data.train) + len(data.val), len(data.test)) == (train, test)
     else: assert 'subset' in data.note or len(data.test) == 10000
     if name == 'mnist':
-        pair = images.load('mnist', include_classes=[3, 8])
+        pair = images.load_images('mnist', include_classes=[3, 8])
         assert len(pair.train) + len(pair.val) == 6131 + 5851 and pair.classes == ['3', '8']
 
 

@@ -55,7 +55,7 @@ def test_what_is_there_is_used(whole):
 
 def test_a_body_is_not_painted_over():
     plan = dmc_collect.make_plan('cartpole-swingup', 1, 3, 4, 32, 'random', 'static', 1., 0)
-    made = dmc_collect.simulator('cartpole-swingup')
+    made = dmc_collect.suite_simulator('cartpole-swingup')
     noisy, plain = (dmc_collect._episode(made, plan | dict(distractor=d), 0)['observations'].astype(int) for d in ('static', 'none'))
     body = (plain[:, 0] > plain[:, 2] + 20)
     assert 0 < body.mean() < 0.1

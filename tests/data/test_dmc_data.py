@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from vaebook.core import BadInput
 from vaebook.data.batches import batches, sequential
-from vaebook.data.dmc import DMCVBDataset, Episode, episode_names, load, pendulum_episodes, split_of, write_episodes
+from vaebook.data.dmc import DMCVBDataset, Episode, episode_names, load_episodes, pendulum_episodes, split_of, write_episodes
 from vaebook.data.tfrecord import masked_crc32c
 
 h5py, Image = pytest.importorskip('h5py'), pytest.importorskip('PIL.Image')
@@ -151,7 +151,7 @@ def test_splits(tmp_path):
     assert sorted(split_of(['a', 'b', 'c'], 0.01, 0.01)) == ['test', 'train', 'val']
     with pytest.raises(BadInput, match='at least 3'): split_of(['a', 'b'], 0.1, 0.1)
     state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
-    world = load('pendulum', episodes=20, steps=20, sequence_length=5, image_size=16)
+    world = load_episodes('pendulum', episodes=20, steps=20, sequence_length=5, image_size=16)
     sets = [set(s.names) for s in (world.train, world.val, world.test)]
     assert sum(map(len, sets)) == len(set().union(*sets)) == 20
     assert torch.equal(state[0], torch.random.get_rng_state()) and (state[1] == np.random.get_state()[1]).all()

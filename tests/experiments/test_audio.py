@@ -7,7 +7,7 @@ import torch
 from helpers import metrics, weights
 from vaebook.core.config import compose
 from vaebook.core import BadInput
-from vaebook.data.audio import load, write_wav
+from vaebook.data.audio import load_sounds, write_wav
 from vaebook.train import experiment, load_run, train
 
 QUIET = 'trainer.progress_bar=false logger=csv demo.clips=0'
@@ -19,7 +19,7 @@ def smoke(run_dir, changes='', **given): return compose('audio', f'{QUIET} train
 @pytest.fixture
 def sounds(tmp_path):
     "A folder of eight short stereo files."
-    data = load('tones', samples=6000, sample_rate=8000, channels=2)
+    data = load_sounds('tones', samples=6000, sample_rate=8000, channels=2)
     for i in range(8): write_wav(tmp_path / f'sounds/{i}.wav', data.train[torch.tensor([i])]['audio'][0], 8000)
     return tmp_path / 'sounds'
 

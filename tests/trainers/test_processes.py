@@ -96,10 +96,10 @@ import sys
 from pathlib import Path
 from vaebook.core.config import compose
 from vaebook.viz.tiles import new_figure
-from vaebook.trainers.loggers import load_callbacks_and_logger
+from vaebook.trainers.loggers import lightning_callbacks_and_logger
 
 run = Path(sys.argv[1])
-logger = load_callbacks_and_logger(compose('cvae', dataset='digits', logger='clearml', run_dir=str(run), overrides=['logger.mode=offline']))[1]
+logger = lightning_callbacks_and_logger(compose('cvae', dataset='digits', logger='clearml', run_dir=str(run), overrides=['logger.mode=offline']))[1]
 logger.log_metrics({'train/mse': 0.5, 'val/low/mse': 0.25, 'lr-Adam': 0.001}, 7)
 fig = new_figure(2, 2); fig.subplots().plot([1, 2])
 logger.log_figure('val_metrics', fig, 7)

@@ -4,11 +4,13 @@ from .actions import Episodes as Episodes
 from .actions import cut_windows as cut_windows
 from .actions import hold_out_episodes as hold_out_episodes
 from .actions import join_windows as join_windows
+from .actions import load_actions as load_actions
 from .actions import prepare_dataloaders as prepare_dataloaders
 from .actions import stable_hash as stable_hash
 from .audio import AudioData as AudioData
 from .audio import find_sounds as find_sounds
 from .audio import iter_audio as iter_audio
+from .audio import load_sounds as load_sounds
 from .audio import read_audio as read_audio
 from .audio import wav_writer as wav_writer
 from .audio import write_wav as write_wav
@@ -20,6 +22,7 @@ from .batches import sequential as sequential
 from .batches import steps_per_epoch as steps_per_epoch
 from .dmc import DMCVBDataset as DMCVBDataset
 from .dmc import WorldData as WorldData
+from .dmc import load_episodes as load_episodes
 from .dmc import mean_picture as mean_picture
 from .dmc import pendulum_episodes as pendulum_episodes
 from .dmc import split_of as split_of
@@ -44,6 +47,7 @@ from .images import ImageData as ImageData
 from .images import Split as Split
 from .images import as_input as as_input
 from .images import class_examples as class_examples
+from .images import load_images as load_images
 from .images import read_digits as read_digits
 from .images import read_published as read_published
 from .images import shapes as shapes

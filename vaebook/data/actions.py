@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Episodes', 'ActionWindows', 'cut_windows', 'join_windows', 'stable_hash', 'hold_out_episodes', 'ActionData',
-           'files_in', 'load', 'prepare_dataloaders']
+           'files_in', 'load_actions', 'prepare_dataloaders']
 
 # %% ../../nbs/actions/data.ipynb #f4a01789
 import hashlib, inspect
@@ -296,7 +296,7 @@ def files_in(root, # A file, a folder, or a list of them
     return found
 
 # %% ../../nbs/actions/data.ipynb #11de363f
-def load(name: str = 'metaworld', # metaworld, lerobot, npz or synthetic_actions
+def load_actions(name: str = 'metaworld', # metaworld, lerobot, npz or synthetic_actions
          horizon: int = 32, # Actions in a chunk
          stride: int = 1, # Steps from one chunk to the next
          tail: str = 'pad', # At an episode's end: pad or drop
@@ -317,7 +317,7 @@ def load(name: str = 'metaworld', # metaworld, lerobot, npz or synthetic_actions
 
 # %% ../../nbs/actions/data.ipynb #7df5373d
 def prepare_dataloaders(batch_size: int,
-                        name: str = 'metaworld', # See `load`, as the options
+                        name: str = 'metaworld', # As of `load_actions`, like the options
                         seed: int = 0, # Decides the order, and which episodes validate
                         num_workers: int = 0, # See `batches`, as the next two
                         start: int = 0,
@@ -330,7 +330,7 @@ def prepare_dataloaders(batch_size: int,
               'neither with a module, whose loader has an order of its own',
               'Say itertools.islice(train, start, num_batches).')
         return from_module(module, seed)(batch_size)
-    data = load(name, seed=seed, **options)
+    data = load_actions(name, seed=seed, **options)
     train = batches(data.train, batch_size, seed, start, num_batches, num_workers, data.weights)
     val = {key: sequential(windows, batch_size, num_workers) for key, windows in data.val.items()}
     return data.train[0]['actions'], train, val

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'pcm_to_float', 'float_to_pcm', 'wav_writer', 'write_wav', 'iter_resampled', 'iter_audio', 'read_audio',
-           'find_sounds', 'SoundFile', 'TrainCrops', 'FixedCrops', 'Tones', 'AudioData', 'crop_samples', 'load']
+           'find_sounds', 'SoundFile', 'TrainCrops', 'FixedCrops', 'Tones', 'AudioData', 'crop_samples', 'load_sounds']
 
 # %% ../../nbs/audio/data.ipynb #cb988184
 import hashlib, json, os, struct
@@ -420,7 +420,7 @@ def _from_tones(data: AudioData, train: int, val: int, seed: int) -> AudioData:
     return data
 
 # %% ../../nbs/audio/data.ipynb #d2a7e906
-def load(
+def load_sounds(
     name: str = 'tones',                # speech16k, music44k, samples44k, audio_folder or tones
     root=None,                          # a folder of sounds, for audio_folder
     sample_rate: int | None = None,     # Hz; None: as the name says, 16000 for a folder

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FACTORS', 'SQUARES', 'read_idx', 'read_cifar', 'read_digits', 'draw_squares', 'shapes', 'resize', 'read_folder',
-           'Split', 'ImageData', 'read_published', 'load', 'to_unit', 'as_input', 'class_examples']
+           'Split', 'ImageData', 'read_published', 'load_images', 'to_unit', 'as_input', 'class_examples']
 
 # %% ../../nbs/images/data.ipynb #5e7ded79
 import struct, warnings
@@ -381,7 +381,7 @@ def _read(name: str, size: int, root, synthetic: bool) -> _Raw:
     return _Raw(train, test, classes, provenance(name))
 
 # %% ../../nbs/images/data.ipynb #8f52ff84
-def load(name: str, # mnist, fmnist, cifar10, digits, shapes or folder
+def load_images(name: str, # mnist, fmnist, cifar10, digits, shapes or folder
          include_classes=None, # Ids to keep; their order gives the labels 0, 1, …
          image_size: int | None = None, # Height and width in pixels; None: the data set's own, 28 for digits, 64 for a folder
          root=None, # The folder of class folders, for `folder`

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from ..metrics.audio import AudioFidelity, real_time_factor
 from ..export.codec import Codec
 from ..core import BadInput, check, check_choice, optional_import, seed_step
-from ..data.audio import DATASETS, AudioData, crop_samples, load, pcm_to_float, write_wav
+from ..data.audio import DATASETS, AudioData, crop_samples, load_sounds, pcm_to_float, write_wav
 from .experiment import Experiment, cached_method, as_dict
 from ..losses.audio_adversarial import AudioObjective, DiscriminatorConfig, LossBalancer, read_discriminator
 from ..losses.spectral import BOTTLENECK_TERMS, AudioLoss, EvalLoss, as_mapping
@@ -188,7 +188,7 @@ class AudioExperiment(Experiment, name='audio'):
 
     def load_data(self) -> AudioData:
         options = {k: v for k, v in as_dict(self.cfg.dataset).items() if k != 'num_workers'}
-        return load(**options, seed=self.cfg.seed)
+        return load_sounds(**options, seed=self.cfg.seed)
 
     def build_model(self, data: AudioData) -> AudioAutoencoder:
         "A new model, or that of `init`, if it fits the data."

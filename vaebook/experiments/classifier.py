@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import BadInput, atomic_write, cache_dir, check, flatten_dict, optional_import, read_json
-from ..data.images import ImageData, Split, load, to_unit
+from ..data.images import ImageData, Split, load_images, to_unit
 from .experiment import Experiment
 from ..losses.terms import class_log_probs
 from ..models.classifiers import CLASSIFIERS, Classifier, build_classifier
@@ -205,7 +205,7 @@ class ImageExperiment(Experiment):
     def load_data(self):
         d = self.cfg.dataset
         classes = None if d.include_classes is None else list(d.include_classes)
-        return load(d.name, classes, d.image_size, d.root, self.cfg.seed, d.val_fraction, d.max_train, d.synthetic)
+        return load_images(d.name, classes, d.image_size, d.root, self.cfg.seed, d.val_fraction, d.max_train, d.synthetic)
 
 # %% ../../nbs/images/classifier_experiment.ipynb #1d19e17a
 class ClassifierExperiment(ImageExperiment, name='classifier'):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..bottlenecks.quantizer import CodebookUsage
 from ..core import LossTerms
 from ..core.options import Weight, checked
-from ..data.actions import load
+from ..data.actions import load_actions
 from ..data.own_loaders import DictLoader, from_module
 from .experiment import Experiment, cached_method, as_dict
 from ..layers.normalizer import expand_mask
@@ -102,7 +102,7 @@ class LatentActionsExperiment(Experiment, name='latent_actions'):
         del options['num_workers']
         module = options.pop('module')
         if module and not options['synthetic']: return ModuleData(module, self.batch_size, self.cfg.seed)
-        return load(**options) # which episodes validate is the same for every seed
+        return load_actions(**options) # which episodes validate is the same for every seed
 
     def _new_model(self, action_dim: int, horizon: int) -> FSQVQVAE:
         options = {k: v for k, v in as_dict(self.cfg.model).items() if k != 'name'}

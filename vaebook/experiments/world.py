@@ -14,7 +14,7 @@ from ..bottlenecks.mixture import cluster_entropy
 from ..core.entropy import histogram_entropy_bits
 from ..bottlenecks.quantizer import histogram
 from ..core import check, check_choice, format_table, seed_step
-from ..data.dmc import WorldData, load
+from ..data.dmc import WorldData, load_episodes
 from .experiment import Experiment, cached_method, as_dict
 from ..losses.likelihoods import FramePSNR
 from ..losses.world import elbo_terms
@@ -94,7 +94,7 @@ class WorldExperiment(Experiment, name='world'):
         "The episodes; `BadInput` where those of the test are too short for a dream."
         options = as_dict(self.cfg.dataset)
         for key in ('num_workers', 'pin_memory'): options.pop(key, None)
-        data, dream = load(**options), self.cfg.dream
+        data, dream = load_episodes(**options), self.cfg.dream
         longest = int(data.test.index[:, 2].max())
         expected = f'at most {longest - dream.context}, as the longest test episode has {longest} frames'
         fits = dream.context + dream.horizon <= longest

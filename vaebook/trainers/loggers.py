@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRACKERS', 'LOGGERS', 'Tracker', 'StepCSV', 'FailSafeTracker', 'TensorBoardLogger', 'WandbLogger', 'ClearMLLogger',
-           'MLflowLogger', 'TrackioLogger', 'make_tracker', 'make_loggers', 'load_callbacks_and_logger']
+           'MLflowLogger', 'TrackioLogger', 'make_tracker', 'make_loggers', 'lightning_callbacks_and_logger']
 
 # %% ../../nbs/core/loggers.ipynb #dbc106ad
 import contextlib, csv, io, json, logging, os, queue, ssl, sys, tempfile, threading, time, urllib.error, urllib.request
@@ -482,7 +482,7 @@ def make_loggers(cfg, # A run's configuration
     return [tracker, table] if tracker else [table]
 
 # %% ../../nbs/core/loggers.ipynb #0886266d
-def load_callbacks_and_logger(args # A run's configuration: `trainer`, `logger`, and `run_dir`, where to write
+def lightning_callbacks_and_logger(args # A run's configuration: `trainer`, `logger`, and `run_dir`, where to write
                              ) -> tuple:
     "([ModelCheckpoint, ModelCheckpoint, LearningRateMonitor], logger); the logger is None for csv and none."
     pl = optional_import('pytorch_lightning.callbacks')

@@ -143,7 +143,7 @@ def _as_arguments(args=None) -> TrainingArguments: # dataclass, dictionary, or N
 def load_callbacks_and_logger(args=None) -> tuple: # TrainingArguments, or a dictionary of its fields
     "([ModelCheckpoint, LearningRateMonitor], logger); the logger is None for csv and none."
     cfg = _as_arguments(args).to_config()
-    callbacks, logger = vaebook.trainers.loggers.load_callbacks_and_logger(cfg)
+    callbacks, logger = vaebook.trainers.loggers.lightning_callbacks_and_logger(cfg)
     return callbacks[-2:], logger
 
 # %% ../../nbs/video/trainer.ipynb #c1379cd7
