@@ -58,7 +58,6 @@ from .metaworld import demonstration_folders as demonstration_folders
 from .metaworld import demonstrations as demonstrations
 from .metaworld import expert as expert
 from .metaworld import rollout as rollout
-from .metaworld import simulator as simulator
 from .npz import read_npz as read_npz
 from .own_loaders import DictLoader as DictLoader
 from .own_loaders import IsolatedRNG as IsolatedRNG
