@@ -1,5 +1,5 @@
 "The pages that Sphinx reads: every notebook by nbdev's processors, and the API by its `show_doc`."
-import ast, configparser, importlib, inspect, json, posixpath, re, sys
+import ast, configparser, functools, importlib, inspect, json, posixpath, re, sys
 from pathlib import Path
 
 from fastcore.nbio import mk_cell, read_nb, write_nb
@@ -136,9 +136,12 @@ def entry(sym, name, kind, at, ours, inside=''):
 def methods(cls):
     "Public methods that this book gave to a class: name, function, kind."
     for name, m in vars(cls).items():
-        f = m.fget if isinstance(m, property) else getattr(m, '__func__', m)
+        kind = 'method' if inspect.isfunction(m) else type(m).__name__
+        if isinstance(m, functools.cached_property): kind, f = 'property', m.func
+        elif isinstance(m, property): f = m.fget
+        else: f = getattr(m, '__func__', m)
         f = inspect.unwrap(f) if callable(f) else f
-        if name[0] != '_' and inspect.isfunction(f) and f.__module__.startswith('vaebook'): yield name, f, 'method' if inspect.isfunction(m) else type(m).__name__
+        if name[0] != '_' and inspect.isfunction(f) and f.__module__.startswith('vaebook'): yield name, f, kind
 
 
 def import_for_types(mod):

@@ -86,7 +86,8 @@ def test_api_has_every_public_name(site):
     from vaebook._modidx import d
     api = ''.join(p.read_text(encoding='utf-8') for p in (site / 'api').glob('*.html'))
     ids = set(re.findall(r'\bid="(vaebook\.[^"]+)"', api))
-    public = {full for mod, names in d['syms'].items() for full in names if not any(part.startswith('_') for part in full[len(mod) + 1:].split('.'))}
+    layers = {mod: names for mod, names in d['syms'].items() if not mod.startswith('vaebook.book.')} # which makes the book
+    public = {full for mod, names in layers.items() for full in names if not any(part.startswith('_') for part in full[len(mod) + 1:].split('.'))}
     short = {i.rpartition('.')[2] for i in ids}
     assert len(ids) > 900 and not [n for n in public if n not in ids and n.rpartition('.')[2] not in short]
 

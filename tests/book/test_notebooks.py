@@ -43,8 +43,10 @@ def shell(tmp_path):
     "An IPython of this process and thread, as a kernel has one; what a notebook made in it is freed."
     os.environ['IPYTHONDIR'] = str(tmp_path / 'ipython')
     InteractiveShell.clear_instance()
+    before = sys.modules['__main__']
     shell = InteractiveShell.instance(config=QUIET, user_module=MAIN)
     yield shell
+    sys.modules['__main__'] = before
     atexit.unregister(shell.atexit_operations)
     shell.atexit_operations()
     InteractiveShell.clear_instance()
