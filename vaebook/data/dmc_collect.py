@@ -128,7 +128,7 @@ LEVELS = dict( # name → share of the controller
     mixed=lambda rng: rng.uniform())
 
 def _play(
-    made,               # a `simulator`
+    made,               # a `suite_simulator`
     share: float,       # of the controller, 0 to 1
     controller,         # physics → action [A]
     rng,
