@@ -80,9 +80,9 @@ def test_changed_files_are_decoded_again(tmp_path, cache, capsys):
 
 LOAD = '''
 import resource, sys
-from vaebook.data.audio import load
+from vaebook.data.audio import load_sounds
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-load('audio_folder', root=sys.argv[1], sample_rate=int(sys.argv[2]), channels=2)
+load_sounds('audio_folder', root=sys.argv[1], sample_rate=int(sys.argv[2]), channels=2)
 print(peak())
 '''
 
