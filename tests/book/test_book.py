@@ -1,6 +1,7 @@
 """The book as its readers have it: built with warnings as errors, then opened in Chromium on a phone and on a desk, with no other host.
 
 It wants `pip install '.[book]'`, and for the browser what tests/viz/test_browser.py wants."""
+
 import os, re, subprocess, sys, threading
 from functools import partial
 from html import unescape
@@ -22,9 +23,12 @@ PAGES = 'index', 'train_cvae', 'core/gaussian', 'explore_world', 'api/models', '
 @pytest.fixture(scope='session')
 def site(tmp_path_factory):
     "The folder of the built site, or the one that VAEBOOK_BOOK names."
-    if 'VAEBOOK_BOOK' in os.environ: return Path(os.environ['VAEBOOK_BOOK'])
+    if 'VAEBOOK_BOOK' in os.environ:
+        return Path(os.environ['VAEBOOK_BOOK'])
     out = tmp_path_factory.mktemp('book')
-    done = subprocess.run([sys.executable, ROOT / '.ci/book/build', out], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, ROOT / '.ci/book/build', out], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return out
 
@@ -32,7 +36,9 @@ def site(tmp_path_factory):
 @pytest.fixture(scope='session')
 def address(site):
     class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args): pass
+        def log_message(self, *args):
+            pass
+
     server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=site))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f'http://127.0.0.1:{server.server_port}'
@@ -56,38 +62,67 @@ def page(request, chromium, address):
     page.problems, page.size = [], request.param
     page.on('pageerror', lambda e: page.problems.append(str(e)))
     page.on('console', lambda m: page.problems.append(m.text) if m.type == 'error' else None)
-    page.on('requestfailed', lambda r: page.problems.append(f'failed: {r.url}') if r.failure != 'net::ERR_ABORTED' else None) # the page was left; what is missing answers 404
+    page.on(
+        'requestfailed', lambda r: page.problems.append(f'failed: {r.url}') if r.failure != 'net::ERR_ABORTED' else None
+    )  # the page was left; what is missing answers 404
     page.on('response', lambda r: page.problems.append(f'{r.status}: {r.url}') if r.status >= 400 else None)
-    page.on('request', lambda r: None if r.url.startswith((address, 'data:', 'blob:')) else page.problems.append(f'another host: {r.url}'))
+    page.on(
+        'request',
+        lambda r: (
+            None if r.url.startswith((address, 'data:', 'blob:')) else page.problems.append(f'another host: {r.url}')
+        ),
+    )
     yield page
     page.close()
 
 
 def test_every_link_of_the_site_leads_somewhere(site):
     "Pages, anchors, pictures and scripts; nothing points to where the book would be published."
-    text = {n: p.read_text(encoding='utf-8') for p in site.rglob('*.html') if not (n := p.relative_to(site).as_posix()).startswith('_static/')}
+    text = {
+        n: p.read_text(encoding='utf-8')
+        for p in site.rglob('*.html')
+        if not (n := p.relative_to(site).as_posix()).startswith('_static/')
+    }
     body = {n: re.sub(r'<(script|pre|textarea)\b.*?</\1>', '', t, flags=re.S) for n, t in text.items()}
     ids = {n: {unescape(i) for i in re.findall(r'\bid="([^"]+)"', t)} for n, t in body.items()}
     lost = set()
     for name, html in body.items():
         assert 'vaebook.github.io' not in html, name
         for link in {unescape(u) for u in re.findall(r'\s(?:href|src)="([^"]*)"', html)}:
-            if re.match(r'[a-z]+:|//', link): continue
+            if re.match(r'[a-z]+:|//', link):
+                continue
             path, _, anchor = unquote(link).partition('#')
             to = (site / name).parent / path.partition('?')[0] if path else site / name
-            to = to.resolve().relative_to(site.resolve()).as_posix() if to.resolve().is_relative_to(site.resolve()) else link
-            if not (site / to).is_file() or anchor and to in ids and anchor not in ids[to]: lost.add(f'{name}: {link}')
+            to = (
+                to.resolve().relative_to(site.resolve()).as_posix()
+                if to.resolve().is_relative_to(site.resolve())
+                else link
+            )
+            if not (site / to).is_file() or anchor and to in ids and anchor not in ids[to]:
+                lost.add(f'{name}: {link}')
     assert not lost, sorted(lost)[:20]
-    notebooks = {p.relative_to(ROOT / 'nbs').with_suffix('.html').as_posix() for p in (ROOT / 'nbs').rglob('*.ipynb') if not any(s[0] in '._' for s in p.relative_to(ROOT).parts)}
+    notebooks = {
+        p.relative_to(ROOT / 'nbs').with_suffix('.html').as_posix()
+        for p in (ROOT / 'nbs').rglob('*.ipynb')
+        if not any(s[0] in '._' for s in p.relative_to(ROOT).parts)
+    }
     assert notebooks <= text.keys()
 
 
 def test_api_has_every_public_name(site):
     from vaebook._modidx import d
+
     api = ''.join(p.read_text(encoding='utf-8') for p in (site / 'api').glob('*.html'))
     ids = set(re.findall(r'\bid="(vaebook\.[^"]+)"', api))
-    layers = {mod: names for mod, names in d['syms'].items() if not mod.startswith('vaebook.book.')} # which makes the book
-    public = {full for mod, names in layers.items() for full in names if not any(part.startswith('_') for part in full[len(mod) + 1:].split('.'))}
+    layers = {
+        mod: names for mod, names in d['syms'].items() if not mod.startswith('vaebook.book.')
+    }  # which makes the book
+    public = {
+        full
+        for mod, names in layers.items()
+        for full in names
+        if not any(part.startswith('_') for part in full[len(mod) + 1 :].split('.'))
+    }
     short = {i.rpartition('.')[2] for i in ids}
     assert len(ids) > 900 and not [n for n in public if n not in ids and n.rpartition('.')[2] not in short]
 
@@ -97,8 +132,9 @@ def test_pages_fit_and_ask_nobody(page, address):
     "No error, no request to another host, nothing wider than the screen, and the maths is set."
     for name in PAGES:
         page.goto(f'{address}/{name}.html')
-        if name in ('core/gaussian', 'world/mixture'): page.wait_for_selector('mjx-container')
-        page.wait_for_load_state('networkidle') # else the next page cuts its requests off
+        if name in ('core/gaussian', 'world/mixture'):
+            page.wait_for_selector('mjx-container')
+        page.wait_for_load_state('networkidle')  # else the next page cuts its requests off
         wide = page.evaluate('document.documentElement.scrollWidth - innerWidth')
         assert wide <= 0, f'{name} is {wide} pixels wider than the {page.size}'
     assert page.problems == []
@@ -116,9 +152,13 @@ def test_contents_and_search(page, address):
         contents = page.locator('#pst-primary-sidebar-modal, .bd-sidebar-primary').locator('visible=true').first
         link = contents.get_by_role('link', name='Explain a classifier', exact=True)
     link.click()
-    page.wait_for_url('**/train_cvae.html', wait_until='networkidle') # to leave a page that still loads fails its requests
+    page.wait_for_url(
+        '**/train_cvae.html', wait_until='networkidle'
+    )  # to leave a page that still loads fails its requests
     page.goto(f'{address}/search.html?q=gaussian_kl')
-    page.wait_for_selector('#search-results li a[href*="api/bottlenecks.html#vaebook.bottlenecks.gaussian.gaussian_kl"]')
+    page.wait_for_selector(
+        '#search-results li a[href*="api/bottlenecks.html#vaebook.bottlenecks.gaussian.gaussian_kl"]'
+    )
     assert page.problems == []
 
 

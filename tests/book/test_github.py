@@ -1,4 +1,5 @@
 "What GitHub reads: workflows, forms and Dependabot follow their schemas, and the release refuses a tag that is not the version."
+
 import os, re, subprocess, sys
 from pathlib import Path
 
@@ -6,17 +7,29 @@ import pytest
 import yaml
 
 HERE = Path(__file__).resolve().parents[2] / '.github'
-if not HERE.is_dir(): pytest.skip('the wheel and the source distribution carry no .github', allow_module_level=True)
-SCHEMAS = {'workflows/*.y*ml': 'github-workflows', 'ISSUE_TEMPLATE/[0-9]*.yml': 'github-issue-forms', 'ISSUE_TEMPLATE/config.yml': 'github-issue-config', 'dependabot.yml': 'dependabot'}
+if not HERE.is_dir():
+    pytest.skip('the wheel and the source distribution carry no .github', allow_module_level=True)
+SCHEMAS = {
+    'workflows/*.y*ml': 'github-workflows',
+    'ISSUE_TEMPLATE/[0-9]*.yml': 'github-issue-forms',
+    'ISSUE_TEMPLATE/config.yml': 'github-issue-config',
+    'dependabot.yml': 'dependabot',
+}
 WORKFLOWS = {p.name: yaml.safe_load(p.read_text(encoding='utf-8')) for p in sorted(HERE.glob('workflows/*'))}
-jobs = [(f'{name}: {job}', WORKFLOWS[name], body) for name in WORKFLOWS for job, body in WORKFLOWS[name]['jobs'].items()]
+jobs = [
+    (f'{name}: {job}', WORKFLOWS[name], body) for name in WORKFLOWS for job, body in WORKFLOWS[name]['jobs'].items()
+]
 
 
 @pytest.mark.parametrize('pattern', SCHEMAS)
 def test_files_follow_their_schema(pattern):
     pytest.importorskip('check_jsonschema')
     found = sorted(HERE.glob(pattern))
-    done = subprocess.run([sys.executable, '-m', 'check_jsonschema', '--builtin-schema', f'vendor.{SCHEMAS[pattern]}', *map(str, found)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-m', 'check_jsonschema', '--builtin-schema', f'vendor.{SCHEMAS[pattern]}', *map(str, found)],
+        capture_output=True,
+        text=True,
+    )
     assert found and done.returncode == 0, done.stdout + done.stderr
 
 
@@ -27,8 +40,14 @@ def test_every_file_has_a_schema():
 
 def test_actions_are_pinned_by_commit_and_named_by_version():
     "A tag can be moved to other code; a commit cannot. One version of each, everywhere."
-    used = re.findall(r'uses: *(\S+?)@(\S+)(.*)', '\n'.join(p.read_text(encoding='utf-8') for p in HERE.glob('workflows/*')))
-    assert used and [u for u in used if not (re.fullmatch(r'[0-9a-f]{40}', u[1]) and re.fullmatch(r' # v\d+\.\d+\.\d+', u[2]))] == []
+    used = re.findall(
+        r'uses: *(\S+?)@(\S+)(.*)', '\n'.join(p.read_text(encoding='utf-8') for p in HERE.glob('workflows/*'))
+    )
+    assert (
+        used
+        and [u for u in used if not (re.fullmatch(r'[0-9a-f]{40}', u[1]) and re.fullmatch(r' # v\d+\.\d+\.\d+', u[2]))]
+        == []
+    )
     assert len({u[0] for u in used}) == len(set(used))
 
 
@@ -36,10 +55,13 @@ def test_actions_are_pinned_by_commit_and_named_by_version():
 def test_jobs_may_do_little_and_end(name, workflow, job):
     assert workflow['permissions'] == {'contents': 'read'} and job['timeout-minutes'] <= 90
     written = {k for k, v in job.get('permissions', {}).items() if v == 'write'}
-    assert written == {'book.yaml: deploy': {'pages', 'id-token'}, 'release.yaml: publish': {'id-token'}}.get(name, set())
-    for step in job['steps']: # text of others never becomes part of a script, and a checkout leaves no token behind
+    assert written == {'book.yaml: deploy': {'pages', 'id-token'}, 'release.yaml: publish': {'id-token'}}.get(
+        name, set()
+    )
+    for step in job['steps']:  # text of others never becomes part of a script, and a checkout leaves no token behind
         assert '${{' not in step.get('run', '')
-        if step.get('uses', '').startswith('actions/checkout@'): assert step['with']['persist-credentials'] is False
+        if step.get('uses', '').startswith('actions/checkout@'):
+            assert step['with']['persist-credentials'] is False
 
 
 def test_the_scripts_that_workflows_run_are_there():
@@ -47,13 +69,21 @@ def test_the_scripts_that_workflows_run_are_there():
     assert named and [s for s in named if not (HERE.parent / s).is_file()] == []
 
 
-@pytest.mark.parametrize('tag, fine', [('v{version}', True), ('{version}', False), ('v9.9.9', False), ('', False), ('$(false)', False)])
+@pytest.mark.parametrize(
+    'tag, fine', [('v{version}', True), ('{version}', False), ('v9.9.9', False), ('', False), ('$(false)', False)]
+)
 def test_a_release_is_tagged_with_its_version(tag, fine, tmp_path):
     step = next(s for s in WORKFLOWS['release.yaml']['jobs']['build']['steps'] if 'TAG' in s.get('env', {}))
     (tmp_path / 'settings.ini').write_text((HERE.parent / 'settings.ini').read_text(encoding='utf-8'), encoding='utf-8')
     version = re.search(r'^version = (\S+)$', (tmp_path / 'settings.ini').read_text(encoding='utf-8'), re.M)[1]
     (tmp_path / 'CHANGELOG.md').write_text(f'## [{version}]\n', encoding='utf-8')
-    run = lambda: subprocess.run(['bash', '-e', '-c', step['run']], cwd=tmp_path, env=os.environ | dict(TAG=tag.format(version=version)), capture_output=True, text=True)
+    run = lambda: subprocess.run(
+        ['bash', '-e', '-c', step['run']],
+        cwd=tmp_path,
+        env=os.environ | dict(TAG=tag.format(version=version)),
+        capture_output=True,
+        text=True,
+    )
     assert (run().returncode == 0) == fine and ('settings.ini says' in run().stdout) == (not fine)
     (tmp_path / 'CHANGELOG.md').write_text('## [Unreleased]\n', encoding='utf-8')
     assert run().returncode

@@ -1,4 +1,5 @@
 "Every notebook runs: its lessons are the tests. `pytest -k cvae` runs those with `cvae` in their path."
+
 import atexit
 import gc
 import os
@@ -30,12 +31,14 @@ NOTEBOOKS = [p for p in sorted((ROOT / 'nbs').rglob('*.ipynb')) if runs(p)]
 def sources(path):
     "The code cells that a test runs; none of an experiment, which papermill runs."
     cells = nbformat.read(path, 4).cells
-    if any(re.search(r'^- skip_exec: true', c.source, re.M) for c in cells if c.cell_type == 'markdown'): return []
+    if any(re.search(r'^- skip_exec: true', c.source, re.M) for c in cells if c.cell_type == 'markdown'):
+        return []
     skipped = re.compile(r'^#\| *eval: *false|nbdev_export\(\)', re.M)
     return [c.source for c in cells if c.cell_type == 'code' and not skipped.search(c.source)]
 
 
-def is_slow(source): return re.search(r'^#\| *slow\b', source, re.M)
+def is_slow(source):
+    return re.search(r'^#\| *slow\b', source, re.M)
 
 
 @pytest.fixture
@@ -64,7 +67,9 @@ def alone():
     import vaebook.experiments
     from vaebook.core.pretrained import Pretrained
     from vaebook.experiments import Experiment
-    for name in vaebook.experiments.__all__: getattr(vaebook.experiments, name)  # every class of the package has registered itself
+
+    for name in vaebook.experiments.__all__:
+        getattr(vaebook.experiments, name)  # every class of the package has registered itself
     env, folder, path = dict(os.environ), os.getcwd(), list(sys.path)
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -101,14 +106,16 @@ def run(shell, folder, cells, capsys):
             pytest.fail(f'{source}\n\n{capsys.readouterr().out[-5000:]}', pytrace=False)
 
 
-def name(path): return path.relative_to(ROOT / 'nbs').as_posix()
+def name(path):
+    return path.relative_to(ROOT / 'nbs').as_posix()
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
 def test_notebook(path, alone, shell, capsys):
     cells = [source for source in sources(path) if not is_slow(source)]
-    if not cells: pytest.skip('skip_exec: an experiment, run by papermill')
+    if not cells:
+        pytest.skip('skip_exec: an experiment, run by papermill')
     run(shell, path.parent, cells, capsys)
 
 

@@ -1,4 +1,5 @@
 "The generated files are what their sources make: modules, README, clean notebooks."
+
 import configparser, re, shutil, subprocess, sys
 from pathlib import Path
 
@@ -6,12 +7,18 @@ import pytest
 
 tool = lambda name: str(Path(sys.executable).with_name(name))
 hidden = shutil.ignore_patterns('.*', '__pycache__')
-modules = lambda root: {p.relative_to(root).as_posix(): p.read_text(encoding='utf-8') for p in sorted((root / 'vaebook').rglob('*.py'))}
-notebooks = lambda root: {p.relative_to(root).as_posix(): p.read_text(encoding='utf-8')
-                          for p in sorted((root / 'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts}
+modules = lambda root: {
+    p.relative_to(root).as_posix(): p.read_text(encoding='utf-8') for p in sorted((root / 'vaebook').rglob('*.py'))
+}
+notebooks = lambda root: {
+    p.relative_to(root).as_posix(): p.read_text(encoding='utf-8')
+    for p in sorted((root / 'nbs').rglob('*.ipynb'))
+    if '.ipynb_checkpoints' not in p.parts
+}
 
 
-def differ(a, b): return sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
+def differ(a, b):
+    return sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +28,8 @@ def regenerated(root, tmp_path_factory):
     shutil.copy(root / 'pyproject.toml', copy)
     shutil.copytree(root / 'nbs', copy / 'nbs', ignore=hidden)
     (copy / 'vaebook').mkdir()
-    for name in ('nbdev-export', 'nbdev-clean'): subprocess.run([tool(name)], cwd=copy, check=True, capture_output=True)
+    for name in ('nbdev-export', 'nbdev-clean'):
+        subprocess.run([tool(name)], cwd=copy, check=True, capture_output=True)
     return copy
 
 
@@ -35,17 +43,31 @@ def test_notebooks_are_clean(root, regenerated):
 
 def test_readme_is_made_from_the_index(root, tmp_path):
     subprocess.run([sys.executable, root / '.ci/readme', tmp_path / 'README.md'], check=True)
-    assert (root / 'README.md').read_text(encoding='utf-8') == (tmp_path / 'README.md').read_text(encoding='utf-8'), 'run .ci/readme'
+    assert (root / 'README.md').read_text(encoding='utf-8') == (tmp_path / 'README.md').read_text(encoding='utf-8'), (
+        'run .ci/readme'
+    )
 
 
 def test_no_merge_markers(root):
-    kinds = ('nbs/**/*.ipynb', 'vaebook/**/*.py', 'vaebook/**/*.yaml', 'tests/**/*.py', '*.md', '*.ini', '*.toml', '*.py')
-    marked = [str(p) for kind in kinds for p in root.glob(kind) if re.search(r'(<{7}|>{7}) ', p.read_text(encoding='utf-8'))]
+    kinds = (
+        'nbs/**/*.ipynb',
+        'vaebook/**/*.py',
+        'vaebook/**/*.yaml',
+        'tests/**/*.py',
+        '*.md',
+        '*.ini',
+        '*.toml',
+        '*.py',
+    )
+    marked = [
+        str(p) for kind in kinds for p in root.glob(kind) if re.search(r'(<{7}|>{7}) ', p.read_text(encoding='utf-8'))
+    ]
     assert marked == []
 
 
 def test_one_version(root):
     import vaebook
+
     ini = configparser.ConfigParser(delimiters=['='])
     ini.read(root / 'settings.ini', encoding='utf-8')
     assert vaebook.__version__ == ini['DEFAULT']['version']
@@ -53,8 +75,13 @@ def test_one_version(root):
 
 def test_top_level(root):
     "Nothing is configured in a place where nobody looks."
-    allowed = set('nbs vaebook tests settings.ini pyproject.toml setup.py README.md constraints.txt LICENSE CHANGELOG.md CONTRIBUTING.md MANIFEST.in'.split())
-    if not (root / '.git').exists(): pytest.skip('not a clone')
-    tracked = subprocess.run(['git', 'ls-files'], cwd=root, check=True, capture_output=True, text=True).stdout.split('\n')
+    allowed = set(
+        'nbs vaebook tests settings.ini pyproject.toml setup.py README.md constraints.txt LICENSE CHANGELOG.md CONTRIBUTING.md MANIFEST.in'.split()
+    )
+    if not (root / '.git').exists():
+        pytest.skip('not a clone')
+    tracked = subprocess.run(['git', 'ls-files'], cwd=root, check=True, capture_output=True, text=True).stdout.split(
+        '\n'
+    )
     top = {line.split('/')[0].strip('"') for line in tracked if line}
     assert {t for t in top if not t.startswith('.')} <= allowed

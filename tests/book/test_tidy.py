@@ -1,4 +1,5 @@
 "Nothing is left lying about: code that nobody uses, code that stands twice, keys that nobody reads."
+
 import ast, dataclasses, json, re
 from collections import defaultdict
 from pathlib import Path
@@ -12,14 +13,27 @@ CONF = ROOT / 'vaebook/conf'
 
 def lessons(path):
     "The code cells of a notebook that are not exported, magics left out."
-    cells = [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
-    return '\n'.join(re.sub(r'^\s*[%!].*', 'pass', c, flags=re.M) for c in cells if not re.search(r'^#\|\s*export', c, re.M))
+    cells = [
+        ''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code'
+    ]
+    return '\n'.join(
+        re.sub(r'^\s*[%!].*', 'pass', c, flags=re.M) for c in cells if not re.search(r'^#\|\s*export', c, re.M)
+    )
 
 
 def code(*folders):
     "path → source; what nbdev lists in `__all__` is not thereby used."
-    read = lambda p: lessons(p) if p.suffix == '.ipynb' else re.sub(r'^__all__ = \[.*?\]', '', p.read_text(encoding='utf-8'), flags=re.M | re.S)
-    paths = [p for f in folders for p in sorted((ROOT / f).rglob('*')) if p.suffix in ('.py', '.ipynb') and p.name != '_modidx.py' and '.ipynb_checkpoints' not in p.parts]
+    read = lambda p: (
+        lessons(p)
+        if p.suffix == '.ipynb'
+        else re.sub(r'^__all__ = \[.*?\]', '', p.read_text(encoding='utf-8'), flags=re.M | re.S)
+    )
+    paths = [
+        p
+        for f in folders
+        for p in sorted((ROOT / f).rglob('*'))
+        if p.suffix in ('.py', '.ipynb') and p.name != '_modidx.py' and '.ipynb_checkpoints' not in p.parts
+    ]
     return {p.relative_to(ROOT).as_posix(): read(p) for p in paths}
 
 
@@ -29,26 +43,68 @@ PACKAGE = {n: t for n, t in SOURCES.items() if n.startswith('vaebook/')}
 
 # Code that nobody uses
 
-CALLED = ['__*__', '_repr_*', 'extra_repr', 'on_*', 'configure_*', 'training_step', 'validation_step', 'log_hyperparams', 'log_graph', 'after_save_checkpoint', 'metaworld'] # by Python, IPython, torch, Lightning; a data set, by its name
-READ = ['automatic_optimization', 'group_separator', 'group_separator', 'should_stop', '_batches_that_stepped', 'pix_fmt', 'offwidth', 'offheight', 'seeded_rand_vec', '_freeze_rand_vec', # by Lightning, PyAV, MuJoCo,
-        'SESSION_CACHE_FOLDER', 'register_for_auto_class'] # ClearML, transformers
-GIVEN = ['memo', 'ignored', 'exception', 'input_array', 'checkpoint_callback', 'worker'] # arguments of deepcopy, of transformers, of hooks of Lightning, of a loader's workers
+CALLED = [
+    '__*__',
+    '_repr_*',
+    'extra_repr',
+    'on_*',
+    'configure_*',
+    'training_step',
+    'validation_step',
+    'log_hyperparams',
+    'log_graph',
+    'after_save_checkpoint',
+    'metaworld',
+]  # by Python, IPython, torch, Lightning; a data set, by its name
+READ = [
+    'automatic_optimization',
+    'group_separator',
+    'group_separator',
+    'should_stop',
+    '_batches_that_stepped',
+    'pix_fmt',
+    'offwidth',
+    'offheight',
+    'seeded_rand_vec',
+    '_freeze_rand_vec',  # by Lightning, PyAV, MuJoCo,
+    'SESSION_CACHE_FOLDER',
+    'register_for_auto_class',
+]  # ClearML, transformers
+GIVEN = [
+    'memo',
+    'ignored',
+    'exception',
+    'input_array',
+    'checkpoint_callback',
+    'worker',
+]  # arguments of deepcopy, of transformers, of hooks of Lightning, of a loader's workers
 
 
 def unused(sources):
     "What vulture finds in the package; tests and lessons count as users."
     from vaebook.trainers.lightning import _PASSED
     from vaebook.trainers.video import TrainingArguments
-    finder = vulture.Vulture(ignore_names=CALLED + READ + GIVEN + _PASSED + [f.name for f in dataclasses.fields(TrainingArguments)]) # read through its table of keys
-    for name, text in sources.items(): finder.scan(text, filename=name)
-    return sorted(f'{i.filename}: {i.typ} {i.name}' for i in finder.get_unused_code(min_confidence=60) if str(i.filename).startswith('vaebook/'))
+
+    finder = vulture.Vulture(
+        ignore_names=CALLED + READ + GIVEN + _PASSED + [f.name for f in dataclasses.fields(TrainingArguments)]
+    )  # read through its table of keys
+    for name, text in sources.items():
+        finder.scan(text, filename=name)
+    return sorted(
+        f'{i.filename}: {i.typ} {i.name}'
+        for i in finder.get_unused_code(min_confidence=60)
+        if str(i.filename).startswith('vaebook/')
+    )
 
 
 def test_no_code_is_dead():
-    assert unused(SOURCES | {'vaebook/planted.py': 'def left_over(): return 1'}) == ['vaebook/planted.py: function left_over']
+    assert unused(SOURCES | {'vaebook/planted.py': 'def left_over(): return 1'}) == [
+        'vaebook/planted.py: function left_over'
+    ]
 
 
 # Code that stands twice
+
 
 def lines(text):
     "(number, line) of what is code: no imports, comments or lone punctuation."
@@ -60,15 +116,22 @@ def twice(sources, count=6):
     "Places of the first of `count` lines that stand elsewhere too."
     places = defaultdict(list)
     for name, found in ((n, lines(t)) for n, t in sources.items()):
-        for k in range(len(found) - count + 1): places[tuple(l for _, l in found[k:k + count])].append(f'{name}:{found[k][0]}')
+        for k in range(len(found) - count + 1):
+            places[tuple(l for _, l in found[k : k + count])].append(f'{name}:{found[k][0]}')
     return [p for p in places.values() if len(p) > 1]
 
 
 class Shape(ast.NodeTransformer):
     "Names and plain values are all the same."
-    def visit_Name(self, node): return ast.Name('name', ast.Load())
-    def visit_arg(self, node): return ast.arg('name')
-    def visit_Constant(self, node): return ast.Constant(0)
+
+    def visit_Name(self, node):
+        return ast.Name('name', ast.Load())
+
+    def visit_arg(self, node):
+        return ast.arg('name')
+
+    def visit_Constant(self, node):
+        return ast.Constant(0)
 
 
 def alike(sources, size=80):
@@ -77,10 +140,14 @@ def alike(sources, size=80):
     for name, text in sources.items():
         tree = ast.parse(text)
         for f in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)):
-            body = ast.Module([s for s in f.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))], [])
+            body = ast.Module(
+                [s for s in f.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))], []
+            )
             nodes = sum(1 for _ in ast.walk(body))
-            if f in tree.body and nodes > 12 and name.startswith('vaebook/'): named[f.name, ast.dump(body)].append(f'{name}:{f.name}')
-            if nodes >= size: shapes[ast.dump(Shape().visit(body))].append(f'{name}:{f.name}')
+            if f in tree.body and nodes > 12 and name.startswith('vaebook/'):
+                named[f.name, ast.dump(body)].append(f'{name}:{f.name}')
+            if nodes >= size:
+                shapes[ast.dump(Shape().visit(body))].append(f'{name}:{f.name}')
     return [p for p in [*shapes.values(), *named.values()] if len(p) > 1]
 
 
@@ -99,8 +166,14 @@ def test_copies_are_found():
 
 # Keys that nobody reads
 
-BLOCKS = dict(trainer='trainers/* experiments/* losses/terms.py', dataset='data/* data/*/* experiments/*', model='models/* layers/* bottlenecks/* experiments/*', loss='losses/* bottlenecks/* models/* experiments/*',
-              eval_loss='losses/*', logger='trainers/loggers.py') # block → where it is read
+BLOCKS = dict(
+    trainer='trainers/* experiments/* losses/terms.py',
+    dataset='data/* data/*/* experiments/*',
+    model='models/* layers/* bottlenecks/* experiments/*',
+    loss='losses/* bottlenecks/* models/* experiments/*',
+    eval_loss='losses/*',
+    logger='trainers/loggers.py',
+)  # block → where it is read
 ELSEWHERE = 'experiments/* config.py facade.py runs.py train.py'
 
 
@@ -111,24 +184,31 @@ def names(place):
         tree = ast.parse(PACKAGE[path.relative_to(ROOT).as_posix()])
         said = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
         for n in ast.walk(tree):
-            if isinstance(n, ast.Attribute): found.add(n.attr)
-            elif isinstance(n, ast.arg | ast.keyword): found.add(n.arg)
-            elif isinstance(n, ast.AnnAssign): found.add(getattr(n.target, 'id', ''))
-            elif isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in said: found |= set(re.split(r'[.\s]', n.value))
+            if isinstance(n, ast.Attribute):
+                found.add(n.attr)
+            elif isinstance(n, ast.arg | ast.keyword):
+                found.add(n.arg)
+            elif isinstance(n, ast.AnnAssign):
+                found.add(getattr(n.target, 'id', ''))
+            elif isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in said:
+                found |= set(re.split(r'[.\s]', n.value))
     return found
 
 
 def keys(values, block=''):
     "(block, key) of every key of a file, at any depth."
     for key, value in values.items():
-        if key in ('defaults', 'hydra'): continue
-        if key not in BLOCKS: yield block, key
-        if isinstance(value, dict): yield from keys(value, key if key in BLOCKS else block)
+        if key in ('defaults', 'hydra'):
+            continue
+        if key not in BLOCKS:
+            yield block, key
+        if isinstance(value, dict):
+            yield from keys(value, key if key in BLOCKS else block)
 
 
 def unread(planted={}):
     "block.key of what the modules of its block never name."
-    tables = 'experiments', 'published' # not configuration: read by their own names
+    tables = 'experiments', 'published'  # not configuration: read by their own names
     files = [p for p in CONF.rglob('*.yaml') if p.stem not in tables and not {'hydra', 'facade'} & set(p.parts)]
     block = lambda p: p.parent.name if p.parent.name in BLOCKS else ''
     found = {k for p in files for k in keys(OmegaConf.to_container(OmegaConf.load(p)), block(p))} | set(keys(planted))

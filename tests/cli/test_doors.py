@@ -1,21 +1,36 @@
 "A notebook that is run from a shell and stopped: the kernel writes its checkpoint, the command says how to go on, in one line and with a fitting exit code."
+
 import json, signal, subprocess, sys, time
 
 import pytest
 
 pytestmark = pytest.mark.slow
-RUN = ['-m', 'vaebook.cli.main', 'run', 'train_latent_actions', 'out.ipynb', *'-p smoke True -p logger csv -p dataset synthetic_actions -p progress_bar False'.split()]
+RUN = [
+    '-m',
+    'vaebook.cli.main',
+    'run',
+    'train_latent_actions',
+    'out.ipynb',
+    *'-p smoke True -p logger csv -p dataset synthetic_actions -p progress_bar False'.split(),
+]
 
 
 def start(folder, steps):
-    return subprocess.Popen([sys.executable, *RUN, '-p', 'max_steps', str(steps)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    return subprocess.Popen(
+        [sys.executable, *RUN, '-p', 'max_steps', str(steps)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 def trained(folder):
     "Wait for the first row of the log."
     deadline = time.time() + 120
-    while not list(folder.glob('outputs/*/metrics.csv')) and time.time() < deadline: time.sleep(0.1)
+    while not list(folder.glob('outputs/*/metrics.csv')) and time.time() < deadline:
+        time.sleep(0.1)
     return next(folder.glob('outputs/*'))
 
 
@@ -25,12 +40,18 @@ def test_a_notebook_that_is_stopped(tmp_path, sent):
     run = trained(tmp_path)
     process.send_signal(getattr(signal, sent))
     said = process.communicate(timeout=60)[1].splitlines()[-1]
-    assert process.returncode == 75 and f'outputs/{run.name}' in said and 'resume=' in said and said.startswith('vaebook: stopped by')
+    assert (
+        process.returncode == 75
+        and f'outputs/{run.name}' in said
+        and 'resume=' in said
+        and said.startswith('vaebook: stopped by')
+    )
     assert (run / 'checkpoints/last.ckpt').exists()
 
 
 def test_a_kernel_that_dies(tmp_path):
     import psutil
+
     process = start(tmp_path, 100_000)
     trained(tmp_path)
     kernel = next(c for c in psutil.Process(process.pid).children() if 'ipykernel' in ' '.join(c.cmdline()))
@@ -41,14 +62,27 @@ def test_a_kernel_that_dies(tmp_path):
 
 def test_signals_before_there_is_a_kernel(capsys):
     from vaebook.cli.main import _Execution
-    with pytest.raises(KeyboardInterrupt): _Execution().forward(signal.SIGINT, None)
-    with pytest.raises(SystemExit) as e: _Execution().forward(signal.SIGTERM, None)
-    assert e.value.code == 75 and capsys.readouterr().err == 'vaebook: stopped by SIGTERM before the run began; the same command line starts it\n'
+
+    with pytest.raises(KeyboardInterrupt):
+        _Execution().forward(signal.SIGINT, None)
+    with pytest.raises(SystemExit) as e:
+        _Execution().forward(signal.SIGTERM, None)
+    assert (
+        e.value.code == 75
+        and capsys.readouterr().err
+        == 'vaebook: stopped by SIGTERM before the run began; the same command line starts it\n'
+    )
 
 
 def test_the_run_is_named(tmp_path):
     process = start(tmp_path, 3)
     said = process.communicate(timeout=120)[0].splitlines()[-2:]
     run = next(tmp_path.glob('outputs/*'))
-    assert said == [f'The run: outputs/{run.name}', 'The executed notebook: out.ipynb'] and (run / 'metrics.json').exists()
-    assert f'outputs/{run.name}' in ''.join(''.join(c['source']) for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells'] if 'injected-parameters' in c['metadata'].get('tags', []))
+    assert (
+        said == [f'The run: outputs/{run.name}', 'The executed notebook: out.ipynb'] and (run / 'metrics.json').exists()
+    )
+    assert f'outputs/{run.name}' in ''.join(
+        ''.join(c['source'])
+        for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells']
+        if 'injected-parameters' in c['metadata'].get('tags', [])
+    )

@@ -1,4 +1,5 @@
 "Every name that one of the five documents imports, from the layer that its reader would look in."
+
 import importlib
 
 import pytest
@@ -10,7 +11,8 @@ NAMES = [  # document, its module, names, our layer, our module
     ('world', 'training', 'DMCVBDataset', 'data', 'data.dmc'),
     ('world', 'training', 'DMCVBTrainer', 'trainers', 'trainers.world'),
     ('world', 'world_model', 'DPGMMVariationalRecurrentAutoencoder', 'models', 'models.world'),
-    ('world', 'multi_task_learning', 'LossAggregator RGB', 'losses', None)]
+    ('world', 'multi_task_learning', 'LossAggregator RGB', 'losses', None),
+]
 
 
 @pytest.mark.parametrize('document, theirs, names, layer, module', NAMES)
@@ -18,12 +20,14 @@ def test_imports(document, theirs, names, layer, module):
     found = importlib.import_module(f'vaebook.{layer}')
     for name in names.split():
         assert name in found.__all__, f'{document}: {theirs}.{name} is not in the list of vaebook.{layer}'
-        if module: assert getattr(found, name) is getattr(importlib.import_module(f'vaebook.{module}'), name)
+        if module:
+            assert getattr(found, name) is getattr(importlib.import_module(f'vaebook.{module}'), name)
 
 
 def test_video(tmp_path):
     "The document's lines: arguments, seed, callbacks and logger."
     from vaebook.trainers import TrainingArguments, load_callbacks_and_logger, set_seed
+
     args = TrainingArguments()
     assert args.output_dir == 'results/causalvae'
     set_seed(42)
@@ -38,7 +42,10 @@ def test_video(tmp_path):
 def test_actions(tmp_path):
     "A checkpoint's folder gives the model back."
     from vaebook.models import FSQVQVAE
-    model = FSQVQVAE(action_dim=2, horizon=4, hidden_dim=8, num_heads=1, num_encoder_layers=1, num_decoder_layers=1).eval()
+
+    model = FSQVQVAE(
+        action_dim=2, horizon=4, hidden_dim=8, num_heads=1, num_encoder_layers=1, num_decoder_layers=1
+    ).eval()
     model.save_pretrained(tmp_path / 'best_step_10000')
     again = FSQVQVAE.from_pretrained(tmp_path / 'best_step_10000').eval()
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
@@ -47,6 +54,7 @@ def test_actions(tmp_path):
 def test_world():
     "A balancer that is set up as the document does it, over the tasks of one shared layer."
     from vaebook.losses import RGB, LossAggregator
+
     assert callable(LossAggregator().compute_losses)
     shared = torch.nn.Linear(3, 1)
     rgb = RGB()

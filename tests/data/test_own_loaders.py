@@ -1,4 +1,5 @@
 "Loaders of the user's own (`dataset.module`): the same batches in every process, after a kill, and whatever the model draws."
+
 import os, subprocess, sys
 
 import pytest
@@ -44,14 +45,17 @@ if rank == 0: print(len(seen), len({x for step in seen for x in step}), all(len(
 dist.destroy_process_group()
 '''
 
-BROKEN = SHUFFLED.replace('walks[:33], True)', 'walks[:33], True).dataset and Broken()').replace('def prepare', '''
+BROKEN = SHUFFLED.replace('walks[:33], True)', 'walks[:33], True).dataset and Broken()').replace(
+    'def prepare',
+    '''
 class Broken:
     def __len__(self): return 5
     def __iter__(self):
         yield torch.zeros(4, 8, 3)
         raise OSError('the disk is gone')
 
-def prepare''')
+def prepare''',
+)
 
 
 def module(folder, source):
@@ -62,8 +66,18 @@ def module(folder, source):
 def together(folder, code, *arguments):
     "The end of a script in two processes: (exit code, what it printed)."
     (folder / 'script.py').write_text(code)
-    line = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', 'script.py', *map(str, arguments)]
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=240, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    line = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc-per-node=2',
+        'script.py',
+        *map(str, arguments),
+    ]
+    done = subprocess.run(
+        line, cwd=folder, capture_output=True, text=True, timeout=240, env=os.environ | dict(OMP_NUM_THREADS='1')
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -77,7 +91,7 @@ def test_two_processes_share_each_epoch(source, tmp_path):
     seen = eval(rest)
     assert (int(steps), int(samples), once) == (40, 33, 'True')
     for epoch in range(5):
-        samples = sum(seen[8 * epoch:8 * epoch + 8], [])
+        samples = sum(seen[8 * epoch : 8 * epoch + 8], [])
         assert len(samples) == len(set(samples)) == 32
 
 
@@ -90,19 +104,23 @@ def test_an_error_of_the_loader_ends_all_processes(tmp_path):
 def test_batches_do_not_depend_on_the_model(tmp_path):
     "The same order with and without draws between the batches; another seed, another order."
     path = module(tmp_path, SHUFFLED)
+
     def order(seed, draws):
         out = []
         for i, batch in zip(range(30), from_module(path, seed)(4)[1]):
             torch.rand(draws)
             out.append(batch['actions'])
         return torch.cat(out)
+
     assert torch.equal(order(0, 0), order(0, 5)) and not torch.equal(order(0, 0), order(1, 0))
 
 
 def test_random_numbers_outside_stay(tmp_path):
-    torch.manual_seed(3); expected = torch.rand(2)
     torch.manual_seed(3)
-    with IsolatedRNG(0)(): torch.rand(5)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with IsolatedRNG(0)():
+        torch.rand(5)
     assert torch.equal(torch.rand(2), expected)
 
 
@@ -111,11 +129,34 @@ def test_resumed_and_in_two_processes(tmp_path):
     "Stopped and gone on with, or in two processes of half the batch: the weights of the unbroken run of one."
     path = module(tmp_path, SHUFFLED.replace('44', '43').replace('33', '32'))
     few = f'dataset.module={path} model.hidden_dim=16 model.augment=0 model.code_norm=none trainer.val_every_n_steps=6 trainer.scheduler.name=constant trainer.scheduler.warmup_steps=0 trainer.progress_bar=false logger=csv trainer.accelerator=cpu'
-    run = lambda name, steps, **more: train(compose('latent_actions', f'{few} trainer.batch_size=8 trainer.max_steps={steps}', run_dir=str(tmp_path / name), **more))
-    run('whole', 18); run('cut', 12)
+    run = lambda name, steps, **more: train(
+        compose(
+            'latent_actions',
+            f'{few} trainer.batch_size=8 trainer.max_steps={steps}',
+            run_dir=str(tmp_path / name),
+            **more,
+        )
+    )
+    run('whole', 18)
+    run('cut', 12)
     train(compose('latent_actions', 'trainer.max_steps=18', resume=str(tmp_path / 'cut')))
-    line = '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'vaebook.train', 'recipe=latent_actions', 'run_dir=two', 'trainer.batch_size=4', 'trainer.max_steps=18'
+    line = (
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc-per-node=2',
+        '-m',
+        'vaebook.train',
+        'recipe=latent_actions',
+        'run_dir=two',
+        'trainer.batch_size=4',
+        'trainer.max_steps=18',
+    )
     command(*line, *few.split(), cwd=tmp_path, env=dict(OMP_NUM_THREADS='1'))
-    whole, cut, two = (FSQVQVAE.from_pretrained(tmp_path / name / 'model').state_dict() for name in ('whole', 'cut', 'two'))
-    assert all(torch.equal(whole[k], cut[k]) for k in whole) and metrics(tmp_path / 'whole') == metrics(tmp_path / 'cut')
+    whole, cut, two = (
+        FSQVQVAE.from_pretrained(tmp_path / name / 'model').state_dict() for name in ('whole', 'cut', 'two')
+    )
+    assert all(torch.equal(whole[k], cut[k]) for k in whole) and metrics(tmp_path / 'whole') == metrics(
+        tmp_path / 'cut'
+    )
     assert all(torch.allclose(whole[k].float(), two[k].float(), atol=1e-5) for k in whole)

@@ -1,4 +1,5 @@
 "The action chapter as a user meets it: the seed's command lines, two engines, several processes, killed runs, other people's loaders."
+
 import json, os, subprocess, sys
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from vaebook.train import load_run, train
 QUIET = 'trainer.progress_bar=false logger=csv'
 
 
-def smoke(run_dir, overrides='', **given): return compose('latent_actions', f'{QUIET} {overrides}', **dict(smoke=True, run_dir=str(run_dir)) | given)
+def smoke(run_dir, overrides='', **given):
+    return compose('latent_actions', f'{QUIET} {overrides}', **dict(smoke=True, run_dir=str(run_dir)) | given)
 
 
 @pytest.fixture(scope='module')
@@ -28,18 +30,34 @@ def first(tmp_path_factory):
 
 
 def test_run_folder(first):
-    assert {'rmse', 'rmse/reach', 'rmse/stack', 'bits_per_chunk', 'effective_bits', 'perplexity', 'dead_positions'} <= set(metrics(first))
+    assert {
+        'rmse',
+        'rmse/reach',
+        'rmse/stack',
+        'bits_per_chunk',
+        'effective_bits',
+        'perplexity',
+        'dead_positions',
+    } <= set(metrics(first))
     assert {p.name for p in (first / 'checkpoints').iterdir()} == {'best_step_60', 'final_step_60', 'last.ckpt'}
-    assert {'config.json', 'model.safetensors', 'pytorch_model.bin'} == {p.name for p in (first / 'checkpoints/best_step_60').iterdir()}
-    assert Path(os.environ['LAST_VAL_FIG']) == first / 'figures/val_metrics_step_60.png' and Path(os.environ['LAST_VAL_FIG']).stat().st_size > 1000
+    assert {'config.json', 'model.safetensors', 'pytorch_model.bin'} == {
+        p.name for p in (first / 'checkpoints/best_step_60').iterdir()
+    }
+    assert (
+        Path(os.environ['LAST_VAL_FIG']) == first / 'figures/val_metrics_step_60.png'
+        and Path(os.environ['LAST_VAL_FIG']).stat().st_size > 1000
+    )
 
 
-def test_golden_curve(first): follows_golden(first, 'train_latent_actions_smoke')
+def test_golden_curve(first):
+    follows_golden(first, 'train_latent_actions_smoke')
 
 
 def test_checkpoints_load(first):
     "Each checkpoint is a model and a tokenizer; the state dict is plain."
-    models = [FSQVQVAE.from_pretrained(first / f) for f in ('model', 'checkpoints/best_step_60', 'checkpoints/final_step_60')]
+    models = [
+        FSQVQVAE.from_pretrained(first / f) for f in ('model', 'checkpoints/best_step_60', 'checkpoints/final_step_60')
+    ]
     x = torch.rand(50, 32, 4) * 2 - 1
     ids = [ActionTokenizer(m).encode(x) for m in models]
     assert torch.equal(ids[0], ids[2])
@@ -53,8 +71,10 @@ def test_ids_are_the_same_everywhere(first):
     tokenizer = ActionTokenizer.from_pretrained(first / 'model')
     x = (torch.rand(5000, 32, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1).bfloat16().float()
     ids = tokenizer.encode(x)
-    for size in (1, 7, 64, 1000): assert torch.equal(torch.cat([tokenizer.encode(p) for p in x[:1001].split(size)]), ids[:1001])
-    for kind in (torch.bfloat16, torch.float64): assert torch.equal(tokenizer.encode(x.to(kind)), ids)
+    for size in (1, 7, 64, 1000):
+        assert torch.equal(torch.cat([tokenizer.encode(p) for p in x[:1001].split(size)]), ids[:1001])
+    for kind in (torch.bfloat16, torch.float64):
+        assert torch.equal(tokenizer.encode(x.to(kind)), ids)
     assert (tokenizer.encode(x.numpy()) == ids.numpy()).all() and tokenizer(x[:2].tolist()) == ids[:2].tolist()
 
 
@@ -68,9 +88,29 @@ def test_two_engines_are_one(first, tmp_path):
 @pytest.mark.slow
 def test_papermill_door(first, tmp_path):
     notebook = Path(__file__).resolve().parents[2] / 'nbs/train_latent_actions.ipynb'
-    command('-m', 'papermill', notebook, 'out.ipynb', '--no-progress-bar', '-p', 'smoke', 'True', '-p', 'run_dir', 'run', '-p', 'logger', 'csv', cwd=tmp_path)
+    command(
+        '-m',
+        'papermill',
+        notebook,
+        'out.ipynb',
+        '--no-progress-bar',
+        '-p',
+        'smoke',
+        'True',
+        '-p',
+        'run_dir',
+        'run',
+        '-p',
+        'logger',
+        'csv',
+        cwd=tmp_path,
+    )
     assert metrics(tmp_path / 'run') == metrics(first)
-    shown = sum('image/png' in o.get('data', {}) for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells'] for o in c.get('outputs', []))
+    shown = sum(
+        'image/png' in o.get('data', {})
+        for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells']
+        for o in c.get('outputs', [])
+    )
     assert shown >= 5
 
 
@@ -78,12 +118,44 @@ def test_papermill_door(first, tmp_path):
 def test_the_seeds_command_lines(tmp_path):
     "Both lines of the origin's README, made small at their end; a transformer key selects the transformer."
     small = ['smoke=true', 'run_dir=run', *QUIET.split()[:1]]
-    said('recipe=latent_actions', 'trainer.num_steps=20000', 'dataset.batch_size=256', 'model.latent_dim=512', 'trainer.max_val_batches=1', '--cfg', 'job', cwd=tmp_path)
-    command('-m', 'vaebook.train', 'recipe=latent_actions', 'trainer.num_steps=2', 'dataset.batch_size=256', 'model.latent_dim=512', 'model.hidden_dim=32', *small, cwd=tmp_path)
+    said(
+        'recipe=latent_actions',
+        'trainer.num_steps=20000',
+        'dataset.batch_size=256',
+        'model.latent_dim=512',
+        'trainer.max_val_batches=1',
+        '--cfg',
+        'job',
+        cwd=tmp_path,
+    )
+    command(
+        '-m',
+        'vaebook.train',
+        'recipe=latent_actions',
+        'trainer.num_steps=2',
+        'dataset.batch_size=256',
+        'model.latent_dim=512',
+        'model.hidden_dim=32',
+        *small,
+        cwd=tmp_path,
+    )
     assert json.loads((tmp_path / 'run/model/config.json').read_text())['config']['latent_dim'] == 512
     assert any('qkv' in k for k in FSQVQVAE.from_pretrained(tmp_path / 'run/model').state_dict())
-    second = ['model.latent_dim=384', 'model.num_encoder_layers=6', 'model.num_decoder_layers=6', 'model.fsq_levels=[9,9,9,9]']
-    said(*second, 'model.hidden_dim=32', 'trainer.num_steps=2', 'smoke=true', 'run_dir=second', 'clearml.enable=false', cwd=tmp_path)
+    second = [
+        'model.latent_dim=384',
+        'model.num_encoder_layers=6',
+        'model.num_decoder_layers=6',
+        'model.fsq_levels=[9,9,9,9]',
+    ]
+    said(
+        *second,
+        'model.hidden_dim=32',
+        'trainer.num_steps=2',
+        'smoke=true',
+        'run_dir=second',
+        'clearml.enable=false',
+        cwd=tmp_path,
+    )
     model = FSQVQVAE.from_pretrained(tmp_path / 'second/model')
     assert model.bottleneck.vocab_size == 9**4 and len(model.encoder[0].blocks) == 6
     assert {p.name for p in tmp_path.iterdir()} == {'run', 'second'}
@@ -96,10 +168,44 @@ def test_the_seeds_command_lines(tmp_path):
 def test_launchers(tmp_path):
     """torchrun with two processes: one run folder, written once, the result of one process with the doubled batch (without augmentation, whose noise is each
     process's own); accelerate launch without a recipe is this chapter."""
-    few = ['smoke=true', 'model.augment=0', 'trainer.optimizer.lr=0.0005', 'trainer.num_steps=6', 'trainer.val_every_n_steps=3', 'trainer.accelerator=cpu', *QUIET.split()]
-    words = command('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', 2, '-m', 'vaebook.train', 'recipe=latent_actions', 'run_dir=two', 'dataset.batch_size=64', *few, cwd=tmp_path, env=dict(OMP_NUM_THREADS='1'))
+    few = [
+        'smoke=true',
+        'model.augment=0',
+        'trainer.optimizer.lr=0.0005',
+        'trainer.num_steps=6',
+        'trainer.val_every_n_steps=3',
+        'trainer.accelerator=cpu',
+        *QUIET.split(),
+    ]
+    words = command(
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc-per-node',
+        2,
+        '-m',
+        'vaebook.train',
+        'recipe=latent_actions',
+        'run_dir=two',
+        'dataset.batch_size=64',
+        *few,
+        cwd=tmp_path,
+        env=dict(OMP_NUM_THREADS='1'),
+    )
     assert words.count('bits_per_chunk') == 1
-    command('-m', 'accelerate.commands.launch', '--cpu', '--num_processes', 1, '-m', 'vaebook.train', 'run_dir=one', 'dataset.batch_size=128', *few, cwd=tmp_path)
+    command(
+        '-m',
+        'accelerate.commands.launch',
+        '--cpu',
+        '--num_processes',
+        1,
+        '-m',
+        'vaebook.train',
+        'run_dir=one',
+        'dataset.batch_size=128',
+        *few,
+        cwd=tmp_path,
+    )
     assert {p.name for p in tmp_path.iterdir()} == {'one', 'two'}
     assert metrics(tmp_path / 'two') == pytest.approx(metrics(tmp_path / 'one'), rel=1e-3)
     a, b = (FSQVQVAE.from_pretrained(tmp_path / n / 'model').state_dict() for n in ('one', 'two'))
@@ -113,7 +219,10 @@ def test_killed_and_resumed(tmp_path):
     measured(smoke(tmp_path / 'whole', steps))
     killed(tmp_path / 'cut', 'recipe=latent_actions', 'smoke=true', *QUIET.split(), *steps.split())
     assert train(compose('latent_actions', resume=str(tmp_path / 'cut'))) == metrics(tmp_path / 'whole')
-    assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole') and (tmp_path / 'cut/metrics.csv').read_text() == (tmp_path / 'whole/metrics.csv').read_text()
+    assert (
+        weights(tmp_path / 'cut') == weights(tmp_path / 'whole')
+        and (tmp_path / 'cut/metrics.csv').read_text() == (tmp_path / 'whole/metrics.csv').read_text()
+    )
 
 
 def test_resume_of_other_data(tmp_path):
@@ -125,22 +234,49 @@ def test_resume_of_other_data(tmp_path):
     assert 'rmse/walk' in train(compose('latent_actions', 'trainer.max_steps=12', resume=str(tmp_path / 'run')))
 
 
-@pytest.mark.parametrize('given, message', [
-    ('model.code_norm=bach', "Did you mean 'batch'"), ('model.codebook_size=77', 'codebook_size=77'), ('model.fsq_levels=[1,5]', 'levels'), ('model.bottleneck=fsqq', "Did you mean 'fsq'"), ('model.num_tokens=0', 'num_tokens=0'), ('model.linear_codec=fft', 'linear_codec'),
-    ('model.augment=2', 'augment=2'), ('dataset.horizon=0', 'horizon=0'), ('dataset.tail=cut', 'tail'), ('trainer.engine=jax', 'engine'), ('model.recon=l3', 'recon'),
-])
+@pytest.mark.parametrize(
+    'given, message',
+    [
+        ('model.code_norm=bach', "Did you mean 'batch'"),
+        ('model.codebook_size=77', 'codebook_size=77'),
+        ('model.fsq_levels=[1,5]', 'levels'),
+        ('model.bottleneck=fsqq', "Did you mean 'fsq'"),
+        ('model.num_tokens=0', 'num_tokens=0'),
+        ('model.linear_codec=fft', 'linear_codec'),
+        ('model.augment=2', 'augment=2'),
+        ('dataset.horizon=0', 'horizon=0'),
+        ('dataset.tail=cut', 'tail'),
+        ('trainer.engine=jax', 'engine'),
+        ('model.recon=l3', 'recon'),
+    ],
+)
 def test_bad_values(given, message, tmp_path):
-    with pytest.raises(BadInput, match=message): train(smoke(tmp_path / 'run', given))
+    with pytest.raises(BadInput, match=message):
+        train(smoke(tmp_path / 'run', given))
     assert not list(tmp_path.rglob('model'))
 
 
-@pytest.mark.parametrize('source, message', [
-    ('', 'prepare_dataloaders'), ('def prepare_dataloaders(batch_size): return 3', 'example_actions'),
-    ('import torch\ndef prepare_dataloaders(batch_size): return torch.zeros(10, 3), [dict(x=1)], {"a": [dict(x=1)]}', 'actions'),
-])
+@pytest.mark.parametrize(
+    'source, message',
+    [
+        ('', 'prepare_dataloaders'),
+        ('def prepare_dataloaders(batch_size): return 3', 'example_actions'),
+        (
+            'import torch\ndef prepare_dataloaders(batch_size): return torch.zeros(10, 3), [dict(x=1)], {"a": [dict(x=1)]}',
+            'actions',
+        ),
+    ],
+)
 def test_bad_modules(source, message, tmp_path):
     (tmp_path / 'dataset.py').write_text(source)
-    with pytest.raises(BadInput, match=message): train(compose('latent_actions', f'{QUIET} dataset.module={tmp_path}/dataset.py dataset.horizon=10', run_dir=str(tmp_path / 'run')))
+    with pytest.raises(BadInput, match=message):
+        train(
+            compose(
+                'latent_actions',
+                f'{QUIET} dataset.module={tmp_path}/dataset.py dataset.horizon=10',
+                run_dir=str(tmp_path / 'run'),
+            )
+        )
 
 
 @pytest.mark.slow
@@ -158,6 +294,8 @@ print(ids)
 '''
     (tmp_path / 'use.py').write_text(code)
     home = dict(HOME=str(tmp_path / 'home'), HF_HOME=str(tmp_path / 'home/hf'), HF_HUB_OFFLINE='1')
-    done = subprocess.run([sys.executable, 'use.py'], cwd=tmp_path, env=os.environ | home, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, 'use.py'], cwd=tmp_path, env=os.environ | home, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == ActionTokenizer.from_pretrained(first / 'model')(x)

@@ -1,6 +1,7 @@
 """Experiments as a user meets them: three doors, golden curve, killed and resumed runs, bad input, full disks, the command lines.
 
 The golden curve is that of the smoke run; after a change that means to alter it: `VAEBOOK_GOLDEN=write pytest -k golden`, which writes those of all chapters."""
+
 import csv, json, os, shutil, subprocess, sys
 from pathlib import Path
 
@@ -18,7 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 QUIET = 'trainer.progress_bar=false logger=csv'
 
 
-def smoke(run_dir, overrides='', **given): return compose('cvae', f'{QUIET} {overrides}', **dict(dataset='digits', smoke=True) | (dict(run_dir=str(run_dir)) if run_dir else {}) | given)
+def smoke(run_dir, overrides='', **given):
+    return compose(
+        'cvae',
+        f'{QUIET} {overrides}',
+        **dict(dataset='digits', smoke=True) | (dict(run_dir=str(run_dir)) if run_dir else {}) | given,
+    )
 
 
 def papermill(notebook, *args, **kwargs):
@@ -36,22 +42,45 @@ def first(tmp_path_factory):
 def curve(run):
     rows = list(csv.DictReader((run / 'metrics.csv').open()))
     keys = ['train/recon', 'train/kl', 'train/causal_effect', 'val/total']
-    return [[int(r['step'])] + [float(r[k]) if r.get(k) else None for k in keys] for r in rows if any(r.get(k) for k in keys)]
+    return [
+        [int(r['step'])] + [float(r[k]) if r.get(k) else None for k in keys]
+        for r in rows
+        if any(r.get(k) for k in keys)
+    ]
 
 
 @pytest.mark.slow
-def test_golden_curve(first): follows_golden(first, 'train_cvae_smoke')
+def test_golden_curve(first):
+    follows_golden(first, 'train_cvae_smoke')
 
 
 def test_run_folder(first):
     names = {p.name for p in first.iterdir()}
-    assert {'config.yaml', 'environment.json', 'metrics.csv', 'metrics.json', 'checkpoints', 'figures', 'model'} <= names
+    assert {
+        'config.yaml',
+        'environment.json',
+        'metrics.csv',
+        'metrics.json',
+        'checkpoints',
+        'figures',
+        'model',
+    } <= names
     step, _ = min(column(first, 'val/total'), key=lambda row: row[1])
     assert {p.name for p in (first / 'checkpoints').iterdir()} == {f'best_step_{step}', 'final_step_60', 'last.ckpt'}
-    assert {'classifier_accuracy', 'causal_effect', 'nll', 'recon', 'kl', 'agreement', 'flow/alpha_0', 'flow/beta_0'} <= set(metrics(first))
+    assert {
+        'classifier_accuracy',
+        'causal_effect',
+        'nll',
+        'recon',
+        'kl',
+        'agreement',
+        'flow/alpha_0',
+        'flow/beta_0',
+    } <= set(metrics(first))
     env = json.loads((first / 'environment.json').read_text())
     assert len(env['packages_sha256']) == 64 and env['threads'] and env['fit_seconds'] > 0
-    for file in ('config.yaml', 'environment.json'): assert str(first) not in (first / file).read_text() and os.uname().nodename not in (first / file).read_text()
+    for file in ('config.yaml', 'environment.json'):
+        assert str(first) not in (first / file).read_text() and os.uname().nodename not in (first / file).read_text()
 
 
 @pytest.mark.slow
@@ -63,10 +92,13 @@ def test_two_runs_are_one(first, tmp_path):
 
 def test_reload(first):
     model = CVAE.from_pretrained(first / 'model')
-    state = {k.removeprefix('model.'): v for k, v in read_checkpoint(first / 'checkpoints/last.ckpt')['objective'].items()}
+    state = {
+        k.removeprefix('model.'): v for k, v in read_checkpoint(first / 'checkpoints/last.ckpt')['objective'].items()
+    }
     assert set(state) == set(model.state_dict()), 'a checkpoint holds the model and nothing of the classifier'
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    for kept in (first / 'checkpoints').glob('*_step_60'): assert same(list(CVAE.from_pretrained(kept).state_dict().values()), list(model.state_dict().values()))
+    for kept in (first / 'checkpoints').glob('*_step_60'):
+        assert same(list(CVAE.from_pretrained(kept).state_dict().values()), list(model.state_dict().values()))
 
 
 @pytest.mark.slow
@@ -76,11 +108,16 @@ def test_papermill_door(first, tmp_path):
     assert metrics(tmp_path / 'run') == metrics(first)
     figures = {p.name for p in (tmp_path / 'run/figures').iterdir()}
     assert {'images.png', 'flow.png', 'loss_curves.png', 'sweep_alpha_0.png', 'strip_0.png'} <= figures
-    shown = sum('image/png' in o.get('data', {}) for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells'] for o in c.get('outputs', []))
+    shown = sum(
+        'image/png' in o.get('data', {})
+        for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells']
+        for o in c.get('outputs', [])
+    )
     assert shown >= 5
 
 
-def files(folder): return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob('*') if p.is_file()}
+def files(folder):
+    return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob('*') if p.is_file()}
 
 
 @pytest.mark.slow
@@ -89,24 +126,45 @@ def test_explore(first, tmp_path):
     before = files(first)
     papermill('explore_cvae', '-p', 'run', first, '-p', 'order', 'usage', cwd=tmp_path)
     assert files(first) == before
-    shown = [o['data'] for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells'] for o in c.get('outputs', []) if 'data' in o]
-    widgets = ['application/vnd.jupyter.widget-view+json' in d for d in shown if 'createImageBitmap' in ''.join(d.get('text/html', ''))]
+    shown = [
+        o['data']
+        for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells']
+        for o in c.get('outputs', [])
+        if 'data' in o
+    ]
+    widgets = [
+        'application/vnd.jupyter.widget-view+json' in d
+        for d in shown
+        if 'createImageBitmap' in ''.join(d.get('text/html', ''))
+    ]
     assert widgets == [False, True, False], 'a film, the live explorer, and the film of a plane'
     assert 'the folder of a finished run' in papermill('explore_cvae', '-p', 'run', tmp_path, cwd=tmp_path, ok=False)
     assert "Did you mean 'order'" in papermill('explore_cvae', '-p', 'oder', 'kl', cwd=tmp_path, ok=False)
 
 
 def test_reopened_run_trains_nothing(first, tmp_path):
-    shutil.copytree(first, tmp_path / 'run'); shutil.rmtree(tmp_path / 'run/classifier')
-    with pytest.raises(BadInput, match='the classifier that this run explains'): load_run(tmp_path / 'run')
-    with pytest.raises(BadInput, match='Its classifier has changed'): load_run(tmp_path / 'run', classifier=CNN(10, width=8))
+    shutil.copytree(first, tmp_path / 'run')
+    shutil.rmtree(tmp_path / 'run/classifier')
+    with pytest.raises(BadInput, match='the classifier that this run explains'):
+        load_run(tmp_path / 'run')
+    with pytest.raises(BadInput, match='Its classifier has changed'):
+        load_run(tmp_path / 'run', classifier=CNN(10, width=8))
     assert not (tmp_path / 'run/classifier').exists()
 
 
 @pytest.mark.slow
 def test_command_line_door(first, tmp_path):
     "vaebook-train, with names of other origins."
-    command('-m', 'vaebook.train', 'data=digits', 'smoke=true', 'trainer.seed=42', 'run_dir=run', *QUIET.split(), cwd=tmp_path)
+    command(
+        '-m',
+        'vaebook.train',
+        'data=digits',
+        'smoke=true',
+        'trainer.seed=42',
+        'run_dir=run',
+        *QUIET.split(),
+        cwd=tmp_path,
+    )
     assert metrics(tmp_path / 'run') == metrics(first)
     assert {p.name for p in tmp_path.iterdir()} == {'run'}, 'nothing is written outside the run folder'
 
@@ -114,7 +172,18 @@ def test_command_line_door(first, tmp_path):
 @pytest.mark.slow
 def test_multirun(tmp_path):
     few = ['trainer.max_steps=3', 'classifier.trainer.max_steps=3', *QUIET.split()]
-    command('-m', 'vaebook.train', '-m', 'dataset=digits', 'smoke=true', 'seed=1,2', 'hydra/launcher=joblib', 'hydra.launcher.n_jobs=2', *few, cwd=tmp_path)
+    command(
+        '-m',
+        'vaebook.train',
+        '-m',
+        'dataset=digits',
+        'smoke=true',
+        'seed=1,2',
+        'hydra/launcher=joblib',
+        'hydra.launcher.n_jobs=2',
+        *few,
+        cwd=tmp_path,
+    )
     assert sorted(p.parent.name for p in (tmp_path / 'outputs').glob('*/*/metrics.json')) == ['seed=1', 'seed=2']
 
 
@@ -124,31 +193,43 @@ def test_killed_and_resumed(tmp_path):
     steps = 'trainer.max_steps=66 trainer.ema_decay=0.9'
     measured(smoke(tmp_path / 'whole', steps))
     killed(tmp_path / 'cut', 'dataset=digits', 'smoke=true', *QUIET.split(), *steps.split())
-    assert measured(compose('cvae', resume=str(tmp_path / 'cut'))) == metrics(tmp_path / 'whole'), 'the folder says all that is needed'
-    assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole') and curve(tmp_path / 'cut') == curve(tmp_path / 'whole')
+    assert measured(compose('cvae', resume=str(tmp_path / 'cut'))) == metrics(tmp_path / 'whole'), (
+        'the folder says all that is needed'
+    )
+    assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole') and curve(tmp_path / 'cut') == curve(
+        tmp_path / 'whole'
+    )
 
 
 @pytest.mark.slow
 def test_killed_while_it_measured(tmp_path):
     "A run that had finished training is loaded, measured and drawn; with averaged weights they are the averaged ones."
     wanted = measured(smoke(tmp_path / 'run', 'trainer.ema_decay=0.9')), weights(tmp_path / 'run')
-    for lost in ('metrics.json', 'model/model.safetensors'): (tmp_path / 'run' / lost).unlink()
+    for lost in ('metrics.json', 'model/model.safetensors'):
+        (tmp_path / 'run' / lost).unlink()
     assert (train(compose('cvae', resume=str(tmp_path / 'run'))), weights(tmp_path / 'run')) == wanted
 
 
 def test_resume_refuses(first, tmp_path):
-    with pytest.raises(BadInput, match='model.n_alpha was 2, is 1'): train(smoke(None, 'model.n_alpha=1', resume=str(first)))
-    with pytest.raises(BadInput, match="recipe was 'digits', is 'mnist_3_8'"): train(compose('cvae', QUIET, recipe='mnist_3_8', smoke=True, resume=str(first)))
-    with pytest.raises(BadInput, match='at least the 60 steps'): train(smoke(None, 'trainer.max_steps=5', resume=str(first)))
-    with pytest.raises(BadInput, match='the folder of a run'): train(smoke(None, resume=str(tmp_path)))
+    with pytest.raises(BadInput, match='model.n_alpha was 2, is 1'):
+        train(smoke(None, 'model.n_alpha=1', resume=str(first)))
+    with pytest.raises(BadInput, match="recipe was 'digits', is 'mnist_3_8'"):
+        train(compose('cvae', QUIET, recipe='mnist_3_8', smoke=True, resume=str(first)))
+    with pytest.raises(BadInput, match='at least the 60 steps'):
+        train(smoke(None, 'trainer.max_steps=5', resume=str(first)))
+    with pytest.raises(BadInput, match='the folder of a run'):
+        train(smoke(None, resume=str(tmp_path)))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('given, message', [
-    (['-p', 'datset', 'mnist'], "parameter='datset'"),
-    (['-p', 'include_classes', '3,99'], '99'),
-    (['-p', 'alpha_samples', '1'], 'alpha_samples=1'),
-])
+@pytest.mark.parametrize(
+    'given, message',
+    [
+        (['-p', 'datset', 'mnist'], "parameter='datset'"),
+        (['-p', 'include_classes', '3,99'], '99'),
+        (['-p', 'alpha_samples', '1'], 'alpha_samples=1'),
+    ],
+)
 def test_bad_parameters(given, message, tmp_path):
     "papermill ends with an error that names the value; no run folder is left."
     dataset = [] if 'datset' in given else ['-p', 'dataset', 'digits']
@@ -156,70 +237,117 @@ def test_bad_parameters(given, message, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['out.ipynb']
 
 
-@pytest.mark.parametrize('given, message', [
-    (dict(dataset='imagenet'), 'dataset'), (dict(recipe='mnist_38'), "Did you mean 'mnist_3_8'"), (dict(n_alpha=-1), 'n_alpha=-1'),
-    (dict(lr=0.), 'lr=0.0'), (dict(batch_size=100_000), 'batch_size'), (dict(vae_model='cvae'), 'vae_model'), (dict(classifier='vgg'), 'classifier'),
-    (dict(optimizer='Adma'), 'optimizer'), (dict(device='tpu'), "accelerator='tpu'"), (dict(max_steps=0), 'max_steps'), (dict(n_samples_each_class=10**6), 'n_samples_each_class'),
-    (dict(image_size=30), 'image_size'), (dict(logger='tensorbord'), 'logger'), (dict(epochs=-1), 'max_epochs'), (dict(num_workers=-1), 'num_workers'),
-])
+@pytest.mark.parametrize(
+    'given, message',
+    [
+        (dict(dataset='imagenet'), 'dataset'),
+        (dict(recipe='mnist_38'), "Did you mean 'mnist_3_8'"),
+        (dict(n_alpha=-1), 'n_alpha=-1'),
+        (dict(lr=0.0), 'lr=0.0'),
+        (dict(batch_size=100_000), 'batch_size'),
+        (dict(vae_model='cvae'), 'vae_model'),
+        (dict(classifier='vgg'), 'classifier'),
+        (dict(optimizer='Adma'), 'optimizer'),
+        (dict(device='tpu'), "accelerator='tpu'"),
+        (dict(max_steps=0), 'max_steps'),
+        (dict(n_samples_each_class=10**6), 'n_samples_each_class'),
+        (dict(image_size=30), 'image_size'),
+        (dict(logger='tensorbord'), 'logger'),
+        (dict(epochs=-1), 'max_epochs'),
+        (dict(num_workers=-1), 'num_workers'),
+    ],
+)
 def test_bad_values(given, message, tmp_path):
     "Each names the value; no model is left behind."
-    with pytest.raises(BadInput, match=message): train(smoke(tmp_path / 'run', **given))
+    with pytest.raises(BadInput, match=message):
+        train(smoke(tmp_path / 'run', **given))
     assert not list(tmp_path.rglob('model')) and not list(tmp_path.rglob('metrics.json'))
 
 
 @pytest.mark.slow
 def test_command_line_error(tmp_path):
     for given in ('dataset=imagenet', 'model.n_alpha=-1', 'loss.use_causal=nope'):
-        done = subprocess.run([sys.executable, '-m', 'vaebook.train', given, 'size=cpu'], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 2 and done.stderr.startswith('vaebook-train: ') and given.partition('=')[0].split('.')[-1] in done.stderr and done.stderr.count('\n') == 1, done.stderr
+        done = subprocess.run(
+            [sys.executable, '-m', 'vaebook.train', given, 'size=cpu'], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert (
+            done.returncode == 2
+            and done.stderr.startswith('vaebook-train: ')
+            and given.partition('=')[0].split('.')[-1] in done.stderr
+            and done.stderr.count('\n') == 1
+        ), done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_taken_and_unwritable_folders(first, tmp_path):
     before = weights(first)
-    with pytest.raises(BadInput, match='this one holds a run'): train(smoke(first))
+    with pytest.raises(BadInput, match='this one holds a run'):
+        train(smoke(first))
     assert weights(first) == before
     (tmp_path / 'file').write_text('')
-    with pytest.raises(BadInput, match='a folder that can be written'): train(smoke(tmp_path / 'file/run'))
-    with pytest.raises(BadInput, match='log_dir=.* Choose another log_dir'): train(smoke(tmp_path / 'run', 'logger=tensorboard', log_dir=str(tmp_path / 'file/logs')))
+    with pytest.raises(BadInput, match='a folder that can be written'):
+        train(smoke(tmp_path / 'file/run'))
+    with pytest.raises(BadInput, match='log_dir=.* Choose another log_dir'):
+        train(smoke(tmp_path / 'run', 'logger=tensorboard', log_dir=str(tmp_path / 'file/logs')))
 
 
 def mount(folder, *options):
     folder.mkdir()
-    return subprocess.run(['mount', '-t', 'tmpfs', '-o', ','.join(options), 'tmpfs', folder], capture_output=True).returncode == 0
+    return (
+        subprocess.run(
+            ['mount', '-t', 'tmpfs', '-o', ','.join(options), 'tmpfs', folder], capture_output=True
+        ).returncode
+        == 0
+    )
 
 
-@pytest.mark.parametrize('options, message', [(['size=200k'], 'room on the disk'), (['ro'], 'a folder that can be written')])
+@pytest.mark.parametrize(
+    'options, message', [(['size=200k'], 'room on the disk'), (['ro'], 'a folder that can be written')]
+)
 def test_disk(options, message, tmp_path):
     "A full disk and a read-only one: a sentence, and no half model."
-    if not mount(tmp_path / 'disk', *options): pytest.skip('this machine lets us mount no small disk: try as root')
+    if not mount(tmp_path / 'disk', *options):
+        pytest.skip('this machine lets us mount no small disk: try as root')
     try:
-        with pytest.raises(BadInput, match=message): train(smoke(tmp_path / 'disk/run'))
+        with pytest.raises(BadInput, match=message):
+            train(smoke(tmp_path / 'disk/run'))
         assert not list(tmp_path.rglob('config.json'))
-    finally: subprocess.run(['umount', tmp_path / 'disk'], check=True)
+    finally:
+        subprocess.run(['umount', tmp_path / 'disk'], check=True)
 
 
 @pytest.mark.slow
 def test_resume_wants_the_same_classifier(tmp_path):
     "A run whose classifier was replaced is not gone on with."
     from vaebook.models import build_classifier
+
     net = build_classifier('mnist_cnn', 10, (1, 28, 28), width=4)
     torch.save(net.state_dict(), tmp_path / 'mine')
     given = dict(dataset='digits', save_dir=str(tmp_path), model_name='mine', run_dir=str(tmp_path / 'run'))
     measured(compose('cvae', f'{QUIET} trainer.max_steps=3 classifier.model.width=4 model.width=4', **given))
-    net.net[0].weight.data.add_(1); torch.save(net.state_dict(), tmp_path / 'mine')
-    with pytest.raises(BadInput, match='Its classifier has changed'): train(compose('cvae', 'trainer.max_steps=6', resume=str(tmp_path / 'run')))
+    net.net[0].weight.data.add_(1)
+    torch.save(net.state_dict(), tmp_path / 'mine')
+    with pytest.raises(BadInput, match='Its classifier has changed'):
+        train(compose('cvae', 'trainer.max_steps=6', resume=str(tmp_path / 'run')))
 
 
 def test_named_classifier_is_reused(tmp_path):
     "A classifier called model_name in save_dir is used as it is, also a plain state dict."
     from vaebook.models import build_classifier
+
     torch.manual_seed(0)
     net = build_classifier('mnist_cnn', 10, (1, 28, 28), width=4)
     torch.save(net.state_dict(), tmp_path / 'mine')
-    cfg = compose('cvae', f'{QUIET} trainer.max_steps=3 classifier.model.width=4 model.width=4', dataset='digits', save_dir=str(tmp_path), model_name='mine', run_dir=str(tmp_path / 'run'))
-    run = experiment(cfg); run.fit()
+    cfg = compose(
+        'cvae',
+        f'{QUIET} trainer.max_steps=3 classifier.model.width=4 model.width=4',
+        dataset='digits',
+        save_dir=str(tmp_path),
+        model_name='mine',
+        run_dir=str(tmp_path / 'run'),
+    )
+    run = experiment(cfg)
+    run.fit()
     assert all(torch.equal(a, b) for a, b in zip(run.black_box().state_dict().values(), net.state_dict().values()))
     assert not (tmp_path / 'run/classifier').exists()
 

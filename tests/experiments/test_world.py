@@ -1,4 +1,5 @@
 "The world chapter's promises that need a run: doors, resume, every choice by key, bad input, files of the user's, two processes, half precision."
+
 import math
 
 import pytest
@@ -13,11 +14,20 @@ from vaebook.train import experiment, load_run, train
 QUIET = 'trainer.progress_bar=false logger=csv dream.monitor=0 dream.pictures=0'
 
 
-def smoke(run_dir, changes='', **given): return compose('world', f'{QUIET} trainer.max_steps=4 {changes}', smoke=True, run_dir=str(run_dir), **given)
+def smoke(run_dir, changes='', **given):
+    return compose('world', f'{QUIET} trainer.max_steps=4 {changes}', smoke=True, run_dir=str(run_dir), **given)
 
 
-CHANGES = ['model.max_components=1 model.overshoot=0', 'loss.kl=mc model.likelihood=gaussian loss.beta.shape=cosine', 'model.quantizer=fsq model.likelihood=logistic_mixture', 'balancer=rgb rgb_mu=0.5 rgb_alpha_steps=1',
-           'balancer=pcgrad engine=accelerate trainer.accumulate_grad_batches=2', 'balancer=upgrad loss.weights.foreground_weight=4', 'trainer.precision=bf16-mixed dream.mode=sample', 'balancer=rgb trainer.precision=bf16-mixed engine=accelerate trainer.ema_decay=0.9']
+CHANGES = [
+    'model.max_components=1 model.overshoot=0',
+    'loss.kl=mc model.likelihood=gaussian loss.beta.shape=cosine',
+    'model.quantizer=fsq model.likelihood=logistic_mixture',
+    'balancer=rgb rgb_mu=0.5 rgb_alpha_steps=1',
+    'balancer=pcgrad engine=accelerate trainer.accumulate_grad_batches=2',
+    'balancer=upgrad loss.weights.foreground_weight=4',
+    'trainer.precision=bf16-mixed dream.mode=sample',
+    'balancer=rgb trainer.precision=bf16-mixed engine=accelerate trainer.ema_decay=0.9',
+]
 
 
 @pytest.mark.slow
@@ -28,7 +38,10 @@ def test_every_choice_trains(tmp_path, changes):
     numbers = body.evaluate()
     assert numbers == metrics(tmp_path / 'run') and all(math.isfinite(v) for v in numbers.values())
     w = {k: v[:2] for k, v in body.windows().items()}
-    dreams = [r.model.eval().rollout(w['observations'][:, :4], w['actions'], 8).observations for r in (body, load_run(tmp_path / 'run'))]
+    dreams = [
+        r.model.eval().rollout(w['observations'][:, :4], w['actions'], 8).observations
+        for r in (body, load_run(tmp_path / 'run'))
+    ]
     assert torch.equal(*dreams) and dreams[0].shape == (2, 8, 3, 16, 16)
 
 
@@ -46,22 +59,69 @@ def test_resume_is_exact(tmp_path, changes):
 def test_the_seeds_keys(tmp_path):
     "The hyper-parameters as the seed's document writes them, on a file of the user's."
     write_episodes(tmp_path / 'pendulum.h5', pendulum_episodes(10, 32, 16))
-    cfg = compose('world', QUIET, smoke=True, run_dir=str(tmp_path / 'run'), **{'dataset.synthetic': False}, data_path=str(tmp_path / 'pendulum.h5'), learning_rate=2e-4, batch_size=4, sequence_length=8, num_epochs=1, grad_clip=5.0, beta_start=0.0, beta_end=1.0,
-                  beta_warmup_epochs=10, balancer='rgb', rgb_mu=0.9, rgb_lambd=1.0, rgb_alpha_steps=3, image_size=16, action_dim=1, num_workers=0, pin_memory=True, entropy_weight=0.2, diversity_weight=0.5, attention_kl_weight=0.3, max_steps=3)
+    cfg = compose(
+        'world',
+        QUIET,
+        smoke=True,
+        run_dir=str(tmp_path / 'run'),
+        **{'dataset.synthetic': False},
+        data_path=str(tmp_path / 'pendulum.h5'),
+        learning_rate=2e-4,
+        batch_size=4,
+        sequence_length=8,
+        num_epochs=1,
+        grad_clip=5.0,
+        beta_start=0.0,
+        beta_end=1.0,
+        beta_warmup_epochs=10,
+        balancer='rgb',
+        rgb_mu=0.9,
+        rgb_lambd=1.0,
+        rgb_alpha_steps=3,
+        image_size=16,
+        action_dim=1,
+        num_workers=0,
+        pin_memory=True,
+        entropy_weight=0.2,
+        diversity_weight=0.5,
+        attention_kl_weight=0.3,
+        max_steps=3,
+    )
     body = experiment(cfg)
     assert cfg.dataset.name == 'episodes' and math.isfinite(body.evaluate()['elbo'])
     objective = body.objective()
-    assert objective.schedule['warmup'] == 10 * body.batches_per_epoch() and objective.balancer.alpha_steps == 3 and objective.weights.entropy_weight == 0.2
+    assert (
+        objective.schedule['warmup'] == 10 * body.batches_per_epoch()
+        and objective.balancer.alpha_steps == 3
+        and objective.weights.entropy_weight == 0.2
+    )
 
 
 def test_bad_input_is_named(tmp_path):
     "What is wrong is said before training, and nothing is written."
-    for changes, words in {'model.max_components=0': 'max_components', 'model.latent_dim=-1': 'latent_dim', 'model.grid=3': 'grid', 'model.image_size=24': 'image_size', 'model.likelihood=gaus': 'gaussian', 'loss.balancer=rbg': 'rgb', 'loss.beta.shape=lin': 'linear',
-                           'loss.weights.entropy_weight=-1': 'entropy_weight', 'loss.rgb.mu=2 loss.balancer=rgb': 'mu', 'dream.horizon=0': 'dream.horizon', 'dream.mode=best': 'dream.mode', 'model.quantizer=lfq': 'vq', 'model.concentration=[0,1]': 'concentration'}.items():
-        with pytest.raises(BadInput, match=words): experiment(smoke(tmp_path / 'x', changes)).first_loss()
-    with pytest.raises(BadInput, match='action_dim'): experiment(smoke(tmp_path / 'x', 'model.action_dim=21')).model
-    with pytest.raises(BadInput, match='data_path'): experiment(smoke(tmp_path / 'x', 'dataset.synthetic=false', data_path=str(tmp_path / 'none'))).data()
-    with pytest.raises(BadInput, match='dream.horizon'): experiment(smoke(tmp_path / 'x', 'dream.horizon=60')).data()
+    for changes, words in {
+        'model.max_components=0': 'max_components',
+        'model.latent_dim=-1': 'latent_dim',
+        'model.grid=3': 'grid',
+        'model.image_size=24': 'image_size',
+        'model.likelihood=gaus': 'gaussian',
+        'loss.balancer=rbg': 'rgb',
+        'loss.beta.shape=lin': 'linear',
+        'loss.weights.entropy_weight=-1': 'entropy_weight',
+        'loss.rgb.mu=2 loss.balancer=rgb': 'mu',
+        'dream.horizon=0': 'dream.horizon',
+        'dream.mode=best': 'dream.mode',
+        'model.quantizer=lfq': 'vq',
+        'model.concentration=[0,1]': 'concentration',
+    }.items():
+        with pytest.raises(BadInput, match=words):
+            experiment(smoke(tmp_path / 'x', changes)).first_loss()
+    with pytest.raises(BadInput, match='action_dim'):
+        experiment(smoke(tmp_path / 'x', 'model.action_dim=21')).model
+    with pytest.raises(BadInput, match='data_path'):
+        experiment(smoke(tmp_path / 'x', 'dataset.synthetic=false', data_path=str(tmp_path / 'none'))).data()
+    with pytest.raises(BadInput, match='dream.horizon'):
+        experiment(smoke(tmp_path / 'x', 'dream.horizon=60')).data()
     assert not (tmp_path / 'x').exists()
 
 
@@ -69,8 +129,45 @@ def test_bad_input_is_named(tmp_path):
 def test_doors_agree(tmp_path, root):
     "papermill, the command line and Python give one metrics.json."
     few = dict(seed=3, max_steps=4)
-    command('-m', 'papermill', root / 'nbs/train_world_model.ipynb', tmp_path / 'out.ipynb', '-k', 'python3', '-p', 'smoke', 'True', '-p', 'seed', 3, '-p', 'max_steps', 4, '-p', 'run_dir', tmp_path / 'a', '-p', 'progress_bar', 'False', '-p', 'logger', 'csv', cwd=tmp_path)
-    command('-m', 'vaebook.train', 'experiment=world', 'smoke=true', f'run_dir={tmp_path}/b', 'seed=3', 'trainer.max_steps=4', 'trainer.progress_bar=false', 'logger=csv', cwd=tmp_path)
+    command(
+        '-m',
+        'papermill',
+        root / 'nbs/train_world_model.ipynb',
+        tmp_path / 'out.ipynb',
+        '-k',
+        'python3',
+        '-p',
+        'smoke',
+        'True',
+        '-p',
+        'seed',
+        3,
+        '-p',
+        'max_steps',
+        4,
+        '-p',
+        'run_dir',
+        tmp_path / 'a',
+        '-p',
+        'progress_bar',
+        'False',
+        '-p',
+        'logger',
+        'csv',
+        cwd=tmp_path,
+    )
+    command(
+        '-m',
+        'vaebook.train',
+        'experiment=world',
+        'smoke=true',
+        f'run_dir={tmp_path}/b',
+        'seed=3',
+        'trainer.max_steps=4',
+        'trainer.progress_bar=false',
+        'logger=csv',
+        cwd=tmp_path,
+    )
     train(compose('world', 'trainer.progress_bar=false logger=csv', smoke=True, run_dir=str(tmp_path / 'c'), **few))
     assert metrics(tmp_path / 'a') == metrics(tmp_path / 'b') == metrics(tmp_path / 'c')
 
@@ -107,10 +204,14 @@ for name in ('sum', 'rgb'):
 def test_two_processes_are_one(tmp_path):
     "Gradients of tasks are averaged before they are balanced: the weights of two processes are those of one with their batches together."
     (tmp_path / 'two.py').write_text(TWO)
-    for launch in ([], ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']): command(*launch, 'two.py', tmp_path, cwd=tmp_path, env=dict(OMP_NUM_THREADS='1'))
+    for launch in ([], ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']):
+        command(*launch, 'two.py', tmp_path, cwd=tmp_path, env=dict(OMP_NUM_THREADS='1'))
     for name in ('sum', 'rgb'):
         one, first, second = (torch.load(tmp_path / f'{name}{n}.pt', weights_only=True) for n in ('1_0', '2_0', '2_1'))
-        for k in one: assert torch.equal(first[k], second[k]) and torch.allclose(first[k].float(), one[k].float(), rtol=1e-4, atol=1e-6), (name, k)
+        for k in one:
+            assert torch.equal(first[k], second[k]) and torch.allclose(
+                first[k].float(), one[k].float(), rtol=1e-4, atol=1e-6
+            ), (name, k)
 
 
 @pytest.mark.slow
@@ -120,16 +221,37 @@ def test_overfits_four_clips():
     from vaebook.data.dmc import mean_picture
     from vaebook.losses.likelihoods import FramePSNR
     from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
+
     set_seed(0)
     data = DMCVBDataset(pendulum_episodes(4, 8, 16), 8)
     batch, background = data[torch.arange(4)], mean_picture(data)
-    model = DPGMMVariationalRecurrentAutoencoder(3, 8, 64, image_size=16, action_dim=1, grid=4, width=16, embedding=64, context_dim=16, context_depth=1, slots=2, codebook_size=16, overshoot=0).start_from(background)
+    model = DPGMMVariationalRecurrentAutoencoder(
+        3,
+        8,
+        64,
+        image_size=16,
+        action_dim=1,
+        grid=4,
+        width=16,
+        embedding=64,
+        context_dim=16,
+        context_depth=1,
+        slots=2,
+        codebook_size=16,
+        overshoot=0,
+    ).start_from(background)
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     for step in range(250):
-        optimizer.zero_grad(); model.compute_loss(batch).total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 100.); optimizer.step()
+        optimizer.zero_grad()
+        model.compute_loss(batch).total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 100.0)
+        optimizer.step()
     x_hat = model.eval().forward_sequence(**batch, sample=False).recon.detach()
-    psnr = FramePSNR(background).update(x_hat.flatten(0, 1)[:, None], (batch['observations'] / 255).flatten(0, 1)[:, None]).report()
+    psnr = (
+        FramePSNR(background)
+        .update(x_hat.flatten(0, 1)[:, None], (batch['observations'] / 255).flatten(0, 1)[:, None])
+        .report()
+    )
     assert float(psnr['fg_psnr']) > 25, psnr
 
 
@@ -140,13 +262,37 @@ def test_averaged_likelihood_collapses():
     from vaebook.metrics.world import kl_collapse
     from vaebook.losses.world import LossAggregator, elbo_terms
     from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
+
     data, left = DMCVBDataset(pendulum_episodes(8, 24, 16), 8), {}
-    for name, scale in dict(summed=1., averaged=1 / (3 * 16 * 16)).items():
+    for name, scale in dict(summed=1.0, averaged=1 / (3 * 16 * 16)).items():
         set_seed(0)
-        model = DPGMMVariationalRecurrentAutoencoder(1, 8, 64, image_size=16, action_dim=1, grid=4, width=8, embedding=32, context_dim=16, context_depth=1, slots=2, codebook_size=16, overshoot=0, likelihood='gaussian', sigma=0.3)
-        optimizer, weigh = torch.optim.Adam(model.parameters(), 2e-3), LossAggregator(lambda_recon=scale, reward_weight=0.)
+        model = DPGMMVariationalRecurrentAutoencoder(
+            1,
+            8,
+            64,
+            image_size=16,
+            action_dim=1,
+            grid=4,
+            width=8,
+            embedding=32,
+            context_dim=16,
+            context_depth=1,
+            slots=2,
+            codebook_size=16,
+            overshoot=0,
+            likelihood='gaussian',
+            sigma=0.3,
+        )
+        optimizer, weigh = (
+            torch.optim.Adam(model.parameters(), 2e-3),
+            LossAggregator(lambda_recon=scale, reward_weight=0.0),
+        )
         for step in range(150):
             out = model(data[torch.randperm(len(data))[:8]])
-            optimizer.zero_grad(); weigh.terms(out).total.backward(); optimizer.step()
+            optimizer.zero_grad()
+            weigh.terms(out).total.backward()
+            optimizer.step()
         left[name] = elbo_terms(out)['kl_z'].detach()
-    assert kl_collapse(left['averaged']) and not kl_collapse(left['summed']), {k: float(v.mean()) for k, v in left.items()}
+    assert kl_collapse(left['averaged']) and not kl_collapse(left['summed']), {
+        k: float(v.mean()) for k, v in left.items()
+    }

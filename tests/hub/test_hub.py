@@ -2,6 +2,7 @@
 
 The hub answers what `huggingface_hub` really asks for: repositories, branches, uploads (small files in the commit, weights
 by the LFS protocol), files with their etag and commit. Xet, the third way, needs a server that cannot be stood in for."""
+
 import base64, hashlib, http.server, json, os, re, shlex, subprocess, sys, threading, time
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,72 +30,129 @@ TOKEN = 'hf_ThisIsTheSecretOfTheTest'
 
 class Hub(http.server.BaseHTTPRequestHandler):
     "Repositories in memory: {name: {'private', 'branches': {branch: commit}, 'commits': {commit: {path: bytes}}}}; `trouble` makes some requests fail."
+
     protocol_version = 'HTTP/1.1'
     repos, blobs, log, trouble = {}, {}, [], {}
 
-    def log_message(self, *args): pass
+    def log_message(self, *args):
+        pass
 
     def answer(self, body=None, status=200, **headers):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        for key, value in {'Content-Type': 'application/json', 'Content-Length': len(data), **headers}.items(): self.send_header(key.replace('_', '-'), str(value))
+        for key, value in {'Content-Type': 'application/json', 'Content-Length': len(data), **headers}.items():
+            self.send_header(key.replace('_', '-'), str(value))
         self.end_headers()
-        if self.command != 'HEAD': self.wfile.write(data)
+        if self.command != 'HEAD':
+            self.wfile.write(data)
 
-    def no(self, status, code='', text=''): self.answer({'error': text}, status, **{k: v for k, v in {'X-Error-Code': code, 'X-Error-Message': text}.items() if v})
+    def no(self, status, code='', text=''):
+        self.answer(
+            {'error': text}, status, **{k: v for k, v in {'X-Error-Code': code, 'X-Error-Message': text}.items() if v}
+        )
 
     def handle_any(self):
         path, sent = unquote(urlsplit(self.path).path), self.rfile.read(int(self.headers.get('Content-Length') or 0))
         self.log.append((self.command, path, self.headers.get('Authorization')))
         for pattern, (status, code, text) in self.trouble.items():
-            if re.search(pattern, f'{self.command} {path}'): return self.no(status, code, text)
-        if self.command in ('POST', 'PUT') and '/storage/' not in path and self.headers.get('Authorization') != f'Bearer {TOKEN}': return self.no(401, '', 'Invalid credentials in Authorization header')
-        routes = {r'/api/validate-yaml': self.validate, r'/api/repos/create': self.create, r'/api/models/([\w.-]+/[\w.-]+)': self.info,
-                  r'/api/models/([\w.-]+/[\w.-]+)/branch/(.+)': self.branch, r'/api/models/([\w.-]+/[\w.-]+)/preupload/(.+)': self.preupload,
-                  r'/api/models/([\w.-]+/[\w.-]+)/commit/(.+)': self.commit, r'/([\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch': self.batch,
-                  r'/storage/(\w+)': self.store, r'/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)': self.resolve}
+            if re.search(pattern, f'{self.command} {path}'):
+                return self.no(status, code, text)
+        if (
+            self.command in ('POST', 'PUT')
+            and '/storage/' not in path
+            and self.headers.get('Authorization') != f'Bearer {TOKEN}'
+        ):
+            return self.no(401, '', 'Invalid credentials in Authorization header')
+        routes = {
+            r'/api/validate-yaml': self.validate,
+            r'/api/repos/create': self.create,
+            r'/api/models/([\w.-]+/[\w.-]+)': self.info,
+            r'/api/models/([\w.-]+/[\w.-]+)/branch/(.+)': self.branch,
+            r'/api/models/([\w.-]+/[\w.-]+)/preupload/(.+)': self.preupload,
+            r'/api/models/([\w.-]+/[\w.-]+)/commit/(.+)': self.commit,
+            r'/([\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch': self.batch,
+            r'/storage/(\w+)': self.store,
+            r'/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)': self.resolve,
+        }
         for pattern, route in routes.items():
-            if found := re.fullmatch(pattern, path): return route(sent, *found.groups())
+            if found := re.fullmatch(pattern, path):
+                return route(sent, *found.groups())
         self.no(404, '', f'no route for {self.command} {path}')
 
     do_GET = do_POST = do_PUT = do_HEAD = handle_any
 
     def validate(self, sent):
         front = yaml.safe_load(json.loads(sent)['content'].split('---')[1])
-        self.answer({'errors': [], 'warnings': []} if front else {'errors': [{'message': 'no front matter'}], 'warnings': []}, 200 if front else 400)
+        self.answer(
+            {'errors': [], 'warnings': []} if front else {'errors': [{'message': 'no front matter'}], 'warnings': []},
+            200 if front else 400,
+        )
 
     def create(self, sent):
-        asked = json.loads(sent); name = f"{asked.get('organization') or 'ada'}/{asked['name']}"
+        asked = json.loads(sent)
+        name = f"{asked.get('organization') or 'ada'}/{asked['name']}"
         new = name not in self.repos
-        if new: self.repos[name] = dict(private=bool(asked.get('private')) or asked.get('visibility') == 'private', branches={'main': '0' * 40}, commits={'0' * 40: {}})
+        if new:
+            self.repos[name] = dict(
+                private=bool(asked.get('private')) or asked.get('visibility') == 'private',
+                branches={'main': '0' * 40},
+                commits={'0' * 40: {}},
+            )
         self.answer({'url': f'http://{self.headers["Host"]}/{name}', 'name': name}, 200 if new else 409)
 
     def known(self, name):
         repo = self.repos.get(name)
-        if repo and (not repo['private'] or self.headers.get('Authorization') == f'Bearer {TOKEN}'): return repo
+        if repo and (not repo['private'] or self.headers.get('Authorization') == f'Bearer {TOKEN}'):
+            return repo
         self.no(401 if self.headers.get('Authorization') is None else 404, 'RepoNotFound', 'Repository not found')
 
     def info(self, sent, name):
-        if repo := self.known(name): self.answer({'id': name, 'private': repo['private'], 'sha': repo['branches']['main'], 'siblings': []})
+        if repo := self.known(name):
+            self.answer({'id': name, 'private': repo['private'], 'sha': repo['branches']['main'], 'siblings': []})
 
     def branch(self, sent, name, branch):
-        if not (repo := self.known(name)): return
-        if branch in repo['branches']: return self.no(409, '', 'Reference already exists')
+        if not (repo := self.known(name)):
+            return
+        if branch in repo['branches']:
+            return self.no(409, '', 'Reference already exists')
         repo['branches'][branch] = repo['branches']['main']
         self.answer({})
 
     def preupload(self, sent, name, revision):
-        if not (repo := self.known(name)): return
-        if revision not in repo['branches']: return self.no(404, 'RevisionNotFound', 'Invalid rev id')
-        self.answer({'files': [dict(path=f['path'], uploadMode='lfs' if f['path'].endswith(('.safetensors', '.png')) else 'regular', shouldIgnore=False, oid=None)
-                               for f in json.loads(sent)['files']]})
+        if not (repo := self.known(name)):
+            return
+        if revision not in repo['branches']:
+            return self.no(404, 'RevisionNotFound', 'Invalid rev id')
+        self.answer(
+            {
+                'files': [
+                    dict(
+                        path=f['path'],
+                        uploadMode='lfs' if f['path'].endswith(('.safetensors', '.png')) else 'regular',
+                        shouldIgnore=False,
+                        oid=None,
+                    )
+                    for f in json.loads(sent)['files']
+                ]
+            }
+        )
 
     def batch(self, sent, name):
-        href = lambda oid: {} if oid in self.blobs else {'actions': {'upload': {'href': f'http://{self.headers["Host"]}/storage/{oid}'}}}
-        self.answer({'transfer': 'basic', 'objects': [dict(oid=o['oid'], size=o['size'], **href(o['oid'])) for o in json.loads(sent)['objects']]})
+        href = lambda oid: (
+            {}
+            if oid in self.blobs
+            else {'actions': {'upload': {'href': f'http://{self.headers["Host"]}/storage/{oid}'}}}
+        )
+        self.answer(
+            {
+                'transfer': 'basic',
+                'objects': [dict(oid=o['oid'], size=o['size'], **href(o['oid'])) for o in json.loads(sent)['objects']],
+            }
+        )
 
     def store(self, sent, oid):
-        if self.command != 'PUT': return self.answer(self.blobs[oid])
+        if self.command != 'PUT':
+            return self.answer(self.blobs[oid])
         assert hashlib.sha256(sent).hexdigest() == oid
         self.blobs[oid] = sent
         self.answer({})
@@ -104,21 +162,38 @@ class Hub(http.server.BaseHTTPRequestHandler):
         files = dict(repo['commits'][repo['branches'][revision]])
         for line in map(json.loads, sent.splitlines()):
             value = line['value']
-            if line['key'] == 'file': files[value['path']] = base64.b64decode(value['content'])
-            if line['key'] == 'lfsFile': files[value['path']] = self.blobs[value['oid']]
+            if line['key'] == 'file':
+                files[value['path']] = base64.b64decode(value['content'])
+            if line['key'] == 'lfsFile':
+                files[value['path']] = self.blobs[value['oid']]
         oid = hashlib.sha1(repr((name, sorted(files), time.time())).encode()).hexdigest()
         repo['commits'][oid], repo['branches'][revision] = files, oid
-        self.answer({'success': True, 'commitOid': oid, 'commitUrl': f'http://{self.headers["Host"]}/{name}/commit/{oid}', 'hookOutput': ''})
+        self.answer(
+            {
+                'success': True,
+                'commitOid': oid,
+                'commitUrl': f'http://{self.headers["Host"]}/{name}/commit/{oid}',
+                'hookOutput': '',
+            }
+        )
 
     def resolve(self, sent, name, revision, path):
-        if not (repo := self.known(name)): return
+        if not (repo := self.known(name)):
+            return
         oid = repo['branches'].get(revision, revision)
-        if oid not in repo['commits']: return self.no(404, 'RevisionNotFound', 'Invalid rev id')
-        if path not in repo['commits'][oid]: return self.answer({}, 404, X_Error_Code='EntryNotFound', X_Repo_Commit=oid)
+        if oid not in repo['commits']:
+            return self.no(404, 'RevisionNotFound', 'Invalid rev id')
+        if path not in repo['commits'][oid]:
+            return self.answer({}, 404, X_Error_Code='EntryNotFound', X_Repo_Commit=oid)
         data = repo['commits'][oid][path]
-        headers = dict(X_Repo_Commit=oid, ETag=f'"{hashlib.sha256(data).hexdigest()}"', X_Linked_Size=len(data), Accept_Ranges='bytes')
-        if self.command == 'GET' and self.trouble.get('cut'): # the line breaks after half of the file, without a word
-            headers['Content_Length'], data = len(data) // 2, data[:len(data) // 2]
+        headers = dict(
+            X_Repo_Commit=oid,
+            ETag=f'"{hashlib.sha256(data).hexdigest()}"',
+            X_Linked_Size=len(data),
+            Accept_Ranges='bytes',
+        )
+        if self.command == 'GET' and self.trouble.get('cut'):  # the line breaks after half of the file, without a word
+            headers['Content_Length'], data = len(data) // 2, data[: len(data) // 2]
         start = int(re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', 'bytes=0-'))[1])
         self.answer(data[start:], 206 if start else 200, **headers)
 
@@ -128,7 +203,8 @@ def address():
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f'http://127.0.0.1:{server.server_port}'
-    server.shutdown(); server.server_close()
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(autouse=True)
@@ -136,32 +212,51 @@ def quiet(address, tmp_path, monkeypatch):
     "`huggingface_hub` of this process asks our hub, keeps its cache and token in a folder of this test, and leaves Xet alone."
     from huggingface_hub import constants, file_download
     from huggingface_hub.utils import _http
-    hurry = SimpleNamespace(**vars(time) | dict(sleep=lambda seconds: None)) # it waits half a minute before it gives up
-    for module in (_http, file_download): monkeypatch.setattr(module, 'time', hurry)
-    for key, value in dict(ENDPOINT=address, HF_HOME=str(tmp_path / 'hf'), HF_HUB_CACHE=str(tmp_path / 'hf/hub'), HF_TOKEN_PATH=str(tmp_path / 'hf/token'), HF_HUB_OFFLINE=False,
-                           HF_HUB_DISABLE_XET=True, HUGGINGFACE_CO_URL_TEMPLATE=address + '/{repo_id}/resolve/{revision}/{filename}').items(): monkeypatch.setattr(constants, key, value)
+
+    hurry = SimpleNamespace(
+        **vars(time) | dict(sleep=lambda seconds: None)
+    )  # it waits half a minute before it gives up
+    for module in (_http, file_download):
+        monkeypatch.setattr(module, 'time', hurry)
+    for key, value in dict(
+        ENDPOINT=address,
+        HF_HOME=str(tmp_path / 'hf'),
+        HF_HUB_CACHE=str(tmp_path / 'hf/hub'),
+        HF_TOKEN_PATH=str(tmp_path / 'hf/token'),
+        HF_HUB_OFFLINE=False,
+        HF_HUB_DISABLE_XET=True,
+        HUGGINGFACE_CO_URL_TEMPLATE=address + '/{repo_id}/resolve/{revision}/{filename}',
+    ).items():
+        monkeypatch.setattr(constants, key, value)
     monkeypatch.setenv('HF_HUB_DISABLE_PROGRESS_BARS', '1')
-    for key in ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN', 'HF_HUB_OFFLINE'): monkeypatch.delenv(key, raising=False)
+    for key in ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN', 'HF_HUB_OFFLINE'):
+        monkeypatch.delenv(key, raising=False)
     monkeypatch.chdir(tmp_path)
-    for store in (Hub.repos, Hub.blobs, Hub.log, Hub.trouble): store.clear()
+    for store in (Hub.repos, Hub.blobs, Hub.log, Hub.trouble):
+        store.clear()
 
 
-def cvae(**more): return CVAE(**dict(n_alpha=1, n_beta=2, width=4) | more)
+def cvae(**more):
+    return CVAE(**dict(n_alpha=1, n_beta=2, width=4) | more)
 
 
-def files(name, revision='main'): return Hub.repos[name]['commits'][Hub.repos[name]['branches'][revision]]
+def files(name, revision='main'):
+    return Hub.repos[name]['commits'][Hub.repos[name]['branches'][revision]]
 
 
-def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def fails(contains, call, *args, **how):
     "It ends in one `BadInput` that says `contains`, and the token is nowhere in it."
-    with pytest.raises(BadInput) as caught: call(*args, **how)
+    with pytest.raises(BadInput) as caught:
+        call(*args, **how)
     assert contains in str(caught.value) and TOKEN not in str(caught.value) and '\n' not in str(caught.value)
 
 
 # There and back
+
 
 def test_a_model_comes_back_equal(address):
     model = cvae()
@@ -175,15 +270,20 @@ def test_a_model_comes_back_equal(address):
 def test_nothing_but_config_and_weights_is_fetched(tmp_path):
     cvae().push_to_hub('ada/digits', token=TOKEN)
     files('ada/digits').update({'pytorch_model.bin': b'pickle', 'evil.py': b'import os'})
-    Hub.log.clear(); CVAE.from_pretrained('ada/digits')
+    Hub.log.clear()
+    CVAE.from_pretrained('ada/digits')
     assert {path.split('/')[-1] for _, path, _ in Hub.log} == {'config.json', 'model.safetensors'}
-    assert {p.name for p in (tmp_path / 'hf/hub').glob('models--*/snapshots/*/*')} == {'config.json', 'model.safetensors'}
+    assert {p.name for p in (tmp_path / 'hf/hub').glob('models--*/snapshots/*/*')} == {
+        'config.json',
+        'model.safetensors',
+    }
 
 
 def test_the_second_time_nothing_is_fetched_again_and_then_no_network_is_needed(monkeypatch):
     cvae().push_to_hub('ada/digits', token=TOKEN)
     first = CVAE.from_pretrained('ada/digits')
-    Hub.log.clear(); CVAE.from_pretrained('ada/digits')
+    Hub.log.clear()
+    CVAE.from_pretrained('ada/digits')
     assert not [path for verb, path, _ in Hub.log if verb == 'GET']
     Hub.trouble['resolve'] = 503, '', 'down'
     assert same(CVAE.from_pretrained('ada/digits').state_dict(), first.state_dict())
@@ -195,8 +295,11 @@ def test_branches_and_commits():
     new.push_to_hub('ada/digits', token=TOKEN, revision='wider')
     assert same(CVAE.from_pretrained('ada/digits').state_dict(), old.state_dict())
     assert same(CVAE.from_pretrained('ada/digits', revision='wider').state_dict(), new.state_dict())
-    assert same(CVAE.from_pretrained('ada/digits', revision=Hub.repos['ada/digits']['branches']['wider']).state_dict(), new.state_dict())
-    new.push_to_hub('ada/digits', token=TOKEN) # a second push is a second commit
+    assert same(
+        CVAE.from_pretrained('ada/digits', revision=Hub.repos['ada/digits']['branches']['wider']).state_dict(),
+        new.state_dict(),
+    )
+    new.push_to_hub('ada/digits', token=TOKEN)  # a second push is a second commit
     assert same(CVAE.from_pretrained('ada/digits').state_dict(), new.state_dict())
 
 
@@ -216,7 +319,7 @@ def test_a_folder_of_that_name_comes_first(tmp_path):
     cvae(width=6).save_pretrained('ada/digits')
     assert CVAE.from_pretrained('ada/digits').config['width'] == 6
     Hub.log.clear()
-    fails('a folder with config.json', CVAE.from_pretrained, Path('ada/other')) # a Path is never a name
+    fails('a folder with config.json', CVAE.from_pretrained, Path('ada/other'))  # a Path is never a name
     assert Hub.log == []
 
 
@@ -227,24 +330,47 @@ def test_actions():
     assert files('ada/tokens').keys() == {'config.json', 'model.safetensors', 'README.md'}
     chunks = torch.linspace(-1, 1, 32).view(2, 8, 2)
     ActionTokenizer(model).push_to_hub('ada/tokenizer', token=TOKEN)
-    assert files('ada/tokenizer').keys() == {'config.json', 'model.safetensors', 'README.md', 'processor_config.json', 'processing_vaebook.py'}
-    for name in ('ada/tokens', 'ada/tokenizer'): assert (ActionTokenizer.from_pretrained(name).encode(chunks) == ActionTokenizer(model).encode(chunks)).all()
+    assert files('ada/tokenizer').keys() == {
+        'config.json',
+        'model.safetensors',
+        'README.md',
+        'processor_config.json',
+        'processing_vaebook.py',
+    }
+    for name in ('ada/tokens', 'ada/tokenizer'):
+        assert (ActionTokenizer.from_pretrained(name).encode(chunks) == ActionTokenizer(model).encode(chunks)).all()
     assert ActionTokenizer.from_pretrained('ada/tokenizer', revision='main').action_dim == 2
 
 
 # The card
 
-EXPERIMENTS = dict(cvae='CVAE', classifier='CNN', latent_actions='ActionTokenizer', causal_video='CausalVAE', audio='AudioAutoencoder', world='DPGMMVariationalRecurrentAutoencoder')
-METRICS = dict(cvae=dict(nll=57.02, causal_effect=0.5), classifier=dict(classifier_accuracy=0.9), latent_actions=dict(rmse=0.19, effective_bits=66.7),
-               causal_video=dict(psnr=25.13, kl=3.0), audio=dict(si_sdr=-9.87, stoi=float('nan')), world=dict(elbo=857.9, psnr_open_h4=22.1))
+EXPERIMENTS = dict(
+    cvae='CVAE',
+    classifier='CNN',
+    latent_actions='ActionTokenizer',
+    causal_video='CausalVAE',
+    audio='AudioAutoencoder',
+    world='DPGMMVariationalRecurrentAutoencoder',
+)
+METRICS = dict(
+    cvae=dict(nll=57.02, causal_effect=0.5),
+    classifier=dict(classifier_accuracy=0.9),
+    latent_actions=dict(rmse=0.19, effective_bits=66.7),
+    causal_video=dict(psnr=25.13, kl=3.0),
+    audio=dict(si_sdr=-9.87, stoi=float('nan')),
+    world=dict(elbo=857.9, psnr_open_h4=22.1),
+)
 
 
 def untrained(name, folder, **more):
     "The run folder of an experiment, as if it had been trained, and the experiment."
-    body = experiment(compose(name, run_dir=str(folder), **dict(smoke=True, overrides='trainer.progress_bar=false') | more))
+    body = experiment(
+        compose(name, run_dir=str(folder), **dict(smoke=True, overrides='trainer.progress_bar=false') | more)
+    )
     body.model.save_pretrained(body.folder() / 'model')
     body.run.save_metrics(**METRICS[name])
-    for figure in ('reconstructions', 'loss_curves', 'other'): body.run.save_figure(figure, new_figure(1, 1))
+    for figure in ('reconstructions', 'loss_curves', 'other'):
+        body.run.save_figure(figure, new_figure(1, 1))
     return body
 
 
@@ -256,41 +382,74 @@ def test_every_chapter_has_a_card_that_keeps_its_word(name, tmp_path):
     sent = ActionTokenizer(model) if name == 'latent_actions' else model
     sent.push_to_hub('ada/it', tmp_path / 'run', token=TOKEN)
     card = files('ada/it')['README.md'].decode()
-    assert {p for p in files('ada/it') if p.endswith('.png')} == {'figures/reconstructions.png', 'figures/loss_curves.png'} == set(re.findall(r'\((figures/\S+)\)', card))
+    assert (
+        {p for p in files('ada/it') if p.endswith('.png')}
+        == {'figures/reconstructions.png', 'figures/loss_curves.png'}
+        == set(re.findall(r'\((figures/\S+)\)', card))
+    )
     front = yaml.safe_load(card.split('---\n')[1])
-    assert front['library_name'] == 'vaebook' and 'license' not in front and 'model-index' not in front # numbers of a smoke run are not for show
-    assert 'its numbers mean nothing' in card and 'arxiv.org/abs/' in card and str(tmp_path) not in card and 'nan' not in card
-    for metric in METRICS[name]: assert metric == 'stoi' or f'| {metric} |' in card
+    assert (
+        front['library_name'] == 'vaebook' and 'license' not in front and 'model-index' not in front
+    )  # numbers of a smoke run are not for show
+    assert (
+        'its numbers mean nothing' in card
+        and 'arxiv.org/abs/' in card
+        and str(tmp_path) not in card
+        and 'nan' not in card
+    )
+    for metric in METRICS[name]:
+        assert metric == 'stoi' or f'| {metric} |' in card
     lines = re.search(r'```python\n(.*?)\n```', card, re.S)[1]
     assert len(lines.splitlines()) == 3 and f'import {EXPERIMENTS[name]}\n' in lines
     batch = next(iter(body.train_batches(0, 1)))
     names = dict(x='images', video='clips', audio='sound')
     known = {names.get(k, k): dict(x=to_unit, video=to_float).get(k, lambda v: v)(v) for k, v in batch.items()}
-    exec(lines, known) # the three lines run as they stand
+    exec(lines, known)  # the three lines run as they stand
     command = shlex.split(re.search(r'^vaebook-train .*', card, re.M)[0])[1:]
     again = compose(name, overrides=[c for c in command if not c.startswith('experiment=')])
     personal = 'run_dir', 'resume', 'logger', 'trainer.progress_bar'
-    new, old = ({k: v for k, v in flatten_dict(OmegaConf.to_container(c)).items() if not k.removeprefix('classifier.').startswith(personal)} for c in (again, body.cfg))
-    assert new == old # the command is the run
+    new, old = (
+        {
+            k: v
+            for k, v in flatten_dict(OmegaConf.to_container(c)).items()
+            if not k.removeprefix('classifier.').startswith(personal)
+        }
+        for c in (again, body.cfg)
+    )
+    assert new == old  # the command is the run
 
 
 def test_numbers_for_the_hub(tmp_path):
     "A run that is none for smoke shows its headline numbers in the front matter; places and names of this machine stay here."
-    own = Path('secret-of-ada'); (own / 'cats').mkdir(parents=True); (own / 'dogs').mkdir()
+    own = Path('secret-of-ada')
+    (own / 'cats').mkdir(parents=True)
+    (own / 'dogs').mkdir()
     for kind in ('cats', 'dogs'):
-        for i in range(40): Image.new('RGB', (28, 28), (i, i, i)).save(own / kind / f'{i}.png')
-    body = untrained('cvae', tmp_path / 'run', smoke=False, dataset='folder', overrides=f'dataset.root={own.resolve()} trainer.batch_size=8 classifier.trainer.max_steps=2 classifier.trainer.max_epochs=null trainer.progress_bar=false')
+        for i in range(40):
+            Image.new('RGB', (28, 28), (i, i, i)).save(own / kind / f'{i}.png')
+    body = untrained(
+        'cvae',
+        tmp_path / 'run',
+        smoke=False,
+        dataset='folder',
+        overrides=f'dataset.root={own.resolve()} trainer.batch_size=8 classifier.trainer.max_steps=2 classifier.trainer.max_epochs=null trainer.progress_bar=false',
+    )
     card = model_card(body.model, tmp_path / 'run', 'ada/pets')
     front = yaml.safe_load(card.split('---\n')[1])
     found = {m['type']: (m['value'], m['name']) for r in front['model-index'][0]['results'] for m in r['metrics']}
-    assert found == {'nll': (57.02, 'nll, nats an image'), 'causal_effect': (0.5, 'causal_effect, nats')} and front['model-index'][0]['name'] == 'pets'
-    assert 'license' not in front and "its author's own data" in card # nobody but Ada can say
-    for root in (str(own.resolve()), own.name, f'[{own.name}, other]'): # a relative one tells as much
+    assert (
+        found == {'nll': (57.02, 'nll, nats an image'), 'causal_effect': (0.5, 'causal_effect, nats')}
+        and front['model-index'][0]['name'] == 'pets'
+    )
+    assert 'license' not in front and "its author's own data" in card  # nobody but Ada can say
+    for root in (str(own.resolve()), own.name, f'[{own.name}, other]'):  # a relative one tells as much
         saved = tmp_path / 'run/config.yaml'
-        cfg = OmegaConf.load(saved); cfg.dataset.root = root; OmegaConf.save(cfg, saved)
+        cfg = OmegaConf.load(saved)
+        cfg.dataset.root = root
+        OmegaConf.save(cfg, saved)
         card = model_card(body.model, tmp_path / 'run', 'ada/pets', license='mit')
         assert 'secret' not in card and str(tmp_path) not in card and "'dataset.root='\"'\"'<yours>'" in card, card
-    assert yaml.safe_load(card.split('---\n')[1])['license'] == 'mit' # the author said so
+    assert yaml.safe_load(card.split('---\n')[1])['license'] == 'mit'  # the author said so
 
 
 def test_a_run_of_another_model(tmp_path):
@@ -302,27 +461,40 @@ def test_a_run_of_another_model(tmp_path):
 
 # What is refused
 
+
 @pytest.mark.parametrize('pickle', ['pytorch_model.bin', 'model.pkl', 'weights.ckpt'])
 def test_pickles_are_never_fetched(pickle, tmp_path):
-    model = cvae(); model.push_to_hub('ada/old', token=TOKEN)
-    held = files('ada/old'); held[pickle] = held.pop('model.safetensors')
+    model = cvae()
+    model.push_to_hub('ada/old', token=TOKEN)
+    held = files('ada/old')
+    held[pickle] = held.pop('model.safetensors')
     fails('can run code and are never fetched', CVAE.from_pretrained, 'ada/old')
-    shelf = next((tmp_path / 'hf/hub').glob('models--*/snapshots/*')) # another program may have put one into the cache that all share
+    shelf = next(
+        (tmp_path / 'hf/hub').glob('models--*/snapshots/*')
+    )  # another program may have put one into the cache that all share
     torch.save(model.state_dict(), shelf / 'pytorch_model.bin')
     fails('can run code and are never fetched', CVAE.from_pretrained, 'ada/old')
 
 
-@pytest.mark.parametrize('config, says', [(b'{"model_type": "llama"}', 'an object with "kind" and "config"'), (b'{"kind": "os.system", "config": {}}', 'the name of a model of vaebook'),
-                                          (b'{"kind"', 'expected JSON')])
+@pytest.mark.parametrize(
+    'config, says',
+    [
+        (b'{"model_type": "llama"}', 'an object with "kind" and "config"'),
+        (b'{"kind": "os.system", "config": {}}', 'the name of a model of vaebook'),
+        (b'{"kind"', 'expected JSON'),
+    ],
+)
 def test_a_foreign_model_is_refused_before_its_weights_come(config, says):
     cvae().push_to_hub('ada/digits', token=TOKEN)
-    files('ada/digits')['config.json'] = config; Hub.log.clear()
+    files('ada/digits')['config.json'] = config
+    Hub.log.clear()
     fails(says, Pretrained.from_pretrained, 'ada/digits')
     assert not [path for _, path, _ in Hub.log if path.endswith('safetensors')]
 
 
 def test_the_wrong_kind():
-    cvae().push_to_hub('ada/digits', token=TOKEN); Hub.log.clear()
+    cvae().push_to_hub('ada/digits', token=TOKEN)
+    Hub.log.clear()
     fails('Load it with CVAE.from_pretrained', CNN.from_pretrained, 'ada/digits')
     assert not [path for _, path, _ in Hub.log if path.endswith('safetensors')]
 
@@ -332,10 +504,14 @@ def test_mistyped_and_missing():
     cvae().push_to_hub('ada/digits', token=TOKEN)
     fails("model='ada/digits@v2': expected a branch, tag or commit", CVAE.from_pretrained, 'ada/digits', revision='v2')
     fails("such as 'user/model'", CVAE.from_pretrained, 'ada/two--dashes')
-    for name in ('digits', 'a/b/c', '../digits', '', None, 3): fails("expected 'user/model'", cvae().push_to_hub, name, token=TOKEN)
+    for name in ('digits', 'a/b/c', '../digits', '', None, 3):
+        fails("expected 'user/model'", cvae().push_to_hub, name, token=TOKEN)
 
 
-@pytest.mark.parametrize('status, code, says', [(403, 'GatedRepo', 'whose terms you have accepted'), (429, '', 'fewer requests'), (500, '', 'Hub')])
+@pytest.mark.parametrize(
+    'status, code, says',
+    [(403, 'GatedRepo', 'whose terms you have accepted'), (429, '', 'fewer requests'), (500, '', 'Hub')],
+)
 def test_the_hub_says_no(status, code, says):
     cvae().push_to_hub('ada/digits', token=TOKEN)
     Hub.trouble['HEAD'] = status, code, 'no'
@@ -343,34 +519,42 @@ def test_the_hub_says_no(status, code, says):
 
 
 def test_a_download_that_breaks_off_can_be_repeated():
-    model = cvae(); model.push_to_hub('ada/digits', token=TOKEN)
+    model = cvae()
+    model.push_to_hub('ada/digits', token=TOKEN)
     Hub.trouble['cut'] = 0, '', ''
-    with pytest.raises(BadInput, match='Try again: what has arrived is kept'): CVAE.from_pretrained('ada/digits')
+    with pytest.raises(BadInput, match='Try again: what has arrived is kept'):
+        CVAE.from_pretrained('ada/digits')
     del Hub.trouble['cut']
     assert same(CVAE.from_pretrained('ada/digits').state_dict(), model.state_dict())
 
 
 def test_no_network(monkeypatch):
     from huggingface_hub import constants
+
     monkeypatch.setattr(constants, 'ENDPOINT', 'http://127.0.0.1:9')
-    monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', 'http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}')
+    monkeypatch.setattr(
+        constants, 'HUGGINGFACE_CO_URL_TEMPLATE', 'http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}'
+    )
     fails('place config.json and model.safetensors in a folder by hand', CVAE.from_pretrained, 'ada/digits')
     fails('the Hub within reach', cvae().push_to_hub, 'ada/digits', token=TOKEN)
 
 
 # Tokens
 
+
 def test_a_token_that_does_not_fit():
     fails('a valid access token', cvae().push_to_hub, 'ada/digits', token='hf_other')
     fails('access token', cvae().push_to_hub, 'ada/digits')
-    for call in (CVAE.from_pretrained, cvae().push_to_hub): fails("token='…'", call, 'ada/digits', token=f'{TOKEN}\n')
+    for call in (CVAE.from_pretrained, cvae().push_to_hub):
+        fails("token='…'", call, 'ada/digits', token=f'{TOKEN}\n')
     Hub.trouble['POST /api/repos'] = 403, '', 'You do not have the rights'
     fails('a token that may do this', cvae().push_to_hub, 'ada/digits', token=TOKEN)
     assert Hub.repos == {}
 
 
 def test_the_token_is_told_to_the_hub_alone(tmp_path):
-    model = cvae(); model.push_to_hub('ada/digits', private=True, token=TOKEN)
+    model = cvae()
+    model.push_to_hub('ada/digits', private=True, token=TOKEN)
     again = CVAE.from_pretrained('ada/digits', token=TOKEN)
     again.save_pretrained('copy')
     assert f'Bearer {TOKEN}' in {said for _, _, said in Hub.log}
@@ -383,8 +567,10 @@ def test_the_token_is_told_to_the_hub_alone(tmp_path):
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
     for call in (lambda: CVAE.from_pretrained('ada/digits'), lambda: cvae().push_to_hub('ada/digits')):
-        with pytest.raises(ImportError, match=r"pip install 'vaebook\[hub\]'"): call()
-    with pytest.raises(ImportError, match='ada/digits is no folder here'): CVAE.from_pretrained('ada/digits')
+        with pytest.raises(ImportError, match=r"pip install 'vaebook\[hub\]'"):
+            call()
+    with pytest.raises(ImportError, match='ada/digits is no folder here'):
+        CVAE.from_pretrained('ada/digits')
     assert CVAE.from_pretrained(cvae().save_pretrained('here')).config['width'] == 4
 
 
@@ -398,5 +584,7 @@ model.push_to_hub('ada/digits')
 again = CVAE.from_pretrained('ada/digits')
 print(all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters())))'''
     env = os.environ | dict(HF_ENDPOINT=address, HF_HOME=str(tmp_path / 'home'), HF_TOKEN=TOKEN, HF_HUB_DISABLE_XET='1')
-    done = subprocess.run([sys.executable, '-c', code], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, '-c', code], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.stdout.strip().endswith('True'), done.stderr[-2000:]

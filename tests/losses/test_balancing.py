@@ -1,4 +1,5 @@
 "Two processes balance the gradients of one: what a notebook cannot show."
+
 import os, subprocess, sys
 
 import pytest
@@ -35,7 +36,14 @@ if size > 1: dist.destroy_process_group()
 
 def start(home, rank, size):
     env = os.environ | dict(RANK=str(rank), WORLD_SIZE=str(size), OMP_NUM_THREADS='1')
-    return subprocess.Popen([sys.executable, 'balance.py', str(home)], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+    return subprocess.Popen(
+        [sys.executable, 'balance.py', str(home)],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=env,
+    )
 
 
 @pytest.mark.slow
@@ -45,9 +53,11 @@ def test_two_processes_balance_as_one(tmp_path):
     (tmp_path / 'balance.py').write_text(BALANCE)
     started = [start(tmp_path, rank, size) for rank, size in ((0, 2), (1, 2), (0, 1))]
     try:
-        for p in started: assert 'Error' not in (said := p.communicate(timeout=120)[0]) and p.returncode == 0, said[-4000:]
+        for p in started:
+            assert 'Error' not in (said := p.communicate(timeout=120)[0]) and p.returncode == 0, said[-4000:]
     finally:
-        for p in started: p.kill()
+        for p in started:
+            p.kill()
     first, second, one = (torch.load(tmp_path / f'{name}.pt') for name in ('2_0', '2_1', '1_0'))
     for name in one:
         assert one[name].isfinite().all() and torch.equal(first[name], second[name]), name

@@ -1,4 +1,5 @@
 "DeepSpeed in two processes of a CPU, held to DDP; where it is not installed, that it is refused with the line that installs it."
+
 import os, subprocess, sys
 from importlib.util import find_spec
 
@@ -76,19 +77,23 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp('deepspeed')
     (home / 'train.py').write_text(TRAIN)
     line = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', 'train.py', str(home)]
-    done = subprocess.run(line, cwd=home, capture_output=True, text=True, timeout=900, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    done = subprocess.run(
+        line, cwd=home, capture_output=True, text=True, timeout=900, env=os.environ | dict(OMP_NUM_THREADS='1')
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     (home / 'said').write_text(done.stdout)
     return home
 
 
-def weights(home, name, rank=0): return torch.load(home / f'{name}_{rank}.pt')
+def weights(home, name, rank=0):
+    return torch.load(home / f'{name}_{rank}.pt')
 
 
 def same(a, b, atol):
     "A parameter without a gradient has one of zero in DeepSpeed, so AdamW shrinks it: `unused` is left out."
     for k in a:
-        if not k.startswith('unused'): torch.testing.assert_close(a[k], b[k], rtol=0, atol=atol)
+        if not k.startswith('unused'):
+            torch.testing.assert_close(a[k], b[k], rtol=0, atol=atol)
 
 
 @needed
@@ -104,9 +109,16 @@ def test_deepspeed_is_ddp(kind, home):
     assert all(torch.equal(v, zero[k]) for k, v in weights(home, f'{kind}_deepspeed', 1).items())
     kept = load_file(home / f'{kind}_deepspeed/checkpoints/final_step_12/model.safetensors')
     assert all(torch.equal(kept[k], zero[k]) for k in zero)
-    states = [torch.load(home / f'{kind}_{s}/checkpoints/last.ckpt', weights_only=True)['optimizer'] for s in ('ddp', 'deepspeed')]
-    assert states[0]['param_groups'] == states[1]['param_groups'] and states[0]['state'].keys() <= states[1]['state'].keys()
-    for n, moments in states[0]['state'].items(): torch.testing.assert_close(moments, states[1]['state'][n], rtol=0, atol=1e-6)
+    states = [
+        torch.load(home / f'{kind}_{s}/checkpoints/last.ckpt', weights_only=True)['optimizer']
+        for s in ('ddp', 'deepspeed')
+    ]
+    assert (
+        states[0]['param_groups'] == states[1]['param_groups']
+        and states[0]['state'].keys() <= states[1]['state'].keys()
+    )
+    for n, moments in states[0]['state'].items():
+        torch.testing.assert_close(moments, states[1]['state'][n], rtol=0, atol=1e-6)
 
 
 @needed
@@ -137,23 +149,35 @@ def test_an_update_is_left_out(home):
     "skip_nonfinite goes on without it, as under DDP."
     zero = weights(home, 'skip_deepspeed')
     same(weights(home, 'skip_ddp'), zero, 1e-6)
-    assert all(v.isfinite().all() for v in zero.values()) and not torch.equal(zero['net.1.weight'], weights(home, 'adam_deepspeed')['net.1.weight'])
+    assert all(v.isfinite().all() for v in zero.values()) and not torch.equal(
+        zero['net.1.weight'], weights(home, 'adam_deepspeed')['net.1.weight']
+    )
     assert torch.load(home / 'skip_deepspeed/checkpoints/last.ckpt', weights_only=True)['guard']['skipped'] == 1
 
 
 REFUSED = [
     ({'trainer.strategy': 'deepspeed_stage_3'}, 'expected one of deepspeed, deepspeed_stage_1, deepspeed_stage_2'),
-    ({'trainer.strategy': 'deepspeed_stage_2_offload'}, 'expected one of deepspeed, deepspeed_stage_1, deepspeed_stage_2'),
+    (
+        {'trainer.strategy': 'deepspeed_stage_2_offload'},
+        'expected one of deepspeed, deepspeed_stage_1, deepspeed_stage_2',
+    ),
     ({'trainer.engine': 'accelerate'}, 'trainer.engine=lightning has DeepSpeed'),
     ({'trainer.devices': 1}, 'several processes'),
     ({'trainer.devices': 1, 'trainer.engine': 'auto'}, 'several processes'),
     ({'trainer.precision': 'bf16-mixed'}, '32-true beside trainer.strategy=deepspeed'),
     ({'trainer.ema_decay': 0.9}, 'null beside trainer.strategy=deepspeed'),
-    ({'trainer.optimizer.name': 'Adafactor'}, 'Adam, AdamW or SGD beside trainer.strategy=deepspeed')]
+    ({'trainer.optimizer.name': 'Adafactor'}, 'Adam, AdamW or SGD beside trainer.strategy=deepspeed'),
+]
 
 
 def block(given):
-    usual = {'trainer.strategy': 'deepspeed', 'trainer.engine': 'lightning', 'trainer.devices': 2, 'trainer.accelerator': 'cpu', 'trainer.ema_decay': None}
+    usual = {
+        'trainer.strategy': 'deepspeed',
+        'trainer.engine': 'lightning',
+        'trainer.devices': 2,
+        'trainer.accelerator': 'cpu',
+        'trainer.ema_decay': None,
+    }
     return compose('cvae', dataset='digits', **usual | given).trainer
 
 
@@ -161,15 +185,18 @@ def block(given):
 def test_refused(given, said, monkeypatch):
     monkeypatch.setattr('vaebook.trainers.plan.find_spec', lambda name: True)
     check_strategy(block({}))
-    with pytest.raises(BadInput, match=said): check_strategy(block(given))
+    with pytest.raises(BadInput, match=said):
+        check_strategy(block(given))
 
 
 def test_obstacles(monkeypatch):
     monkeypatch.setattr('vaebook.trainers.plan.find_spec', lambda name: True)
-    with pytest.raises(BadInput, match='trainer.strategy=ddp trains it'): check_strategy(block({}), {'loss.balancer': ('jacobian', 'sum')})
+    with pytest.raises(BadInput, match='trainer.strategy=ddp trains it'):
+        check_strategy(block({}), {'loss.balancer': ('jacobian', 'sum')})
 
 
 def test_not_installed(monkeypatch):
     "One line before anything is loaded."
     monkeypatch.setattr('vaebook.trainers.plan.find_spec', lambda name: None)
-    with pytest.raises(BadInput, match='pip install deepspeed'): check_strategy(block({}))
+    with pytest.raises(BadInput, match='pip install deepspeed'):
+        check_strategy(block({}))

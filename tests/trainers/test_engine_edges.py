@@ -1,4 +1,5 @@
 "Where a step, a checkpoint or a stop could go wrong without a word: on a toy, under both engines."
+
 import os, signal
 
 import pytest
@@ -18,18 +19,34 @@ from vaebook.trainers.signals import Stopped
 from vaebook.trainers.step import Step, shard_batch
 
 both = pytest.mark.parametrize('engine', ['lightning', 'accelerate'])
-SETTINGS = dict(gradient_clip_val=None, accumulate_grad_batches=1, ema_decay=None, precision='32-true', optimizer=dict(name='Adam', lr=0.1), scheduler=dict(name='constant'))
+SETTINGS = dict(
+    gradient_clip_val=None,
+    accumulate_grad_batches=1,
+    ema_decay=None,
+    precision='32-true',
+    optimizer=dict(name='Adam', lr=0.1),
+    scheduler=dict(name='constant'),
+)
 
 
 class Rows:
-    def __init__(self, n=64): self.x = torch.randn(n, 4, generator=torch.Generator().manual_seed(0))
-    def __len__(self): return len(self.x)
-    def __getitem__(self, i): return dict(x=self.x[i], y=self.x[i].sum(1))
+    def __init__(self, n=64):
+        self.x = torch.randn(n, 4, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return dict(x=self.x[i], y=self.x[i].sum(1))
 
 
 class Line(Pretrained):
-    def __init__(self): super().__init__(); self.net = nn.Linear(4, 1)
-    def compute_loss(self, batch, step=0, out=None): return LossTerms(mse=(self.net(batch['x'])[:, 0] - batch['y']).square().mean())
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(4, 1)
+
+    def compute_loss(self, batch, step=0, out=None):
+        return LossTerms(mse=(self.net(batch['x'])[:, 0] - batch['y']).square().mean())
 
 
 class TwoTasks(Objective):
@@ -41,22 +58,45 @@ class TwoTasks(Objective):
 
     def batch_terms(self, batch, step, out=None):
         error = self.model.compute_loss(batch)['mse'].value
-        return LossTerms(mse=(error, 1., 'a'), half=(error / 2, 1., 'b'), shown=(torch.tensor(float('nan')), 0., 'b'))
+        return LossTerms(
+            mse=(error, 1.0, 'a'), half=(error / 2, 1.0, 'b'), shown=(torch.tensor(float('nan')), 0.0, 'b')
+        )
 
-    def backward(self, tasks, accumulate, run): self.balancer.backward(tasks, self.parameters())
+    def backward(self, tasks, accumulate, run):
+        self.balancer.backward(tasks, self.parameters())
 
 
 def toy(folder, engine, callbacks=(), checkpoint=None, data=Rows(), **trainer):
-    usual = dict(engine=engine, max_steps=8, val_every_n_steps=4, batch_size=8, progress_bar=False, accelerator='cpu', log_every_n_steps=1)
+    usual = dict(
+        engine=engine,
+        max_steps=8,
+        val_every_n_steps=4,
+        batch_size=8,
+        progress_bar=False,
+        accelerator='cpu',
+        log_every_n_steps=1,
+    )
     cfg = compose('cvae', dataset='digits', logger='csv', **{f'trainer.{k}': v for k, v in (usual | trainer).items()})
-    torch.manual_seed(0); model = Line()
-    fit(model, cfg, folder, lambda start, n: batches(data, 8, 0, start, n), sequential(data, 8), 8, callbacks, checkpoint)
+    torch.manual_seed(0)
+    model = Line()
+    fit(
+        model,
+        cfg,
+        folder,
+        lambda start, n: batches(data, 8, 0, start, n),
+        sequential(data, 8),
+        8,
+        callbacks,
+        checkpoint,
+    )
     return model
 
 
 class Ask(Callback):
     "Asks the run to stop when it gets to a hook at a step."
-    def __init__(self, hook, step): setattr(self, hook, lambda trainer, module, *args: module.step == step and os.kill(os.getpid(), signal.SIGUSR1))
+
+    def __init__(self, hook, step):
+        setattr(self, hook, lambda trainer, module, *args: module.step == step and os.kill(os.getpid(), signal.SIGUSR1))
 
 
 def test_a_balancer_hides_no_nan():
@@ -64,16 +104,20 @@ def test_a_balancer_hides_no_nan():
     step = Step(TwoTasks(Line()), SETTINGS, 8, 8)
     step(Rows()[torch.arange(8)])
     before = step.objective.model.net.weight.clone()
-    broken = Rows()[torch.arange(8)]; broken['x'][3] = float('nan')
-    with pytest.raises(BadInput, match=r"batch\['x'\].*sample 3"): step(broken)
+    broken = Rows()[torch.arange(8)]
+    broken['x'][3] = float('nan')
+    with pytest.raises(BadInput, match=r"batch\['x'\].*sample 3"):
+        step(broken)
     assert torch.equal(step.objective.model.net.weight, before)
 
 
 def test_the_broken_batch_of_several_is_named():
     step = Step(Line(), SETTINGS | dict(accumulate_grad_batches=3), 8, 8)
-    first = Rows()[torch.arange(8)]; first['x'][5] = float('inf')
+    first = Rows()[torch.arange(8)]
+    first['x'][5] = float('inf')
     step(first), step(Rows()[torch.arange(8)])
-    with pytest.raises(BadInput, match='batch 0, sample 5') as e: step(Rows()[torch.arange(8)])
+    with pytest.raises(BadInput, match='batch 0, sample 5') as e:
+        step(Rows()[torch.arange(8)])
     assert 'learning rate' not in str(e.value)
 
 
@@ -81,15 +125,18 @@ def test_the_broken_batch_of_several_is_named():
 def test_a_stop_in_the_last_validation_is_not_lost(engine, tmp_path):
     "The run is over, so it ends as it should; whoever called it hears of the request."
     heard, former = [], signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
-    try: toy(tmp_path, engine, [Ask('on_validation_epoch_start', 8)])
-    finally: signal.signal(signal.SIGUSR1, former)
+    try:
+        toy(tmp_path, engine, [Ask('on_validation_epoch_start', 8)])
+    finally:
+        signal.signal(signal.SIGUSR1, former)
     assert heard == [1] and read_checkpoint(tmp_path / 'checkpoints/last.ckpt')['batches'] == 8
 
 
 @both
 def test_a_stop_at_a_validation_repeats_and_loses_nothing(engine, tmp_path):
     whole = toy(tmp_path / 'whole', engine)
-    with pytest.raises(Stopped, match='at step 4 of 8'): toy(tmp_path / 'cut', engine, [Ask('on_validation_epoch_start', 4)])
+    with pytest.raises(Stopped, match='at step 4 of 8'):
+        toy(tmp_path / 'cut', engine, [Ask('on_validation_epoch_start', 4)])
     again = toy(tmp_path / 'cut', engine, checkpoint=tmp_path / 'cut/checkpoints/last.ckpt')
     assert torch.equal(whole.net.weight, again.net.weight)
     assert (tmp_path / 'cut/metrics.csv').read_text() == (tmp_path / 'whole/metrics.csv').read_text()
@@ -97,7 +144,8 @@ def test_a_stop_at_a_validation_repeats_and_loses_nothing(engine, tmp_path):
 
 def test_without_validation_there_are_checkpoints_and_stops(tmp_path):
     never = {'lightning.limit_val_batches': 0, 'val_every_n_steps': 1, 'save_every_n_steps': 2}
-    with pytest.raises(Stopped, match='at step 3 of 8'): toy(tmp_path, 'lightning', [Ask('on_train_batch_end', 3)], **never)
+    with pytest.raises(Stopped, match='at step 3 of 8'):
+        toy(tmp_path, 'lightning', [Ask('on_train_batch_end', 3)], **never)
     assert read_checkpoint(tmp_path / 'checkpoints/last.ckpt')['batches'] == 3
     toy(tmp_path, 'lightning', checkpoint=tmp_path / 'checkpoints/last.ckpt', **never)
     assert (tmp_path / 'checkpoints/final_step_8/config.json').exists()
@@ -110,11 +158,13 @@ def test_all_processes_have_as_many_samples():
     assert torch.equal(torch.stack([p['x'] for p in parts], 1).flatten(0, 1), batch['x'][:6])
 
 
-@pytest.mark.parametrize('devices', [None, 2., True, [], [0, 0], 'all'])
+@pytest.mark.parametrize('devices', [None, 2.0, True, [], [0, 0], 'all'])
 def test_strange_devices(devices):
-    with pytest.raises(BadInput, match='devices='): device_numbers(dict(accelerator='cpu', devices=devices))
+    with pytest.raises(BadInput, match='devices='):
+        device_numbers(dict(accelerator='cpu', devices=devices))
 
 
 def test_an_older_checkpoint(tmp_path):
     torch.save(dict(state_dict={}), tmp_path / 'old.ckpt')
-    with pytest.raises(BadInput, match='a checkpoint of this version'): toy(tmp_path / 'run', 'accelerate', checkpoint=tmp_path / 'old.ckpt')
+    with pytest.raises(BadInput, match='a checkpoint of this version'):
+        toy(tmp_path / 'run', 'accelerate', checkpoint=tmp_path / 'old.ckpt')

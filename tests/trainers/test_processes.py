@@ -1,4 +1,5 @@
 "Two processes are one, and a tracker that needs a process of its own: what a notebook cannot show."
+
 import csv, json, os, re, subprocess, sys
 
 import pytest
@@ -54,15 +55,26 @@ def train(home, engine, processes):
     "Train in so many processes; what they said."
     (home / 'train.py').write_text(TRAIN)
     launch = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}'] if processes > 1 else []
-    done = subprocess.run([sys.executable, *launch, 'train.py', str(home), engine], cwd=home, capture_output=True, text=True, timeout=420, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    done = subprocess.run(
+        [sys.executable, *launch, 'train.py', str(home), engine],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=420,
+        env=os.environ | dict(OMP_NUM_THREADS='1'),
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
 
-def rows(run): return list(csv.DictReader((run / 'metrics.csv').open()))
+def rows(run):
+    return list(csv.DictReader((run / 'metrics.csv').open()))
 
 
-def near(a, b): return a.keys() == b.keys() and all(float(a[k] or 'inf') == pytest.approx(float(b[k] or 'inf'), rel=1e-4, abs=1e-7) for k in a)
+def near(a, b):
+    return a.keys() == b.keys() and all(
+        float(a[k] or 'inf') == pytest.approx(float(b[k] or 'inf'), rel=1e-4, abs=1e-7) for k in a
+    )
 
 
 @pytest.mark.slow
@@ -70,13 +82,17 @@ def near(a, b): return a.keys() == b.keys() and all(float(a[k] or 'inf') == pyte
 def test_two_processes_are_one(engine, tmp_path):
     "Two processes of batch 8 are one of batch 16: weights, logs, files; and they go on exactly where they stopped."
     said = train(tmp_path, engine, 2)
-    assert said.count('loss terms of step 12') == 5 and re.search('^1 (cpu|cuda):?[01]?$', said, re.M), 'rank 0 alone speaks'
+    assert said.count('loss terms of step 12') == 5 and re.search('^1 (cpu|cuda):?[01]?$', said, re.M), (
+        'rank 0 alone speaks'
+    )
     train(tmp_path, engine, 1)
     first, second, again, one = (torch.load(tmp_path / f'{name}.pt') for name in ('two_0', 'two_1', 'cut_0', 'one_0'))
     for k in first:
         assert torch.equal(first[k], second[k]) and torch.equal(first[k], again[k])
         torch.testing.assert_close(first[k], one[k], rtol=0, atol=1e-6)
-    assert len(rows(tmp_path / 'two')) == len(rows(tmp_path / 'one')) and all(map(near, rows(tmp_path / 'two'), rows(tmp_path / 'one')))
+    assert len(rows(tmp_path / 'two')) == len(rows(tmp_path / 'one')) and all(
+        map(near, rows(tmp_path / 'two'), rows(tmp_path / 'one'))
+    )
     assert rows(tmp_path / 'cut')[-1] == rows(tmp_path / 'two')[-1]
     names = lambda run: sorted(str(p.relative_to(tmp_path / run)) for p in (tmp_path / run).rglob('*'))
     assert names('two') == names('one') and 'checkpoints/final_step_12/config.json' in names('one')
@@ -85,7 +101,9 @@ def test_two_processes_are_one(engine, tmp_path):
     for k in whole:
         assert torch.equal(spread[k], mine[k]) and torch.equal(spread[k], resumed[k]), 'fsdp goes on exactly'
         torch.testing.assert_close(spread[k], whole[k], rtol=0, atol=1e-6)
-    assert len(list((tmp_path / 'parts/profiler').glob('*.json'))) == 1, 'rank 0 alone is profiled, and the other does not wait for it'
+    assert len(list((tmp_path / 'parts/profiler').glob('*.json'))) == 1, (
+        'rank 0 alone is profiled, and the other does not wait for it'
+    )
     assert names('fsdp') == names('ddp') and all(map(near, rows(tmp_path / 'fsdp'), rows(tmp_path / 'ddp')))
     kept = load_file(tmp_path / 'fsdp/checkpoints/final_step_12/model.safetensors')
     assert all(torch.equal(kept[k], spread[k]) for k in kept)
@@ -112,10 +130,27 @@ def test_clearml_offline(tmp_path):
     "Scalars and pictures are in the run folder, nothing is in HOME, nothing is asked."
     (tmp_path / 'home').mkdir()
     clean = {k: v for k, v in os.environ.items() if not k.startswith(('CLEARML', 'TRAINS'))}
-    done = subprocess.run([sys.executable, '-c', CLEARML, 'run'], cwd=tmp_path, env=clean | dict(HOME=str(tmp_path / 'home'), MPLCONFIGDIR=str(tmp_path / 'home/.mpl')), capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, '-c', CLEARML, 'run'],
+        cwd=tmp_path,
+        env=clean | dict(HOME=str(tmp_path / 'home'), MPLCONFIGDIR=str(tmp_path / 'home/.mpl')),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert [p.name for p in (tmp_path / 'home').iterdir()] in ([], ['.mpl']) and [p.name for p in tmp_path.iterdir() if p.name != 'home'] == ['run']
-    found = [e for p in (tmp_path / 'run').rglob('metrics.jsonl') for line in p.read_text().splitlines() for e in json.loads(line)]
+    assert [p.name for p in (tmp_path / 'home').iterdir()] in ([], ['.mpl']) and [
+        p.name for p in tmp_path.iterdir() if p.name != 'home'
+    ] == ['run']
+    found = [
+        e
+        for p in (tmp_path / 'run').rglob('metrics.jsonl')
+        for line in p.read_text().splitlines()
+        for e in json.loads(line)
+    ]
     scalars = {(e['metric'], e['variant']): (e['iter'], e['value']) for e in found if 'value' in e}
     assert scalars == {('train', 'mse'): (7, 0.5), ('val', 'low/mse'): (7, 0.25), ('lr-Adam', 'lr-Adam'): (7, 0.001)}
-    assert any(e['metric'] == 'val_metrics' for e in found) and list((tmp_path / 'run').rglob('*.jpeg')), 'the picture is there'
+    assert any(e['metric'] == 'val_metrics' for e in found) and list((tmp_path / 'run').rglob('*.jpeg')), (
+        'the picture is there'
+    )

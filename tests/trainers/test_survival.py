@@ -1,30 +1,44 @@
 "A run outlives its process: killed at any moment, and given the same line again, it ends as if nothing had been."
+
 import multiprocessing, os, random, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
 from helpers import ROOT, command
 
-KILLS = int(os.environ.get('VAEBOOK_KILLS', 50)) # over all chapters; more by hand: VAEBOOK_KILLS=500 pytest tests/trainers/test_survival.py -k killed
+KILLS = int(
+    os.environ.get('VAEBOOK_KILLS', 50)
+)  # over all chapters; more by hand: VAEBOOK_KILLS=500 pytest tests/trainers/test_survival.py -k killed
 CHAPTERS = {
     'cvae': 'dataset=digits sweep.callback_every=1000',
     'latent_actions': '',
     'causal_video': '',
     'audio': '',
-    'world': ''}
+    'world': '',
+}
 SHORT = 'smoke=true logger=csv trainer.progress_bar=false trainer.max_steps=12 trainer.max_epochs=null trainer.save_every_n_steps=3 trainer.val_every_n_steps=6 trainer.log_every_n_steps=2 trainer.num_threads=1'
 SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT
-PRELOAD = ['vaebook.train', 'vaebook.experiments.experiment', 'vaebook.trainers.lightning', 'vaebook.trainers.accelerate', 'matplotlib.figure', 'hydra', 'accelerate',
-           *(f'vaebook.experiments.{name}' for name in CHAPTERS)]
+PRELOAD = [
+    'vaebook.train',
+    'vaebook.experiments.experiment',
+    'vaebook.trainers.lightning',
+    'vaebook.trainers.accelerate',
+    'matplotlib.figure',
+    'hydra',
+    'accelerate',
+    *(f'vaebook.experiments.{name}' for name in CHAPTERS),
+]
 
 
 def job(name, run, said):
     "What the command line does up to the trained model, with a mark at the moment from which on it answers."
     sys.stdout = sys.stderr = open(f'{run}.log', 'a')
     import torch
+
     torch.set_num_threads(1)
     from vaebook.core.config import compose
     from vaebook.train import experiment
+
     body = experiment(compose(name, overrides=f'{SHORT} {CHAPTERS[name]} run_dir={run} resume=auto {said}'))
     with body.stop_at_once():
         Path(f'{run}.ready').touch()
@@ -39,7 +53,7 @@ def nursery():
     return context
 
 
-def sitting(nursery, name, run, said='', stop=None, after=0.):
+def sitting(nursery, name, run, said='', stop=None, after=0.0):
     "One process at work on a run; it gets a signal after so many seconds, if it is still there. Its exit code, and the seconds it took."
     ready = Path(f'{run}.ready')
     ready.unlink(missing_ok=True)
@@ -47,17 +61,20 @@ def sitting(nursery, name, run, said='', stop=None, after=0.):
     begun = time.perf_counter()
     process.start()
     process.join(after if stop else None)
-    if stop and process.is_alive(): os.kill(process.pid, stop)
+    if stop and process.is_alive():
+        os.kill(process.pid, stop)
     process.join(120)
     assert process.exitcode is not None, 'it goes on and on'
     answers = ready.exists()
     return process.exitcode, time.perf_counter() - begun, answers
 
 
-def model(run): return (Path(run) / 'model/model.safetensors').read_bytes()
+def model(run):
+    return (Path(run) / 'model/model.safetensors').read_bytes()
 
 
-def rows(run): return (Path(run) / 'metrics.csv').read_text()
+def rows(run):
+    return (Path(run) / 'metrics.csv').read_text()
 
 
 @pytest.mark.slow
@@ -66,18 +83,20 @@ def test_killed_at_any_moment(nursery, name, tmp_path):
     "Stopped up to three times, at random, by any signal: the same weights and the same log as the run that nobody stopped."
     code, *_ = sitting(nursery, name, tmp_path / 'unbroken')
     assert code == 0, (tmp_path / 'unbroken.log').read_text()[-2000:]
-    code, seconds, _ = sitting(nursery, name, tmp_path / 'again') # everything is in memory now
+    code, seconds, _ = sitting(nursery, name, tmp_path / 'again')  # everything is in memory now
     chance, kills, ended, number = random.Random(name), 0, {}, 0
     while kills < KILLS / len(CHAPTERS):
         number += 1
         run = tmp_path / f'run_{number}'
         for _ in range(3):
             stop = chance.choice(SIGNALS)
-            code, _, answers = sitting(nursery, name, run, stop=stop, after=chance.uniform(0.02, 1.) * seconds)
+            code, _, answers = sitting(nursery, name, run, stop=stop, after=chance.uniform(0.02, 1.0) * seconds)
             ended[stop.name, code] = ended.get((stop.name, code), 0) + 1
-            early = not answers and code in (-stop, 1) # it was still importing, or composing
-            late = code == -stop and (run / 'model').exists() # the run was over, the process not yet
-            assert code == 0 or early or late or code == (75 if stop is not signal.SIGKILL else -9), f'{stop.name}: {code}\n' + Path(f'{run}.log').read_text()[-2000:]
+            early = not answers and code in (-stop, 1)  # it was still importing, or composing
+            late = code == -stop and (run / 'model').exists()  # the run was over, the process not yet
+            assert code == 0 or early or late or code == (75 if stop is not signal.SIGKILL else -9), (
+                f'{stop.name}: {code}\n' + Path(f'{run}.log').read_text()[-2000:]
+            )
             kills += code != 0
         code, *_ = sitting(nursery, name, run)
         assert code == 0, Path(f'{run}.log').read_text()[-2000:]
@@ -93,11 +112,20 @@ TINY = 'experiment=classifier dataset=digits smoke=true logger=csv trainer.progr
 
 def begun(*line, cwd, env=None):
     "A command line at work, after its first steps."
-    process = subprocess.Popen([str(a) for a in line], cwd=cwd, env=os.environ | (env or {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [str(a) for a in line],
+        cwd=cwd,
+        env=os.environ | (env or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     deadline = time.time() + 180
     while time.time() < deadline and process.poll() is None:
         log = Path(cwd, 'run/metrics.csv')
-        if log.exists() and len(log.read_text().splitlines()) > 2: return process
+        if log.exists() and len(log.read_text().splitlines()) > 2:
+            return process
         time.sleep(0.05)
     process.kill()
     raise AssertionError(''.join(process.communicate())[-3000:])
@@ -112,14 +140,27 @@ def ended(process, timeout=120):
 @pytest.mark.parametrize('engine', ['lightning', 'accelerate'])
 def test_the_command_line_says_how_to_go_on(engine, tmp_path):
     "Exit code 75 and one line on stderr; the same line goes on from the step it names."
-    line = [sys.executable, '-m', 'vaebook.train', *TINY.split(), f'trainer.engine={engine}', f'run_dir={tmp_path / "run"}', 'resume=auto']
+    line = [
+        sys.executable,
+        '-m',
+        'vaebook.train',
+        *TINY.split(),
+        f'trainer.engine={engine}',
+        f'run_dir={tmp_path / "run"}',
+        'resume=auto',
+    ]
     process = begun(*line, cwd=tmp_path)
     process.send_signal(signal.SIGTERM)
     code, out, err = ended(process)
     said = err.strip().splitlines()
     assert code == 75 and len(said) == 1, err
-    assert said[0].startswith('stopped by SIGTERM at step ') and f'of 100000; the checkpoint is in {tmp_path / "run"}; go on with resume={tmp_path / "run"}, or with the same line if it has run_dir and resume=auto' in said[0]
+    assert (
+        said[0].startswith('stopped by SIGTERM at step ')
+        and f'of 100000; the checkpoint is in {tmp_path / "run"}; go on with resume={tmp_path / "run"}, or with the same line if it has run_dir and resume=auto'
+        in said[0]
+    )
     import torch
+
     step = int(said[0].split('at step ')[1].split()[0])
     assert torch.load(tmp_path / 'run/checkpoints/last.ckpt', weights_only=True)['batches'] == step > 0
     more = [a for a in line if not a.startswith('trainer.max_steps')] + [f'trainer.max_steps={step + 5}']
@@ -165,7 +206,13 @@ with StopSignals() as stop:
 @pytest.mark.parametrize('stop', [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_to_the_whole_group(stop):
     "Workers that read data go on until the update is over."
-    done = subprocess.run([sys.executable, '-c', WORKERS, str(int(stop))], capture_output=True, text=True, timeout=120, start_new_session=True)
+    done = subprocess.run(
+        [sys.executable, '-c', WORKERS, str(int(stop))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        start_new_session=True,
+    )
     assert done.stdout.strip() == f'True {stop.name}', done.stderr[-2000:]
 
 
@@ -197,26 +244,56 @@ experiment(compose('classifier', overrides='{said}', run_dir='{run}')).fit()
 def test_a_notebook_that_is_stopped(tmp_path):
     "papermill reports the line as the error of the cell; later cells are not run."
     import nbformat, papermill
+
     said = TINY.replace('experiment=classifier ', '')
-    cells = [nbformat.v4.new_code_cell(NOTEBOOK.format(said=said, run=tmp_path / 'run')), nbformat.v4.new_code_cell('print("went on")')]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python'))), tmp_path / 'in.ipynb')
-    with pytest.raises(papermill.PapermillExecutionError) as error: papermill.execute_notebook(str(tmp_path / 'in.ipynb'), str(tmp_path / 'out.ipynb'))
+    cells = [
+        nbformat.v4.new_code_cell(NOTEBOOK.format(said=said, run=tmp_path / 'run')),
+        nbformat.v4.new_code_cell('print("went on")'),
+    ]
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
+        ),
+        tmp_path / 'in.ipynb',
+    )
+    with pytest.raises(papermill.PapermillExecutionError) as error:
+        papermill.execute_notebook(str(tmp_path / 'in.ipynb'), str(tmp_path / 'out.ipynb'))
     assert error.value.ename == 'Stopped' and error.value.evalue.startswith('stopped by SIGUSR1 at step ')
-    assert not nbformat.read(tmp_path / 'out.ipynb', 4).cells[-1].outputs and (tmp_path / 'run/checkpoints/last.ckpt').exists()
+    assert (
+        not nbformat.read(tmp_path / 'out.ipynb', 4).cells[-1].outputs
+        and (tmp_path / 'run/checkpoints/last.ckpt').exists()
+    )
 
 
 @pytest.mark.slow
 def test_two_processes_stop_together(tmp_path):
     "One of them gets the signal; both end with 75 at the same step, and the checkpoint is whole."
-    line = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'vaebook.train', *TINY.split(),
-            'trainer.engine=accelerate', f'run_dir={tmp_path / "run"}', 'resume=auto']
+    line = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc-per-node=2',
+        '-m',
+        'vaebook.train',
+        *TINY.split(),
+        'trainer.engine=accelerate',
+        f'run_dir={tmp_path / "run"}',
+        'resume=auto',
+    ]
     process = begun(*line, cwd=tmp_path)
     import psutil
-    workers = [p for p in psutil.Process(process.pid).children(recursive=True) if 'vaebook.train' in ' '.join(p.cmdline())]
+
+    workers = [
+        p for p in psutil.Process(process.pid).children(recursive=True) if 'vaebook.train' in ' '.join(p.cmdline())
+    ]
     os.kill(workers[-1].pid, signal.SIGUSR1)
     code, out, err = ended(process)
-    assert code == 1 and err.count('stopped by SIGUSR1 at step') == 1 and err.count('exitcode  : 75') >= 1, err[-3000:] # torchrun's own code is 1
+    assert code == 1 and err.count('stopped by SIGUSR1 at step') == 1 and err.count('exitcode  : 75') >= 1, err[
+        -3000:
+    ]  # torchrun's own code is 1
     import torch
+
     step = torch.load(tmp_path / 'run/checkpoints/last.ckpt', weights_only=True)['batches']
     assert step > 0 and step % 10 == 0 and f'at step {step} of' in err
 
@@ -257,10 +334,19 @@ def test_the_batch_file_requeues(cluster, tmp_path):
     process = begun('bash', file, *TINY.split(), f'run_dir={tmp_path / "run"}', cwd=tmp_path, env=env)
     process.send_signal(signal.SIGUSR1)
     code, out, err = ended(process)
-    assert code == 75 and 'stopped by SIGUSR1 at step' in err and log.read_text().splitlines()[-1] == 'scontrol requeue 17'
+    assert (
+        code == 75 and 'stopped by SIGUSR1 at step' in err and log.read_text().splitlines()[-1] == 'scontrol requeue 17'
+    )
     step = int(err.split('at step ')[1].split()[0])
     last = [a for a in TINY.split() if 'max_steps' not in a] + [f'trainer.max_steps={step + 3}']
-    done = subprocess.run(['bash', str(file), *last, f'run_dir={tmp_path / "run"}'], cwd=tmp_path, env=os.environ | env, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(
+        ['bash', str(file), *last, f'run_dir={tmp_path / "run"}'],
+        cwd=tmp_path,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
     assert done.returncode == 0 and log.read_text().count('scontrol') == 1, done.stderr[-2000:]
     assert (tmp_path / 'run/metrics.json').exists()
 
@@ -268,7 +354,14 @@ def test_the_batch_file_requeues(cluster, tmp_path):
 @pytest.mark.slow
 def test_a_failure_is_not_requeued(cluster, tmp_path):
     env, log = cluster
-    done = subprocess.run(['bash', str(ROOT / 'nbs/scale/requeue.sbatch'), 'recipe=nonsense', 'run_dir=run'], cwd=tmp_path, env=os.environ | env, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(
+        ['bash', str(ROOT / 'nbs/scale/requeue.sbatch'), 'recipe=nonsense', 'run_dir=run'],
+        cwd=tmp_path,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
     assert done.returncode == 2 and 'scontrol' not in log.read_text()
 
 
@@ -277,4 +370,7 @@ def test_the_loop_asks_again(tmp_path):
     count = f'echo "$*" >> {tmp_path}/log; [ $(wc -l < {tmp_path}/log) = 3 ] || exit 75'
     done = subprocess.run(['bash', str(ROOT / 'nbs/scale/relaunch.sh'), 'bash', '-c', count, 'run', 'a b'], timeout=20)
     assert done.returncode == 0 and (tmp_path / 'log').read_text() == 3 * 'a b\n'
-    assert subprocess.run(['bash', str(ROOT / 'nbs/scale/relaunch.sh'), 'bash', '-c', 'exit 3'], timeout=20).returncode == 3
+    assert (
+        subprocess.run(['bash', str(ROOT / 'nbs/scale/relaunch.sh'), 'bash', '-c', 'exit 3'], timeout=20).returncode
+        == 3
+    )

@@ -1,4 +1,5 @@
 "A model and its discriminator through both engines: steps are counted once, resume is exact, two processes are one."
+
 import os, sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ ENGINES = 'lightning', 'accelerate'
 
 class Stand(Pretrained):
     "Averages 2×2 pixels and sharpens."
+
     def __init__(self):
         super().__init__()
         self.channels, self.calls, self.doom = 1, 0, None
@@ -31,36 +33,66 @@ class Stand(Pretrained):
 
     def forward(self, batch):
         self.calls += self.training
-        if self.training and self.calls == self.doom: raise RuntimeError('power cut')
+        if self.training and self.calls == self.doom:
+            raise RuntimeError('power cut')
         x = batch['video'].float() / 127.5 - 1
         small = F.interpolate(F.avg_pool3d(x, (1, 2, 2)), x.shape[2:])
         return dict(x=x, x_hat=small + self.out(F.silu(self.hidden(small))))
 
-    def compute_loss(self, batch, step, out=None): return LossTerms(recon=(out['x_hat'] - out['x']).abs().mean())
+    def compute_loss(self, batch, step, out=None):
+        return LossTerms(recon=(out['x_hat'] - out['x']).abs().mean())
 
 
 class Clips:
     "Moving noise, 1×3×8×8."
+
     def __init__(self, count):
         still = torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
         self.x = torch.stack([still.roll(t, -1) for t in range(3)], 2)
 
-    def __len__(self): return len(self.x)
-    def __getitem__(self, index): return dict(video=self.x[index])
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return dict(video=self.x[index])
 
 
 def gan(folder, engine='lightning', steps=30, doom=None, resume=None, batch_size=4, objective=None, **trainer):
     "Train; the objective, and what the engine returned."
-    settings = dict(accelerator='cpu', engine=engine, progress_bar=False, max_steps=steps, log_every_n_steps=2, val_every_n_steps=10, gradient_clip_val=1., ema_decay=0.9) | trainer
+    settings = (
+        dict(
+            accelerator='cpu',
+            engine=engine,
+            progress_bar=False,
+            max_steps=steps,
+            log_every_n_steps=2,
+            val_every_n_steps=10,
+            gradient_clip_val=1.0,
+            ema_decay=0.9,
+        )
+        | trainer
+    )
     cfg = compose('cvae', dataset='digits', logger='csv', **{f'trainer.{k}': v for k, v in settings.items()})
     set_seed(0)
-    objective = VideoObjective(Stand(), msgrad, **dict(disc_start=4, disc_width=4, disc_layers=2, disc_lr=1e-3) | (objective or {}))
+    objective = VideoObjective(
+        Stand(), msgrad, **dict(disc_start=4, disc_width=4, disc_layers=2, disc_lr=1e-3) | (objective or {})
+    )
     objective.model.doom, data = doom, Clips(64)
-    given = fit(objective, cfg, Path(folder), lambda start, n: batches(data, batch_size, 0, start, n), sequential(Clips(8), 4), 64 // batch_size, (), resume)
+    given = fit(
+        objective,
+        cfg,
+        Path(folder),
+        lambda start, n: batches(data, batch_size, 0, start, n),
+        sequential(Clips(8), 4),
+        64 // batch_size,
+        (),
+        resume,
+    )
     return objective, given
 
 
-def state(objective): return list(objective.state_dict().values())
+def state(objective):
+    return list(objective.state_dict().values())
 
 
 def discriminator(objective):
@@ -84,14 +116,18 @@ def test_steps_are_the_models(whole):
         assert {int(s['step']) for s in objective.discriminator.optimizer.state.values()} == {26}
         assert all(torch.isfinite(v).all() for v in state(objective) + discriminator(objective))
         assert column(home / name, 'train/disc')[0][0] >= 4 and column(home / name, 'val/gan')[-1][0] == 30
-        assert {int(s['step']) for s in read_checkpoint(home / name / 'checkpoints/last.ckpt')['optimizer']['state'].values()} == {30}
+        assert {
+            int(s['step'])
+            for s in read_checkpoint(home / name / 'checkpoints/last.ckpt')['optimizer']['state'].values()
+        } == {30}
 
 
 def test_two_engines_are_one(whole):
     home, runs = whole
     (a, _), (b, _) = runs.values()
     assert same(state(a), state(b)) and same(discriminator(a), discriminator(b))
-    for key in ('train/recon', 'train/gan', 'train/disc', 'val/gan', 'val/perceptual'): assert column(home / 'lightning', key) == column(home / 'accelerate', key) != []
+    for key in ('train/recon', 'train/gan', 'train/disc', 'val/gan', 'val/perceptual'):
+        assert column(home / 'lightning', key) == column(home / 'accelerate', key) != []
 
 
 @pytest.mark.parametrize('engine', ENGINES)
@@ -99,33 +135,41 @@ def test_resume_is_exact(whole, engine, tmp_path):
     "Averaged weights, the discriminator and its Adam, the log."
     home, runs = whole
     given = dict(engine=engine, accumulate_grad_batches=2, save_every_n_steps=5)
-    with pytest.raises(RuntimeError, match='power cut'): gan(tmp_path, doom=37, **given)
+    with pytest.raises(RuntimeError, match='power cut'):
+        gan(tmp_path, doom=37, **given)
     again, _ = gan(tmp_path, resume=tmp_path / 'checkpoints/last.ckpt', **given)
     assert again.model.calls == 60 - 30, 'it went on from step 15'
     assert same(state(again), state(runs[engine][0])) and same(discriminator(again), discriminator(runs[engine][0]))
-    for key in ('train/disc', 'train/gan', 'val/gan'): assert column(tmp_path, key) == column(home / engine, key)
+    for key in ('train/disc', 'train/gan', 'val/gan'):
+        assert column(tmp_path, key) == column(home / engine, key)
     loaded, _ = gan(tmp_path, resume=tmp_path / 'checkpoints/last.ckpt', **given)
-    assert loaded.model.calls == 0 and same(state(loaded), state(again)) and same(discriminator(loaded), discriminator(again))
+    assert (
+        loaded.model.calls == 0
+        and same(state(loaded), state(again))
+        and same(discriminator(loaded), discriminator(again))
+    )
 
 
 @pytest.mark.parametrize('engine', ENGINES)
 def test_in_and_out_of_adversarial_training(engine, tmp_path):
     "A run without a discriminator goes on with a fresh one, and the other way round; nothing of it is in the model's files."
-    gan(tmp_path, engine, 10, objective=dict(disc_weight=0.))
+    gan(tmp_path, engine, 10, objective=dict(disc_weight=0.0))
     last = tmp_path / 'checkpoints/last.ckpt'
     objective, _ = gan(tmp_path, engine, 20, resume=last)
     assert {int(s['step']) for s in objective.discriminator.optimizer.state.values()} == {10}
     names = {k for k in read_checkpoint(last)['extra']['net']}
     assert names and not any('discriminator' in k or 'net.' in k for k in objective.state_dict())
-    gan(tmp_path, engine, 30, resume=last, objective=dict(disc_weight=0.))
-    with pytest.raises(BadInput, match=r'train/gan=nan: expected a finite number at step 6'): gan(tmp_path / 'nan', engine, objective=dict(disc_lr=1e30))
+    gan(tmp_path, engine, 30, resume=last, objective=dict(disc_weight=0.0))
+    with pytest.raises(BadInput, match=r'train/gan=nan: expected a finite number at step 6'):
+        gan(tmp_path / 'nan', engine, objective=dict(disc_lr=1e30))
 
 
 @pytest.mark.parametrize('engine', ENGINES)
 def test_half_precision(engine, tmp_path):
     objective, _ = gan(tmp_path / 'bf16', engine, 6, precision='bf16-mixed', ema_decay=None)
     assert all(torch.isfinite(v).all() for v in state(objective) + discriminator(objective))
-    with pytest.raises(BadInput, match='bf16-mixed or 32-true beside a discriminator'): gan(tmp_path / 'fp16', engine, 6, precision='16-mixed')
+    with pytest.raises(BadInput, match='bf16-mixed or 32-true beside a discriminator'):
+        gan(tmp_path / 'fp16', engine, 6, precision='16-mixed')
 
 
 @pytest.mark.slow
@@ -136,12 +180,15 @@ def test_two_processes_are_one(tmp_path):
     one, _ = gan(tmp_path / 'one', 'accelerate', 12, batch_size=8, accumulate_grad_batches=2)
     first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
     assert same(first, second)
-    for a, b in zip(first, state(one) + discriminator(one)): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    for a, b in zip(first, state(one) + discriminator(one)):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     for key in ('train/recon', 'train/gan', 'train/disc', 'val/gan'):
-        assert [v for _, v in column(tmp_path / 'two', key)] == pytest.approx([v for _, v in column(tmp_path / 'one', key)], rel=1e-3, abs=1e-5)
+        assert [v for _, v in column(tmp_path / 'two', key)] == pytest.approx(
+            [v for _, v in column(tmp_path / 'one', key)], rel=1e-3, abs=1e-5
+        )
 
 
-if __name__ == '__main__': # a process of test_two_processes_are_one
+if __name__ == '__main__':  # a process of test_two_processes_are_one
     home = Path(sys.argv[1])
     objective, _ = gan(home / 'two', 'accelerate', 12, batch_size=8, accumulate_grad_batches=2)
     torch.save(state(objective) + discriminator(objective), home / f"{os.environ['RANK']}.pt")

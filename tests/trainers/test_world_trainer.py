@@ -1,4 +1,5 @@
 "The world model's trainer and its monitor: bad input, going on exactly, checkpoints of ours and of the origin."
+
 import csv, warnings
 from pathlib import Path
 
@@ -14,9 +15,30 @@ from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
 from vaebook.trainers.monitor import WorldModelMonitor
 from vaebook.trainers.callbacks import read_checkpoint
 from vaebook.trainers.fit import fit
-from vaebook.trainers.world import DMCVBTrainer, beta_schedule, load_checkpoint, save_checkpoint, validate, visualize_reconstructions
+from vaebook.trainers.world import (
+    DMCVBTrainer,
+    beta_schedule,
+    load_checkpoint,
+    save_checkpoint,
+    validate,
+    visualize_reconstructions,
+)
 
-TINY = dict(max_components=3, latent_dim=4, hidden_dim=16, image_size=16, action_dim=1, grid=4, width=8, embedding=32, context_dim=16, context_depth=1, slots=2, codebook_size=16, overshoot=2)
+TINY = dict(
+    max_components=3,
+    latent_dim=4,
+    hidden_dim=16,
+    image_size=16,
+    action_dim=1,
+    grid=4,
+    width=8,
+    embedding=32,
+    context_dim=16,
+    context_depth=1,
+    slots=2,
+    codebook_size=16,
+    overshoot=2,
+)
 TRAIN, VAL = (DMCVBDataset(pendulum_episodes(n, 16, 16, seed=n), sequence_length=8, stride=4) for n in (4, 2))
 
 
@@ -26,12 +48,22 @@ def new(**more):
 
 
 def trainer(model=None, **more):
-    usual = dict(train_dataset=TRAIN, val_dataset=VAL, batch_size=4, sequence_length=8, learning_rate=1e-3, beta_warmup_epochs=1, log_interval=3, accelerator='cpu')
+    usual = dict(
+        train_dataset=TRAIN,
+        val_dataset=VAL,
+        batch_size=4,
+        sequence_length=8,
+        learning_rate=1e-3,
+        beta_warmup_epochs=1,
+        log_interval=3,
+        accelerator='cpu',
+    )
     return DMCVBTrainer(model or new(), **usual | more)
 
 
 def rows(path):
-    with open(path, newline='') as file: return list(csv.DictReader(file))
+    with open(path, newline='') as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture(autouse=True)
@@ -52,13 +84,53 @@ def run(tmp_path_factory):
 
 # What a user may get wrong
 
-@pytest.mark.parametrize('key, value', [
-    ('learning_rate', 0), ('learning_rate', 'fast'), ('batch_size', 0), ('batch_size', 99), ('batch_size', 2.5), ('sequence_length', 16), ('sequence_length', 0),
-    ('grad_clip', 0), ('grad_clip', -1.), ('scheduler', 'cosines'), ('beta_start', -1), ('beta_end', float('nan')), ('beta_warmup_epochs', -1), ('beta_shape', 'line'),
-    ('balancer', 'rgp'), ('rgb_mu', 1.), ('rgb_lambd', -1.), ('rgb_alpha_steps', 1.5), ('lambda_recon', -1), ('lambda_att_dyn', None), ('entropy_weight', -0.1),
-    ('attention_kl_weight', 'x'), ('diversity_weight', -1), ('reward_weight', float('inf')), ('lambda_overshoot', -1), ('foreground_weight', '0'), ('kl', 'uper'), ('num_workers', -1), ('log_interval', 0),
-    ('seed', -1), ('seed', 0.5), ('accelerator', 'gpus'), ('precision', 'bf16'), ('logger', 'cvs'), ('resume', 'nowhere'),
-    ('train_dataset', []), ('val_dataset', 3), ('val_dataset', [torch.zeros(8)]), ('model', torch.nn.Linear(2, 2)), ('pin_memory', 'yes'), ('monitor', 'no')])
+
+@pytest.mark.parametrize(
+    'key, value',
+    [
+        ('learning_rate', 0),
+        ('learning_rate', 'fast'),
+        ('batch_size', 0),
+        ('batch_size', 99),
+        ('batch_size', 2.5),
+        ('sequence_length', 16),
+        ('sequence_length', 0),
+        ('grad_clip', 0),
+        ('grad_clip', -1.0),
+        ('scheduler', 'cosines'),
+        ('beta_start', -1),
+        ('beta_end', float('nan')),
+        ('beta_warmup_epochs', -1),
+        ('beta_shape', 'line'),
+        ('balancer', 'rgp'),
+        ('rgb_mu', 1.0),
+        ('rgb_lambd', -1.0),
+        ('rgb_alpha_steps', 1.5),
+        ('lambda_recon', -1),
+        ('lambda_att_dyn', None),
+        ('entropy_weight', -0.1),
+        ('attention_kl_weight', 'x'),
+        ('diversity_weight', -1),
+        ('reward_weight', float('inf')),
+        ('lambda_overshoot', -1),
+        ('foreground_weight', '0'),
+        ('kl', 'uper'),
+        ('num_workers', -1),
+        ('log_interval', 0),
+        ('seed', -1),
+        ('seed', 0.5),
+        ('accelerator', 'gpus'),
+        ('precision', 'bf16'),
+        ('logger', 'cvs'),
+        ('resume', 'nowhere'),
+        ('train_dataset', []),
+        ('val_dataset', 3),
+        ('val_dataset', [torch.zeros(8)]),
+        ('model', torch.nn.Linear(2, 2)),
+        ('pin_memory', 'yes'),
+        ('monitor', 'no'),
+    ],
+)
 def test_bad_arguments(key, value, tmp_path):
     with pytest.raises(BadInput) as e:
         more = dict(run_dir=tmp_path / 'run') | {key: value}
@@ -69,16 +141,20 @@ def test_bad_arguments(key, value, tmp_path):
 
 @pytest.mark.parametrize('epochs', [0, -1, 'many', None])
 def test_bad_epochs(epochs, tmp_path):
-    with pytest.raises(BadInput, match='num_epochs'): trainer(run_dir=tmp_path / 'run').train(epochs)
+    with pytest.raises(BadInput, match='num_epochs'):
+        trainer(run_dir=tmp_path / 'run').train(epochs)
     assert not (tmp_path / 'run').exists()
 
 
 def test_model_of_other_frames():
-    with pytest.raises(BadInput, match='observations'): trainer(new(image_size=32))
-    with pytest.raises(BadInput, match='actions'): trainer(new(action_dim=2))
+    with pytest.raises(BadInput, match='observations'):
+        trainer(new(image_size=32))
+    with pytest.raises(BadInput, match='actions'):
+        trainer(new(action_dim=2))
 
 
 # Runs
+
 
 def test_what_a_run_leaves(run):
     found, findings = rows(run / 'metrics.csv'), rows(run / 'findings.csv')
@@ -88,23 +164,36 @@ def test_what_a_run_leaves(run):
     assert all(r[f'val/{n}'] for r in val for n in names)
     train = [r for r in found if r.get('train/grad_norm')]
     assert len(train) >= 4 and all(float(r['train/grad_norm']) > 0 and r['train/cosine_elbo_update'] for r in train)
-    assert [r for r in found if r.get('lr-Adam')] and [r for r in found if r.get('found/component_2') and r['found/perplexity'] and r['found/latent_std']]
+    assert [r for r in found if r.get('lr-Adam')] and [
+        r for r in found if r.get('found/component_2') and r['found/perplexity'] and r['found/latent_std']
+    ]
     assert {'recons_step_3.png', 'attention_step_12.png'} <= {p.name for p in (run / 'figures').iterdir()}
-    assert {r['name'] for r in findings} >= {'kl_collapse', 'gradient_explosion', 'task_conflict', 'data_problems', 'action_convention'}
+    assert {r['name'] for r in findings} >= {
+        'kl_collapse',
+        'gradient_explosion',
+        'task_conflict',
+        'data_problems',
+        'action_convention',
+    }
     assert sorted(p.name for p in (run / 'model').iterdir()) == ['config.json', 'model.safetensors']
 
 
 def test_resume_is_exact(run, tmp_path, monkeypatch):
     "Stopped after two epochs and gone on with, by a trainer with another model: the same weights, codes and rotation."
     part, stop = tmp_path / 'part', RuntimeError('the power went')
+
     def fail(self, trainer, module, *args):
-        if module.step == 7: raise stop
+        if module.step == 7:
+            raise stop
+
     with monkeypatch.context() as m:
         m.setattr(WorldModelMonitor, 'on_train_batch_end', fail)
-        with pytest.raises(RuntimeError, match='power'): trainer(run_dir=part).train(4)
+        with pytest.raises(RuntimeError, match='power'):
+            trainer(run_dir=part).train(4)
     other = new()
     with torch.no_grad():
-        for p in other.parameters(): p.add_(1.)
+        for p in other.parameters():
+            p.add_(1.0)
     trainer(other.eval(), resume=part).train(4)
     assert weights(part) == weights(run)
     a, b = (read_checkpoint(r / 'checkpoints/last.ckpt') for r in (part, run))
@@ -120,48 +209,74 @@ def test_resume_is_exact(run, tmp_path, monkeypatch):
 def test_going_on(tmp_path):
     "A second call goes on; other settings do not."
     one = trainer(run_dir=tmp_path / 'a', scheduler='constant', log_interval=50)
-    one.train(1); first = one.train(2)
-    assert one.model.training is False and trainer(run_dir=tmp_path / 'b', scheduler='constant', log_interval=50, monitor=False).train(2) == first
-    with pytest.raises(BadInput, match='learning_rate|lr'): trainer(resume=tmp_path / 'a', scheduler='constant', learning_rate=1e-2).train(3)
-    with pytest.raises(BadInput, match='at least'): one.train(1)
+    one.train(1)
+    first = one.train(2)
+    assert (
+        one.model.training is False
+        and trainer(run_dir=tmp_path / 'b', scheduler='constant', log_interval=50, monitor=False).train(2) == first
+    )
+    with pytest.raises(BadInput, match='learning_rate|lr'):
+        trainer(resume=tmp_path / 'a', scheduler='constant', learning_rate=1e-2).train(3)
+    with pytest.raises(BadInput, match='at least'):
+        one.train(1)
 
 
 def test_bf16_is_finite(tmp_path):
     values = trainer(run_dir=tmp_path / 'run', precision='bf16-mixed', log_interval=1).train(2)
     assert all(torch.isfinite(torch.tensor(v)) for v in values.values())
-    assert all(torch.isfinite(torch.tensor(float(r['train/grad_norm']))) for r in rows(tmp_path / 'run/metrics.csv') if r.get('train/grad_norm'))
+    assert all(
+        torch.isfinite(torch.tensor(float(r['train/grad_norm'])))
+        for r in rows(tmp_path / 'run/metrics.csv')
+        if r.get('train/grad_norm')
+    )
 
 
 @pytest.mark.parametrize('balancer', ['sum', 'pcgrad', 'uncertainty'])
-def test_balancers(balancer, tmp_path): assert trainer(run_dir=tmp_path / 'run', balancer=balancer, num_workers=1).train(1)['val/total'] > 0
+def test_balancers(balancer, tmp_path):
+    assert trainer(run_dir=tmp_path / 'run', balancer=balancer, num_workers=1).train(1)['val/total'] > 0
 
 
 def test_any_dataset_will_do(tmp_path):
     "Subsets, and samples of no rewards with columns that are no business of ours."
-    plain = [dict(observations=TRAIN[i]['observations'], actions=TRAIN[i]['actions'], proprio=torch.zeros(8, 3)) for i in range(8)]
-    values = trainer(train_dataset=plain, val_dataset=torch.utils.data.Subset(VAL, [1, 2]), run_dir=tmp_path / 'run').train(1)
+    plain = [
+        dict(observations=TRAIN[i]['observations'], actions=TRAIN[i]['actions'], proprio=torch.zeros(8, 3))
+        for i in range(8)
+    ]
+    values = trainer(
+        train_dataset=plain, val_dataset=torch.utils.data.Subset(VAL, [1, 2]), run_dir=tmp_path / 'run'
+    ).train(1)
     assert 'val/reward_loss' in values
 
 
 # Checkpoints
 
+
 def test_checkpoints(tmp_path):
     "What is saved comes back, optimiser and half-gathered codebook included; the origin's own file is read."
-    model = new(); optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    model = new()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     batch = {k: v for k, v in TRAIN[torch.arange(2)].items()}
+
     def step(model, optimizer):
-        torch.manual_seed(5); optimizer.zero_grad()
-        model.compute_loss(batch).total.backward(); optimizer.step()
+        torch.manual_seed(5)
+        optimizer.zero_grad()
+        model.compute_loss(batch).total.backward()
+        optimizer.step()
+
     step(model, optimizer)
     save_checkpoint(model, optimizer, 3, tmp_path / 'ours.pt')
-    torch.save({
-        'epoch': 3,
-        'model_state_dict': model.state_dict(),
-        'optimizer_state_dict': optimizer.state_dict(),
-    }, tmp_path / 'theirs.pt')
+    torch.save(
+        {
+            'epoch': 3,
+            'model_state_dict': model.state_dict(),
+            'optimizer_state_dict': optimizer.state_dict(),
+        },
+        tmp_path / 'theirs.pt',
+    )
     step(model, optimizer)
     for name in ('ours.pt', 'theirs.pt'):
-        again = new(); opt = torch.optim.Adam(again.parameters(), lr=1.)
+        again = new()
+        opt = torch.optim.Adam(again.parameters(), lr=1.0)
         assert load_checkpoint(again, opt, tmp_path / name) == 3
         step(again, opt)
         assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
@@ -170,20 +285,29 @@ def test_checkpoints(tmp_path):
 
 def test_checkpoints_that_are_none(tmp_path):
     "Damaged, foreign, of another model, of another optimiser: each is said, and nothing is changed."
-    model = new(); optimizer = torch.optim.Adam(model.parameters())
+    model = new()
+    optimizer = torch.optim.Adam(model.parameters())
     before = {k: v.clone() for k, v in model.state_dict().items()}
     whole = save_checkpoint(model, optimizer, 1, tmp_path / 'whole.pt').read_bytes()
-    (tmp_path / 'half.pt').write_bytes(whole[:len(whole) // 2]); (tmp_path / 'empty.pt').write_bytes(b''); (tmp_path / 'text.pt').write_text('hello')
-    torch.save(model.state_dict(), tmp_path / 'weights.pt'); torch.save([1], tmp_path / 'list.pt'); torch.save(dict(epoch=Path('x')), tmp_path / 'code.pt')
-    other = new(hidden_dim=24); save_checkpoint(other, torch.optim.Adam(other.parameters()), 1, tmp_path / 'other.pt')
+    (tmp_path / 'half.pt').write_bytes(whole[: len(whole) // 2])
+    (tmp_path / 'empty.pt').write_bytes(b'')
+    (tmp_path / 'text.pt').write_text('hello')
+    torch.save(model.state_dict(), tmp_path / 'weights.pt')
+    torch.save([1], tmp_path / 'list.pt')
+    torch.save(dict(epoch=Path('x')), tmp_path / 'code.pt')
+    other = new(hidden_dim=24)
+    save_checkpoint(other, torch.optim.Adam(other.parameters()), 1, tmp_path / 'other.pt')
     save_checkpoint(model, torch.optim.Adam(list(model.parameters())[:3]), 1, tmp_path / 'optimizer.pt')
     with torch.no_grad():
-        for p in model.parameters(): p.add_(1.)
+        for p in model.parameters():
+            p.add_(1.0)
     changed = {k: v.clone() for k, v in model.state_dict().items()}
     for name in ('missing', 'half', 'empty', 'text', 'weights', 'list', 'code', 'other', 'optimizer'):
-        with pytest.raises(BadInput, match=f'{name}.pt'): load_checkpoint(model, optimizer, tmp_path / f'{name}.pt')
+        with pytest.raises(BadInput, match=f'{name}.pt'):
+            load_checkpoint(model, optimizer, tmp_path / f'{name}.pt')
         assert all(torch.equal(v, changed[k]) for k, v in model.state_dict().items()), name
-    with pytest.raises(BadInput): save_checkpoint(model, optimizer, 1, tmp_path / 'whole.pt' / 'inside.pt')
+    with pytest.raises(BadInput):
+        save_checkpoint(model, optimizer, 1, tmp_path / 'whole.pt' / 'inside.pt')
     load_checkpoint(model, optimizer, tmp_path / 'whole.pt')
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
@@ -201,14 +325,17 @@ def test_validate_leaves_no_trace():
 def test_pictures(tmp_path):
     x = torch.rand(2, 5, 3, 16, 16)
     from PIL import Image
+
     for step, v in enumerate((x, (255 * x).byte(), x.requires_grad_())):
         assert visualize_reconstructions(v, v, step, tmp_path / 'new') == tmp_path / f'new/recons_step_{step}.png'
     assert Image.open(tmp_path / 'new/recons_step_0.png').size == (5 * 17, 2 * 17)
-    with pytest.raises(BadInput): visualize_reconstructions(x[0], x[0], 0)
+    with pytest.raises(BadInput):
+        visualize_reconstructions(x[0], x[0], 0)
     assert beta_schedule(5) == 0.5
 
 
 # The monitor
+
 
 def test_monitor_is_silent_on_healthy_run(run):
     "Nothing is said of data, gradients or actions in the run above."
@@ -220,24 +347,52 @@ def test_monitor_beside_accelerate(tmp_path):
     "The other engine calls it in the same way, and the run is the same as without it."
     pytest.importorskip('accelerate')
     one = trainer(run_dir=tmp_path / 'none')
-    cfg = one.config(1); cfg['trainer'] |= dict(engine='accelerate', progress_bar=False)
+    cfg = one.config(1)
+    cfg['trainer'] |= dict(engine='accelerate', progress_bar=False)
     states = []
     for monitor in ([], [WorldModelMonitor(tmp_path, every=2)]):
-        model = new(); folder = tmp_path / str(len(states)); folder.mkdir()
-        fit(WorldObjective(model, beta=dict(warmup=2), balancer='rgb'), cfg, folder, one.train_loader, [VAL[torch.arange(2)]], one.per_epoch, monitor)
+        model = new()
+        folder = tmp_path / str(len(states))
+        folder.mkdir()
+        fit(
+            WorldObjective(model, beta=dict(warmup=2), balancer='rgb'),
+            cfg,
+            folder,
+            one.train_loader,
+            [VAL[torch.arange(2)]],
+            one.per_epoch,
+            monitor,
+        )
         states.append(model.state_dict())
     assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
-    assert {r['step'] for r in rows(tmp_path / 'findings.csv')} == {'1', '2', '3'} and 'task_conflict' in monitor[0].report()
+    assert {r['step'] for r in rows(tmp_path / 'findings.csv')} == {'1', '2', '3'} and 'task_conflict' in monitor[
+        0
+    ].report()
 
 
 def test_monitor_finds_a_dead_model():
     "A model whose latents, slots and codes were switched off, on a batch that is fine."
     model, batch = new(), TRAIN[torch.arange(8)]
     with torch.no_grad():
-        for layer in (model.posterior[-1], model.prior.gaussians): layer.weight.zero_(), layer.bias.zero_()
-        model.prior.anchors.zero_(); model.schema.slots.start.copy_(model.schema.slots.start[:1].expand_as(model.schema.slots.start))
-        model.tokenizer.quantizer.codebook.copy_(model.tokenizer.quantizer.codebook[:1].expand_as(model.tokenizer.quantizer.codebook))
+        for layer in (model.posterior[-1], model.prior.gaussians):
+            layer.weight.zero_(), layer.bias.zero_()
+        model.prior.anchors.zero_()
+        model.schema.slots.start.copy_(model.schema.slots.start[:1].expand_as(model.schema.slots.start))
+        model.tokenizer.quantizer.codebook.copy_(
+            model.tokenizer.quantizer.codebook[:1].expand_as(model.tokenizer.quantizer.codebook)
+        )
     found = {f['name']: f for f in diagnose(model, batch)}
-    for name in ('kl_collapse', 'inactive_latents', 'components_equal', 'attention_collapse', 'codebook_collapse', 'static_background'): assert found[name], found[name]
-    assert not found['data_problems'] and not {f['name'] for f in diagnose(model, batch, beta=0.) if f} & {'kl_collapse', 'inactive_latents'}
+    for name in (
+        'kl_collapse',
+        'inactive_latents',
+        'components_equal',
+        'attention_collapse',
+        'codebook_collapse',
+        'static_background',
+    ):
+        assert found[name], found[name]
+    assert not found['data_problems'] and not {f['name'] for f in diagnose(model, batch, beta=0.0) if f} & {
+        'kl_collapse',
+        'inactive_latents',
+    }
     assert evaluate_batch(model, batch).posterior.z.requires_grad is False and model.training

