@@ -3,7 +3,7 @@
 import ast, configparser, functools, importlib, inspect, json, posixpath, re, sys
 from pathlib import Path
 
-from fastcore.nbio import mk_cell, read_nb, write_nb
+from fastcore.nbio import mk_cell, write_nb
 from nbdev.doclinks import nbglob, patch_name
 from nbdev.process import NBProcessor
 from nbdev.processors import clean_magics, hide_line, rm_header_dash, strip_ansi
@@ -106,7 +106,7 @@ def notebook(path, to, doc, told, extra, below):
             cell.source = local(cell.source, doc, extra)
         cells.append(cell)
     trees = [
-        f'```{{toctree}}\n:hidden:\n'
+        '```{toctree}\n:hidden:\n'
         + f':caption: {caption}\n' * bool(caption)
         + '\n'
         + '\n'.join(f'/{d}' for d in docs)

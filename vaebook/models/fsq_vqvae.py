@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..bottlenecks.fsq import BOUNDS, check_levels
 from ..bottlenecks.registry import QUANTIZERS, make_quantizer
-from ..core import Latent, LossTerms, atomic_write, check, optional_import
+from ..core import Latent, LossTerms, atomic_write, check
 from ..core.distributed import mean_over_processes
 from ..core.options import Count, Level, Levels, Natural, Share, Weight
 from ..core.pretrained import Pretrained
