@@ -17,6 +17,7 @@ from .errors import did_you_mean as did_you_mean
 from .errors import flatten_dict as flatten_dict
 from .errors import format_table as format_table
 from .errors import optional_import as optional_import
+from .errors import progress_bar as progress_bar
 from .facade import choices as choices
 from .facade import recipes as recipes
 from .files import atomic_write as atomic_write

@@ -83,7 +83,10 @@ def compare_clips(model: CausalVAE, batches) -> dict: # model, floor and codec: 
     "Errors of the model, of the floor and of the untrained codec over clips, and what the latents cost."
     device = model.last_layer.device
     codec = DCTCodec(model.channels, model.ratio, model.z_channels).to(device)
-    ours, floor, waves, rate = VideoFidelity(), VideoFidelity(), VideoFidelity(), _Rate(model.bottleneck)
+    ours = VideoFidelity()
+    floor = VideoFidelity()
+    waves = VideoFidelity()
+    rate = _Rate(model.bottleneck)
     for batch in batches:
         x = to_float(batch['video'].to(device))
         latent = model.encode(x)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import vaebook
 from ..bottlenecks.gaussian import reparameterise
 from ..bottlenecks.latent_stats import Welford
-from ..core import BadInput, atomic_write_folder, check, check_choice, optional_import, read_json, reading
+from ..core import BadInput, check, check_choice, optional_import, progress_bar
+from ..core.files import atomic_write_folder, read_json, reading
 from ..core.runs import git_commit
 from ..data.batches import sequential
 from ..data.video.reader import to_float
@@ -83,8 +84,11 @@ class _ShardWriter:
 # %% ../../nbs/video/latents.ipynb #6963e7ec
 def _write_latents(model: nn.Module, batches, folder: Path, limit: float, dtype: str, sample: bool):
     "Shards of all batches and their `index.json`."
-    shards, stats, shapes, lengths = _ShardWriter(folder, limit), Welford(), [], []
-    for batch in optional_import('tqdm.auto').tqdm(batches, 'latents', delay=1): # seconds before it shows
+    shards = _ShardWriter(folder, limit)
+    stats = Welford()
+    shapes = []
+    lengths = []
+    for batch in progress_bar(batches, 'latents', delay=1): # seconds before it shows
         z = encode_batch(model, batch, sample).to(DTYPES[dtype]).cpu()
         stats.update(z)
         shapes += [list(z.shape[1:])] * len(z)

@@ -61,7 +61,7 @@ class Causal(nn.Module):
         return cache.get(self.key)
 
     def begins_clip(self, x: Tensor, cache: StreamCache | None) -> bool:
-        "Is `x` the first piece of a clip? Asked once a piece: the next one finds an empty entry, and is not the first."
+        "Is `x` the first piece of a clip? Ask once a piece: asking marks the clip as begun in the cache."
         first = self.cached(cache) is None
         if cache is not None: cache[self.key] = x.new_empty(0)
         return first

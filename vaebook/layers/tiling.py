@@ -79,7 +79,8 @@ def tiled(
     H, W = x.shape[3:]
     for name, n in dict(tile=tile, height=H, width=W).items():
         check(n > 0 and (n * scale).denominator == 1, name, n, f'a multiple of {scale.denominator}')
-    scaled = lambda n: int(n * scale)
+    def scaled(n): return int(n * scale)
+
     rows = tile_starts(H, tile, overlap, scale.denominator)
     columns = tile_starts(W, tile, overlap, scale.denominator)
 

@@ -44,7 +44,8 @@ class VGG16(nn.Module):
     "The 13 convolutions of VGG16; returns the output of each stage, [N, 64, H, W] to [N, 512, H/16, W/16]."
     def __init__(self):
         super().__init__()
-        layers, channels = [], 3
+        layers = []
+        channels = 3
         self.ends = [] # the last layer of each stage
         for i, widths in enumerate(_STAGES):
             if i: layers.append(nn.MaxPool2d(2))

@@ -270,6 +270,21 @@ class StreamingAutoencoder(LatentGrid):
 RECONSTRUCTIONS = dict(mse=torch.square, l1=torch.abs)
 KL_PER = dict(pixel=lambda x, z: x.numel(), latent=lambda x, z: z.numel(), frame=lambda x, z: x.shape[0] * x.shape[2])
 
+def _bottleneck_terms(
+    info: dict,                     # of the latent
+    kl_count: int,                  # what its nats are divided by
+    kl_weight: float,
+    commitment_weight: float,
+    entropy_weight: float
+    ) -> dict:                      # name → (value, weight)
+    "kl of a Gaussian; commitment or entropy of a quantiser, and its perplexity, which is only reported."
+    terms = {}
+    if 'kl' in info: terms['kl'] = info['kl'].sum() / kl_count, kl_weight
+    if 'commitment' in info: terms['commitment'] = info['commitment'], commitment_weight
+    if 'entropy' in info: terms['entropy'] = info['entropy'], entropy_weight
+    if 'perplexity' in info: terms['perplexity'] = info['perplexity'], 0.
+    return terms
+
 # %% ../../nbs/video/causal_video.ipynb #c0a1b2d3
 RESAMPLES = 'causal', 'bypass'
 _QUANTIZER_DEFAULTS = dict( # as many codes a latent as fit the width of the default model
@@ -419,16 +434,14 @@ class CausalVAE(StreamingAutoencoder, Pretrained):
         "recon, and kl or what the quantiser asks for."
         if out is None: out = self(batch)
         x, latent = out['x'], out['latent']
-        info = latent.info
         error = RECONSTRUCTIONS[recon](out['x_hat'].float() - x.float())
-        terms = LossTerms(recon=error.mean())
-        if 'kl' in info: terms['kl'] = info['kl'].sum() / KL_PER[kl_per](x, latent.z), kl_weight
-        if 'commitment' in info: terms['commitment'] = info['commitment'], commitment_weight
-        if 'entropy' in info: terms['entropy'] = info['entropy'], entropy_weight
-        if 'perplexity' in info: terms['perplexity'] = info['perplexity'], 0.
-        return terms
+        kl_count = KL_PER[kl_per](x, latent.z)
+        terms = _bottleneck_terms(latent.info, kl_count, kl_weight, commitment_weight, entropy_weight)
+        return LossTerms(recon=error.mean(), **terms)
 
 # %% ../../nbs/video/causal_video.ipynb #dc5b7a5b
+def _decibels(error: float) -> float: return 10 * math.log10(4 / error) # mean square in [-1, 1] → PSNR
+
 def selfcheck(
     model: CausalVAE,
     video: Tensor,                  # one clip, or a few, [B, C, T, H, W]
@@ -452,5 +465,4 @@ def selfcheck(
         nn.utils.clip_grad_norm_(copy.parameters(), 1.)
         optimizer.step()
         schedule.step()
-    decibels = lambda error: 10 * math.log10(4 / error)
-    return decibels(errors[0]), decibels(errors[-1])
+    return _decibels(errors[0]), _decibels(errors[-1])

@@ -134,17 +134,20 @@ def name_differences(
     return '; '.join(parts)
 
 # %% ../../nbs/video/wan.ipynb #1ba7a776
+def _same_shape(a: Tensor, b: Tensor) -> bool: return a.squeeze().shape == b.squeeze().shape
+
 def from_wan(folder) -> CausalVAE: # what AutoencoderKLWan.save_pretrained wrote
     "Wan 2.1 as a `CausalVAE`, float32, in eval mode."
     folder = Path(folder).expanduser()
     config = _read_config(folder)
     found = _read_weights(folder)
     model = CausalVAE(**vae_arguments(config))
-    own, names = dict(model.named_parameters()), _wan_names(model)
+    own = dict(model.named_parameters())
+    names = _wan_names(model)
     missing = [theirs for theirs in names.values() if theirs not in found]
     unexpected = sorted(found.keys() - names.values())
-    fits = lambda ours, theirs: found[theirs].squeeze().shape == own[ours].squeeze().shape
-    shape = [theirs for ours, theirs in names.items() if theirs in found and not fits(ours, theirs)]
+    both = {ours: theirs for ours, theirs in names.items() if theirs in found}
+    shape = [theirs for ours, theirs in both.items() if not _same_shape(own[ours], found[theirs])]
     differences = name_differences(missing, unexpected, shape)
     check(not differences, WEIGHTS, str(folder), f'the weights that {CONFIG} describes', differences)
     with torch.no_grad():
@@ -180,7 +183,8 @@ def to_wan(model: CausalVAE, folder) -> Path: # config.json and the weights, for
     "Write a model of Wan's architecture as diffusers does."
     folder = Path(folder).expanduser()
     config = _their_config(model)
-    own, state = dict(model.named_parameters()), {}
+    own = dict(model.named_parameters())
+    state = {}
     for ours, theirs in _wan_names(model).items():
         weight = own[ours].detach().cpu()
         state[theirs] = _their_shape(theirs, weight).contiguous()

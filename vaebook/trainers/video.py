@@ -98,7 +98,8 @@ class TrainingArguments:
         cfg = self.to_config()
         device_numbers(cfg.trainer)
         recipe = flatten_dict(optional_import('omegaconf').OmegaConf.to_container(cfg))
-        keys = load_yaml('facade/causal_video') | dict(seed='seed', logger='logger.name', accelerator='trainer.accelerator')
+        keys = load_yaml('facade/causal_video')
+        keys |= dict(seed='seed', logger='logger.name', accelerator='trainer.accelerator')
         for name, to in keys.items():
             usual = recipe.get(to['key'] if isinstance(to, dict) else to)
             if usual is None or getattr(self, name, ...) is not None: continue

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core import BadInput, atomic_write, cache_dir, check, check_choice, locked, optional_import, reading
+from ...core import BadInput, check, check_choice, optional_import, progress_bar
+from ...core.files import atomic_write, cache_dir, locked, reading
 from ...core.options import Count, Flag, Weight, checked
 from ..actions import stable_hash
 from ..batches import generator
@@ -57,8 +58,8 @@ class FrameCache:
         if numbers / 1e9 <= preload_gb: self._preload()
 
     def _preload(self):
-        tqdm = optional_import('tqdm.auto').tqdm
-        for i, v in enumerate(tqdm(self.videos, desc='decoding videos', leave=False, delay=1)): # seconds
+        bar = progress_bar(self.videos, 'decoding videos', leave=False, delay=1) # seconds before it shows
+        for i, v in enumerate(bar):
             try: self.memory[i] = self.decode(i, range(v.frames))
             except BadInput: pass # reported when a window needs it
 
@@ -287,7 +288,7 @@ def load_videos(
     val_root=None,                      # a folder of videos to validate on; None: a part of those in root
     num_frames: Count = 17,             # T
     resolution=64,                      # pixels, or [height, width]
-    stride: Count = 1,                  # every how manieth frame
+    stride: Count = 1,                  # frames from one to the next; 1: all frames
     dynamic_stride: Flag = False,       # draw it from 1 to `stride` for each training window
     channels: int = 3,                  # 3: colours, 1: gray
     sprites: str = 'fmnist',            # what moves: fmnist, mnist, digits or shapes

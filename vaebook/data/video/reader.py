@@ -19,7 +19,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...core import BadInput, atomic_write, cache_dir, check, check_choice, optional_import, reading
+from ...core import BadInput, check, check_choice, optional_import, progress_bar
+from ...core.files import atomic_write, cache_dir, reading
 from ...viz.tiles import save_gif, save_mp4
 
 # %% ../../../nbs/video/reader.ipynb #e7a78a4b
@@ -273,7 +274,7 @@ def read_frames(
     video,                          # a path, or the `Video` that `probe` returned
     start: int = 0,                 # number of the first frame
     num_frames: int | None = None,  # T; None: all that are left
-    stride: int = 1                 # every how manieth frame
+    stride: int = 1                 # from one frame to the next; 1: all frames
     ) -> Tensor:
     "Frames start, start + stride, … as uint8 [T,H,W,3]."
     v = video if isinstance(video, Video) else probe(video)
@@ -289,6 +290,12 @@ def read_frames(
     return torch.from_numpy(np.stack(frames))
 
 # %% ../../../nbs/video/reader.ipynb #ebcf0804
+def _is_video(path: Path) -> bool:
+    "A file with the suffix of a video, or a folder of numbered pictures; not hidden."
+    if path.name.startswith('.'): return False
+    if path.is_dir(): return len(_numbered_pictures(path)) > 1
+    return path.is_file() and path.suffix.lower() in SUFFIXES
+
 def find_videos(root) -> list[Path]: # a file, a folder, or a list of them
     "Paths of video files and of folders of numbered pictures, sorted."
     roots = [Path(p).expanduser() for p in ([root] if isinstance(root, (str, Path)) else root or ())]
@@ -297,9 +304,7 @@ def find_videos(root) -> list[Path]: # a file, a folder, or a list of them
     places = set(roots)
     for path in roots:
         if path.is_dir(): places.update(path.rglob('*'))
-    is_video = lambda p: p.is_file() and p.suffix.lower() in SUFFIXES
-    is_pictures = lambda p: p.is_dir() and len(_numbered_pictures(p)) > 1
-    found = [p for p in sorted(places) if not p.name.startswith('.') and (is_video(p) or is_pictures(p))]
+    found = [path for path in sorted(places) if _is_video(path)]
     check(found, 'root', str(root), f'videos ({" ".join(SUFFIXES)}) or folders of numbered pictures in it')
     return found
 
@@ -322,9 +327,10 @@ def index_videos(
     ) -> list[Video]:
     "The videos below `root` that are long enough."
     check_choice('on_error', on_error, ('skip', 'raise'))
-    paths, good, bad = find_videos(root), [], []
-    tqdm = optional_import('tqdm.auto').tqdm
-    for path in tqdm(paths, desc='looking into videos', leave=False, disable=len(paths) < 20):
+    paths = find_videos(root)
+    good = []
+    bad = []
+    for path in progress_bar(paths, 'looking into videos', len(paths) < 20, leave=False):
         try: good.append(_probe_long(path, span))
         except BadInput as e:
             if on_error == 'raise': raise

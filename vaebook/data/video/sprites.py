@@ -87,6 +87,9 @@ def _backgrounds(
 def _bounce(u: Tensor) -> Tensor: # a number that grows → between 0 and 1
     return 1 - ((u % 2) - 1).abs()
 
+def _speed(u: Tensor) -> Tensor: # numbers in [0,1] → ways from wall to wall a frame: 0.02 to 0.065, of either sign
+    return 0.02 * (u - 0.5).sign() + 0.09 * (u - 0.5)
+
 def _grid(
     cx: Tensor,         # [B,T] centre, in halves of the shorter side
     cy: Tensor,         # [B,T]
@@ -118,9 +121,8 @@ def _place(
     x, y, vx, vy, angle, spin, size, swell, phase = u[:, :, None].double().unbind(1)
     scale = (0.28 + 0.2 * size) * (1 + 0.3 * (swell - 0.5).clamp(min=0) * (0.3 * t + 6.3 * phase).sin())
     turn = (angle - 0.5) + 0.3 * (spin - 0.5).sign() * ((spin - 0.5).abs() - 0.25).clamp(min=0) * t
-    speed = lambda v: 0.02 * (v - 0.5).sign() + 0.09 * (v - 0.5)
-    cx = (W / min(W, H) - 0.5) * (2 * _bounce(2 * x + speed(vx) * t) - 1)
-    cy = (H / min(W, H) - 0.5) * (2 * _bounce(2 * y + speed(vy) * t) - 1)
+    cx = (W / min(W, H) - 0.5) * (2 * _bounce(2 * x + _speed(vx) * t) - 1)
+    cy = (H / min(W, H) - 0.5) * (2 * _bounce(2 * y + _speed(vy) * t) - 1)
     grid = _grid(cx, cy, turn, scale, H, W)
     pictures = sprites[:, None].expand(-1, T, -1, -1).flatten(0, 1)[:, None]
     return F.grid_sample(pictures, grid.flatten(0, 1), align_corners=False).view(len(u), T, 1, H, W)
