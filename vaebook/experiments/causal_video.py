@@ -99,18 +99,23 @@ def compare_clips(model: CausalVAE, batches) -> dict: # model, floor and codec: 
     return dict(model=ours, floor=floor, codec=waves, rate=rate.report())
 
 # %% ../../nbs/video/causal_video_experiment.ipynb #0a7c4f0b
-def frame_strip(rows: dict, count: int = 5): # name → [B, C, T, H, W] in [-1, 1]
+def frame_strip(
+    rows: dict,                     # name → [B, C, T, H, W] in [-1, 1]
+    count: int = 5,                 # frames of each clip
+    columns: list | None = None     # a name for each; None: the numbers of the frames
+    ):
     "Some frames of each clip; the rows of one clip lie together."
     clips = torch.stack([x.detach().cpu() for x in rows.values()], 1)
-    length, height = clips.shape[3:5]
+    length, height, width = clips.shape[3:]
     at = torch.linspace(0, length - 1, min(count, length)).round().long()
+    columns = columns or [f'frame {i}' for i in at]
     frames = clips[:, :, :, at].clamp(-1, 1)
     picture = rearrange(frames, 'b r c t h w -> (b r h) (t w) c').expand(-1, -1, 3)
     lines = len(clips) * len(rows)
-    fig = new_figure(1.1 * len(at) + 1.2, 1.1 * lines)
+    fig = new_figure(1.1 * len(at) + 1.2, 1.1 * lines + 0.3)
     ax = fig.add_subplot()
     ax.imshow((picture.numpy() + 1) / 2, interpolation='nearest')
-    ax.set_xticks([])
+    ax.set_xticks((torch.arange(len(at)) + 0.5) * width, columns)
     ax.set_yticks((torch.arange(lines) + 0.5) * height, list(rows) * len(clips))
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0, labelsize=8)
@@ -118,8 +123,10 @@ def frame_strip(rows: dict, count: int = 5): # name → [B, C, T, H, W] in [-1, 
 
 def _channels_figure(model: CausalVAE, latent: Latent): # of many clips
     "Deviation of each channel of the latents, and its divergence from the prior."
-    bars = dict(deviation=latent.z.std((0, 2, 3, 4)))
-    if 'mu' in latent.info: bars['KL (nats)'] = gaussian_kl(latent.info['mu'], latent.info['logvar']).mean((0, 2, 3, 4))
+    axes = 0, 2, 3, 4
+    info = latent.info
+    bars = dict(deviation=latent.z.std(axes))
+    if 'mu' in info: bars['KL (nats)'] = gaussian_kl(info['mu'], info['logvar']).mean(axes)
     fig = new_figure(6, 1.8)
     for ax, (label, heights) in zip(fig.subplots(1, len(bars), squeeze=False)[0], bars.items()):
         ax.bar(range(model.z_channels), heights.tolist())
@@ -159,7 +166,8 @@ class CausalVideoExperiment(Experiment, name='causal_video'):
     def build_model(self, data) -> CausalVAE:
         clips, options = as_dict(self.cfg.dataset), as_dict(self.cfg.model)
         del options['name']
-        model = CausalVAE(clips['channels'], num_frames=clips['num_frames'], resolution=clips['resolution'], **options)
+        shape = {key: clips[key] for key in ('channels', 'num_frames', 'resolution')}
+        model = CausalVAE(**shape, **options)
         return load_initial(model, self.cfg.init) if data and self.cfg.init else model
 
     def _objective(self, model: CausalVAE, perceptual) -> VideoObjective:

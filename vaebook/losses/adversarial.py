@@ -105,7 +105,8 @@ class DiscriminatorTrainer(nn.Module):
     def _apply(self, fn, *args, **kwargs):
         "Move the network, and the moments of its optimiser, which AdamW keeps beside the weights."
         self.net._apply(fn, *args, **kwargs)
-        for state in self.optimizer.state.values(): state.update({k: fn(v) for k, v in state.items() if k != 'step'})
+        for state in self.optimizer.state.values():
+            for key in state.keys() - {'step'}: state[key] = fn(state[key])
         return super()._apply(fn, *args, **kwargs)
 
     def extra_state(self) -> dict:

@@ -131,7 +131,8 @@ class VideoFidelity:
         by_frame = psnr(x_hat, x)
         values = dict(psnr=by_frame.mean(1), ssim=ssim(x_hat, x), temporal_error=temporal_error(x_hat, x))
         for name, distance in self.distances.items(): values[name] = distance(x_hat, x)
-        for name, value in values.items(): self.sums[name] = self.sums.get(name, 0) + _per_clip(value, len(x)).sum()
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + _per_clip(value, len(x)).sum()
         self._add_frames(by_frame)
         self.count += len(x)
         return self

@@ -60,7 +60,8 @@ def _downsample(channels: int, time: int, space: int, resample: str, pad: str) -
 
 def _upsample(channels: int, time: int, space: int, resample: str) -> list:
     "Repeated frames and pixels, and a convolution to half the channels."
-    repeat = [BypassUp(channels), Repeat(1, space)] if time > 1 and resample == 'bypass' else [Repeat(time, space)]
+    repeat = [Repeat(time, space)]
+    if time > 1 and resample == 'bypass': repeat = [BypassUp(channels), Repeat(1, space)]
     return [*repeat, CausalConv3d(channels, channels // 2, (1, 3, 3))]
 
 @dataclass
@@ -131,9 +132,9 @@ def _compression(patch: int, strides, levels: int) -> tuple: # (f, p, q): frames
 
 # %% ../../nbs/video/causal_video.ipynb #969cc50e
 class LatentGrid(nn.Module):
-    "The latents of a video autoencoder as a sweep, and a model of them, need them: shapes, names, units."
+    "The grid of latents of a video autoencoder: its shape, the names of its channels, their mean and deviation."
     channels: int       # C
-    num_frames: int     # T of clips from nothing
+    num_frames: int     # T of sampled clips
     size: tuple         # (H, W) of them
     z_channels: int     # D
     ratio: tuple        # (f, p, q)
@@ -183,7 +184,7 @@ class LatentGrid(nn.Module):
 
 # %% ../../nbs/video/causal_video.ipynb #5eaa9e01
 class StreamingAutoencoder(LatentGrid):
-    "What follows from `encode_features`, `apply_bottleneck` and `decode_raw`: clips at once, as a stream, in tiles."
+    "Clips at once, as a stream or in tiles, by `encode_features`, `apply_bottleneck` and `decode_raw` of a subclass."
     length: str # one of LENGTHS
 
     def encode_features(self, x: Tensor, cache: StreamCache | None = None) -> Tensor: raise NotImplementedError
@@ -194,12 +195,18 @@ class StreamingAutoencoder(LatentGrid):
         "The latent of a clip of fitting length, or of the next piece of one."
         return self.apply_bottleneck(self.encode_features(x, cache), sample)
 
-    def encode(self, x: Tensor, sample: bool = False) -> Latent: # x: [B, C, T, H, W] in [-1, 1]; a draw, or the mean?
+    def encode(self,
+        x: Tensor,                  # [B, C, T, H, W] in [-1, 1]
+        sample: bool = False        # a draw from the posterior, or its mean?
+        ) -> Latent:
         "z [B, D, t, h, w] and info: mu, logvar, kl of a Gaussian, indices of a quantiser, and the length T."
         latent = self.posterior(self._fitting(self._checked(x)), sample=sample)
         return Latent(latent.z, latent.info | dict(length=x.shape[2]))
 
-    def decode(self, z: Tensor, length: int | None = None) -> Tensor: # z: [B, D, t, h, w]; frames, None: all
+    def decode(self,
+        z: Tensor,                  # [B, D, t, h, w]
+        length: int | None = None   # frames; None: all
+        ) -> Tensor:
         "Clips [B, C, T, H, W], about in [-1, 1]."
         ok = length is None or type(length) is int and length > 0
         check(ok, 'length', length, 'a positive number of frames, or None')
@@ -216,9 +223,13 @@ class StreamingAutoencoder(LatentGrid):
             yield latent
 
     @torch.no_grad()
-    def decode_stream(self, pieces: Iterable[Tensor], length: int | None = None) -> Iterator[Tensor]: # z; frames
+    def decode_stream(self,
+        pieces: Iterable[Tensor],   # z of one clip
+        length: int | None = None   # frames; None: all
+        ) -> Iterator[Tensor]:
         "The first `length` frames of one clip, a piece at a time; None: all."
-        cache, left = {}, math.inf if length is None else length
+        cache = {}
+        left = math.inf if length is None else length
         for z in pieces:
             x, cache = stream_step(self.decode_raw, self._checked_latents(z), cache)
             x = x[:, :, :min(left, x.shape[2])]
@@ -246,7 +257,8 @@ class StreamingAutoencoder(LatentGrid):
         ) -> Tensor:
         "As `decode`, a tile at a time."
         p = self.ratio[1]
-        for name, n in dict(tile=tile, overlap=overlap).items(): check(n % p == 0, name, n, f'a multiple of {p} pixels')
+        for name, n in dict(tile=tile, overlap=overlap).items():
+            check(n % p == 0, name, n, f'a multiple of {p} pixels')
         return tiled(self.decode_raw, self._checked_latents(z), tile // p, overlap // p, p, blend)[:, :, :length]
 
     def _fitting(self, x: Tensor, begun: bool = False) -> Tensor:
@@ -310,8 +322,8 @@ class CausalVAE(StreamingAutoencoder, Pretrained):
     def __init__(self,
         # Clips
         channels: Count = 3,                                        # C
-        num_frames: Count = 17,                                     # of clips from nothing
-        resolution: Size = 64,                                      # of clips from nothing: pixels, or [height, width]
+        num_frames: Count = 17,                                     # T of sampled clips
+        resolution: Size = 64,                                      # of sampled clips: pixels, or [height, width]
         length: Literal[*LENGTHS] = 'pad',                          # for clips that are not of 1 + f·n frames
         # Networks
         base_channels: Count = 32,                                  # of the finest level
@@ -427,7 +439,7 @@ class CausalVAE(StreamingAutoencoder, Pretrained):
         *,
         recon: Literal[*RECONSTRUCTIONS] = 'mse',
         kl_weight: Weight = 1e-4,
-        kl_per: Literal[*KL_PER] = 'pixel',                 # what the nats of a clip are divided by the number of
+        kl_per: Literal[*KL_PER] = 'pixel',                 # kl in nats per pixel value, latent number or frame
         commitment_weight: Weight = 0.25,                   # of vq and rvq
         entropy_weight: Weight = 0.1                        # of lfq
         ) -> LossTerms:

@@ -42,7 +42,9 @@ def _init_in_time(layer):
 def _copy_kernels(to: nn.Module, of: nn.Module):
     "Copy parameters, kernels to the present frame."
     source = dict(of.named_parameters())
-    for name, p in to.named_parameters(): p.copy_(source[name] if p.ndim < 5 else tail_kernel(source[name], p.shape[2]))
+    for name, p in to.named_parameters():
+        weight = source[name]
+        p.copy_(weight if p.ndim < 5 else tail_kernel(weight, p.shape[2]))
 
 @torch.no_grad()
 def _copy_codec(to: DCTCodec, of: DCTCodec):
@@ -68,7 +70,7 @@ def inflate(
     is_image_model = image.ratio[0] == 1 and image.config['frames'] == 1
     check(is_image_model, 'image', image.ratio, 'a model with frames=1 and no strides in time')
     wanted, found = _settings(video), _settings(image)
-    for key in wanted: check(found[key] == wanted[key], key, found[key], f'that of the video model, {wanted[key]}')
+    for key, value in wanted.items(): check(found[key] == value, key, found[key], f'that of the video model, {value}')
 
     for to, of in ((video.encoder, image.encoder), (video.decoder, image.decoder)):
         for layer in filter(_resamples_time, to.layers): _init_in_time(layer)

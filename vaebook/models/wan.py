@@ -28,7 +28,8 @@ def check_wan(config: dict): # config.json of a model of diffusers
     "Raise `BadInput` that names what makes this model another network than Wan 2.1."
     kind = config.get('_class_name')
     check(kind == KIND, '_class_name', kind, f'{KIND}, the one class of diffusers that can be read')
-    fixed = _FIXED | dict(decoder_base_dim=[None, config.get('base_dim')], out_channels=[config.get('in_channels', 3)])
+    alike = dict(decoder_base_dim=[None, config.get('base_dim')], out_channels=[config.get('in_channels', 3)])
+    fixed = _FIXED | alike
     for key, value in config.items():
         if key in fixed:
             check(value in fixed[key], key, value, f'{fixed[key][0]}, as in Wan 2.1; Wan 2.2 is not supported')

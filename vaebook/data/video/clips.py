@@ -180,7 +180,7 @@ class ClipDataset:
                 self.reported.add(window.video)
         raise BadInput('videos', sorted(self.reported), 'one video that can be decoded')
 
-    def __getitem__(self, i) -> dict: # numbers of windows
+    def __getitem__(self, i) -> dict: # number of a window, or a tensor of them
         "`video` [B,C,T,H,W] uint8."
         at = torch.as_tensor(i)
         clips = torch.stack([self.clip(n) for n in at.flatten().tolist()])
@@ -278,8 +278,9 @@ def _check_choices(name: str, root, val_root, channels: int, on_error: str, opti
     check_choice('on_error', on_error, ('skip', 'raise'))
     known = ('domain_task', 'episodes', 'steps') if name == 'dmc_video' else ()
     for key in options: check_choice(f'option of {name}', key, known)
-    unused = name == 'video_folder' or (root is None and val_root is None)
-    check(unused, 'root', root or val_root, 'None unless the data set is video_folder', f'{name} is found by its name.')
+    fits = name == 'video_folder' or (root is None and val_root is None)
+    hint = f'{name} is found by its name.'
+    check(fits, 'root', root or val_root, 'None unless the data set is video_folder', hint)
 
 @checked
 def load_videos(

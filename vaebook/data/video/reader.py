@@ -238,7 +238,8 @@ def _upright(frame, v: Video) -> np.ndarray: # [H,W,3] uint8
 
 def decode_from_keyframe(v: Video, key: int, wanted: range) -> Iterator[np.ndarray]: # [H,W,3]
     "The frames of the numbers `wanted`, decoded from keyframe `key` on, up to the first that is missing."
-    found, number = 0, {t: i for i, t in enumerate(v.pts)}
+    found = 0
+    number = {t: i for i, t in enumerate(v.pts)}
     with open_video(v.path) as (file, stream):
         if key: file.seek(v.pts[key], stream=stream)
         for i, frame in enumerate(file.decode(stream)):
@@ -311,7 +312,9 @@ def find_videos(root) -> list[Path]: # a file, a folder, or a list of them
 def report_bad_files(errors: list, on_error: str, what: str): # of `BadInput`
     "Raise the first, or warn of all in one message."
     if errors and on_error == 'raise': raise errors[0]
-    if errors: warnings.warn(f'{what}: ' + ' | '.join(map(str, errors[:8])) + ' | …' * (len(errors) > 8), stacklevel=3)
+    if not errors: return
+    shown = [*map(str, errors[:8]), *['…'] * (len(errors) > 8)]
+    warnings.warn(f'{what}: {" | ".join(shown)}', stacklevel=3)
 
 def _probe_long(path, span: int) -> Video:
     "A video of at least `span` frames."

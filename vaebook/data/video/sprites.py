@@ -132,7 +132,7 @@ _NUMBERS = [12, 14, 1, 3 * 13] # of a clip: corners, waves, how many sprites, wh
 
 def _paste(
     out: Tensor,        # [B,T,C,H,W], changed in place
-    u: Tensor,          # [B,13] of each clip's sprite: place and motion (9), picture, colour (2), one is unused
+    u: Tensor,          # [B,13] of each clip's sprite: place and motion (9), picture, colour (2), 1 unused
     sprites: Tensor     # [N,1,h,w] uint8
     ):
     "Draw one sprite over each clip: dark where its picture is dark, in a vivid colour of its own."
@@ -187,5 +187,6 @@ class MovingSprites:
         at = torch.as_tensor(i)
         draws = [torch.rand(sum(_NUMBERS), generator=generator(*self.seed, n)) for n in at.flatten().tolist()]
         few = torch.stack(draws).split(4) # clips at a time: their pictures stay near the processor
-        x = torch.cat([render_sprites(u, self.sprites, self.num_frames, *self.size, self.channels) for u in few])
+        shape = self.num_frames, *self.size, self.channels
+        x = torch.cat([render_sprites(u, self.sprites, *shape) for u in few])
         return dict(video=x.view(*at.shape, *x.shape[1:]))
