@@ -90,7 +90,7 @@ def _repair(rows: Tensor, # [B, m], see `_as_rows`
     if wrong: warnings.warn(f'{wrong} of {count} ids are not in 0 … {vocab - 1} and were taken modulo {vocab}.')
     return ids % vocab, given
 
-# %% ../../nbs/actions/action_tokenizer.ipynb #ea553ba0
+# %% ../../nbs/actions/action_tokenizer.ipynb #b4c1f4b1
 def _wanted_length(given: dict, # names and values, None where not given
                    default: int,
                    horizon: int) -> int:
@@ -101,7 +101,7 @@ def _wanted_length(given: dict, # names and values, None where not given
     check(isinstance(length, int) and 0 < length <= horizon, 'length', length, f'1 to {horizon}')
     return length
 
-# %% ../../nbs/actions/action_tokenizer.ipynb #6530ae2b
+# %% ../../nbs/actions/action_tokenizer.ipynb #70a30ffc
 class ActionCodec:
     "Chunks [B, T, D] ⇄ ids [B, n], by a fitted `FSQVQVAE`, which is put into evaluation mode."
     chunk_size = 512 # chunks that go through the network at once: what stays in a cache

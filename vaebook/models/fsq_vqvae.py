@@ -97,7 +97,7 @@ def _linear_codec(size: ChunkSize, levels) -> LinearCodec: # levels: of each dig
     fineness = torch.tensor(levels).repeat_interleave(size.num_tokens)
     return LinearCodec(size.horizon * size.action_dim, fineness.argsort(descending=True, stable=True))
 
-# %% ../../nbs/actions/fsq_vqvae.ipynb #fa894965
+# %% ../../nbs/actions/fsq_vqvae.ipynb #4bfaff11
 class ChunkAutoencoder(nn.Module):
     "Chunks [B, T ≤ horizon, D] in the robot's units → codes [B, d, N] → chunks, by the parts that it is given."
 
