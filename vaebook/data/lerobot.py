@@ -133,11 +133,12 @@ def _dimension_names(feature: dict) -> list | None: # D names
         names = sum(names.values(), []) if lists else list(names)
     return [str(name) for name in names] if len(names) == np.prod(feature.get('shape', [0])) else None
 
-def read_lerobot(folder, # Has meta/info.json
-                 action: str = 'action', # Column
-                 state: str = 'observation.state' # Column, if it is there
-                ) -> Episodes:
-    "The numbers of a LeRobot data set of version 2.0, 2.1 or 3.0."
+def read_lerobot(
+    folder,                            # Has meta/info.json
+    action: str = 'action',            # Column
+    state: str = 'observation.state'   # Column, if it is there
+) -> Episodes:
+    "Actions, states and tasks of a LeRobot data set of version 2.0, 2.1 or 3.0."
     root = Path(folder).expanduser()
     info = _read_info(root)
     with _whole(root/'meta'/'info.json'): check_choice('action', action, info['features'])
@@ -245,7 +246,8 @@ def write_lerobot(episodes: Episodes,
                   folder, # Must not exist yet
                   robot_type: str = 'unknown') -> Path:
     "A LeRobot data set of version 3.0, whole or not at all; returns its path."
-    pq, e = optional_import('pyarrow.parquet', 'actions'), episodes
+    pq = optional_import('pyarrow.parquet', 'actions')
+    e = episodes
     check(e.fps > 0, 'fps', e.fps, 'a rate above 0 Hz', 'LeRobot has times for its frames: make Episodes with fps.')
     folder = Path(folder).expanduser()
     check(not folder.exists(), 'folder', str(folder),
@@ -258,7 +260,8 @@ def write_lerobot(episodes: Episodes,
     stats = dict(action=_statistics(np.concatenate(e.actions)))
     if e.states: stats['observation.state'] = _statistics(np.concatenate(e.states))
     with atomic_write_folder(folder) as root:
-        data, listing = root/'data/chunk-000/file-000.parquet', root/'meta/episodes/chunk-000/file-000.parquet'
+        data = root/'data/chunk-000/file-000.parquet'
+        listing = root/'meta/episodes/chunk-000/file-000.parquet'
         data.parent.mkdir(parents=True)
         listing.parent.mkdir(parents=True)
         with pq.ParquetWriter(data, frames[0].schema, write_page_checksum=True) as f:

@@ -22,7 +22,8 @@ def _arrays(path) -> dict:
         check_growth(path, sum(member.file_size for member in f.zip.infolist()))
         return {key: f[key] for key in f.files}
 
-def _rows(x: np.ndarray) -> np.ndarray: return x.reshape(-1, 1) if x.ndim < 2 else x # [M] or [M,D] → [M,D]
+def _rows(x: np.ndarray) -> np.ndarray: # [M] or [M,D] → [M,D]
+    return x.reshape(-1, 1) if x.ndim < 2 else x
 
 def read_npz(path) -> Episodes: # actions [M,D] and lengths [E]; perhaps states [M,S], fps, names [D]
     "The episodes of one npz file."
@@ -42,7 +43,8 @@ def read_npz(path) -> Episodes: # actions [M,D] and lengths [E]; perhaps states 
     episodes = {key: np.split(x, np.cumsum(lengths)[:-1]) for key, x in rows.items()}
     return Episodes(Path(path).stem, **episodes, fps=fps, names=names, note=f'arrays of {Path(path).name}')
 
-def npz(root=None # An npz file, a folder of them, or a list
-       ) -> tuple[list, list]: # Data sets to train on, new ones
+def npz(
+    root=None # An npz file, a folder of them, or a list
+) -> tuple[list, list]: # Data sets to train on, new ones
     "Each npz file is a data set."
     return [read_npz(path) for path in files_in(root, '*.npz')], []
