@@ -7,7 +7,6 @@ __all__ = ['PARAMETERISATIONS', 'BOTTLENECKS', 'Bottleneck', 'NoBottleneck', 'Ta
            'mmd', 'Wasserstein', 'spectral_kl', 'ComplexVAE', 'Discrete', 'make_bottleneck']
 
 # %% ../../nbs/audio/bottlenecks.ipynb #346628dd
-from itertools import chain
 from typing import Annotated, Literal
 
 import torch
@@ -245,8 +244,7 @@ class Discrete(Bottleneck):
         q = self.quantizer
         last = (q.num_quantizers,) if q.residual else ()
         indices = torch.randint(q.vocab_size, (shape[0], *shape[2:], *last), device=device)
-        own = next(chain(q.buffers(), q.parameters())).device # that of the codes
-        return self.indices_to_codes(indices.to(own))
+        return self.indices_to_codes(indices)
 
 # %% ../../nbs/audio/bottlenecks.ipynb #93d36887
 BOTTLENECKS = dict(

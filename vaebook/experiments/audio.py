@@ -136,9 +136,9 @@ def _judge_files(model: AudioAutoencoder, data: AudioData, device) -> tuple: # A
 def _sample_prior(model: AudioAutoencoder, seconds: float, device) -> Tensor | None: # [1, C, N]
     "A sound from latents of the prior; None where the bottleneck has none."
     frames = round(seconds * model.frame_rate)
-    try: z = model.bottleneck.sample_prior((1, model.dim, frames))
+    try: z = model.bottleneck.sample_prior((1, model.dim, frames), device)
     except BadInput: return None
-    return model.decode(z.to(device)).cpu()
+    return model.decode(z).cpu()
 
 def _latent_cost(model: AudioAutoencoder, latents: list) -> dict:
     "What the latents cost: kl in nats a frame and compression, or kbps and the perplexity of a stage's ids."
