@@ -87,6 +87,18 @@ def _reconstruction_figure(model: AudioAutoencoder, x: Tensor, x_hat: Tensor): #
     "The spectrograms of the first sound, of its reconstruction, and their difference."
     return spectrogram_figure({'original': x[0], 'reconstruction': x_hat[0]}, model.sample_rate)
 
+def _longest_sounds(data: AudioData, clips: int, seconds: float) -> Tensor: # [B, C, N] floats
+    "The beginnings of the longest held-out files, the shorter ones filled up with zeros."
+    n = round(seconds * data.sample_rate)
+    sounds = sorted((x for _, x in data.files('val')), key=lambda x: -x.shape[-1])[:clips]
+    filled = [pad(x[:, :n], (0, max(0, n - x.shape[-1]))) for x in sounds]
+    return pcm_to_float(torch.stack(filled))
+
+def _loudest_start(x: Tensor, n: int) -> int: # [1, C, N]; samples
+    "Where the loudest stretch of `n` samples begins, to 100 samples."
+    loudness = x.square().mean((0, 1)).unfold(0, min(n, x.shape[-1]), 100).mean(-1)
+    return int(loudness.argmax()) * 100
+
 class AudioDemo(Callback):
     "Originals and reconstructions of the weights that are validated."
     def __init__(self, folder: Path, sounds: Tensor): # of the run; [B, C, N]
@@ -120,6 +132,14 @@ def _judge_files(model: AudioAutoencoder, data: AudioData, device) -> tuple: # A
         latents += parts
     return fidelity, latents
 
+@torch.no_grad()
+def _sample_prior(model: AudioAutoencoder, seconds: float, device) -> Tensor | None: # [1, C, N]
+    "A sound from latents of the prior; None where the bottleneck has none."
+    frames = round(seconds * model.frame_rate)
+    try: z = model.bottleneck.sample_prior((1, model.dim, frames), device)
+    except BadInput: return None
+    return model.decode(z).cpu()
+
 def _latent_cost(model: AudioAutoencoder, latents: list) -> dict:
     "What the latents cost: kl in nats a frame and compression, or kbps and the perplexity of a stage's ids."
     if model.bottleneck.kind == 'discrete':
@@ -140,9 +160,10 @@ def _real_time_factors(model: AudioAutoencoder, device) -> dict:
                 decode_rtf=real_time_factor(lambda: model.decode(z), 4., 3))
 
 # %% ../../nbs/audio/audio_experiment.ipynb #e20b3cc9
-def _small_axes(xlabel: str, ylabel: str) -> tuple: # figure, axes
+def _small_axes(title: str, xlabel: str, ylabel: str) -> tuple: # figure, axes
     fig = new_figure(3.4, 2)
     ax = fig.add_subplot()
+    ax.set_title(title, size=8)
     ax.set_xlabel(xlabel, size=8)
     ax.set_ylabel(ylabel, size=8)
     ax.tick_params(labelsize=7)
@@ -150,13 +171,13 @@ def _small_axes(xlabel: str, ylabel: str) -> tuple: # figure, axes
 
 def _si_sdr_figure(fidelity: AudioFidelity):
     "SI-SDR of every held-out file."
-    fig, ax = _small_axes('SI-SDR (dB)', 'files')
+    fig, ax = _small_axes('held-out files', 'SI-SDR (dB)', 'number of files')
     ax.hist(fidelity.by_clip()['si_sdr'].tolist(), 15)
     return fig
 
 def _channels_figure(z: Tensor): # [B, D, T]
-    "Deviation of each channel of the latents, in order."
-    fig, ax = _small_axes('latent channel, by deviation', 'deviation')
+    "Standard deviation of each channel of the latents, in order."
+    fig, ax = _small_axes('latent channels', 'channel, by deviation', 'standard deviation')
     ax.bar(range(z.shape[1]), z.std((0, 2)).sort(descending=True).values.tolist())
     return fig
 
@@ -209,11 +230,7 @@ class AudioExperiment(Experiment, name='audio'):
 
     def held_out(self) -> Tensor: # [B, C, N] floats
         "The sounds of the demonstration: the beginnings of the longest held-out files."
-        data, demo = self.data(), self.cfg.demo
-        n = round(demo.seconds * data.sample_rate)
-        sounds = sorted((x for _, x in data.files('val')), key=lambda x: -x.shape[-1])[:max(1, demo.clips)]
-        filled = [pad(x[:, :n], (0, max(0, n - x.shape[-1]))) for x in sounds]
-        return pcm_to_float(torch.stack(filled))
+        return _longest_sounds(self.data(), max(1, self.cfg.demo.clips), self.cfg.demo.seconds)
 
     @cached_method
     def fidelity(self) -> tuple: # AudioFidelity, the latents chunk by chunk
@@ -232,12 +249,8 @@ class AudioExperiment(Experiment, name='audio'):
 
     def sample(self) -> Tensor | None: # [1, C, N]
         "A sound from latents of the prior; None where the bottleneck has none."
-        model = self.model
-        frames = round(self.cfg.demo.seconds * model.frame_rate)
         seed_step(self.cfg.seed, 0)
-        try: z = model.bottleneck.sample_prior((1, model.dim, frames))
-        except BadInput: return None
-        with torch.no_grad(): return model.decode(z.to(self.device)).cpu()
+        return _sample_prior(self.model, self.cfg.demo.seconds, self.device)
 
     def make_figures(self) -> dict:
         "Reconstructions, SI-SDR by file, channels, samples from the prior where there is one."
@@ -258,7 +271,6 @@ class AudioExperiment(Experiment, name='audio'):
         "The loudest `seconds` of the first sound of the demonstration, then of its reconstruction."
         x = self.held_out()[:1].to(self.device)
         n = round(seconds * self.data().sample_rate)
-        loudness = x.square().mean((0, 1)).unfold(0, min(n, x.shape[-1]), 100).mean(-1)
-        start = int(loudness.argmax()) * 100
+        start = _loudest_start(x, n)
         both = [y[0, :, start:start + n].clamp(-1, 1).cpu() for y in (x, _reconstruct(self.model, x))]
         return torch.cat(both, -1).numpy()

@@ -178,8 +178,11 @@ def _iter_tensor(x: Tensor, rate: int, n: int = 1 << 16): # [C,N]
     check(bool(pcm_to_float(x).isfinite().all()), 'sound', 'NaN or infinity', 'finite samples')
     for part in x.split(n, 1): yield rate, pcm_to_float(part).detach().float().cpu().numpy().T
 
+def _iter_source(x, rate: int): # a tensor, and its Hz; or the path of a file
+    return _iter_tensor(x, rate) if isinstance(x, Tensor) else iter_audio(x)
+
 class _Counted:
-    "Passes pieces on and counts their samples."
+    "Yields the pieces of a sound and counts their samples."
     def __init__(self, sound):
         self.sound = iter(sound)
         self.n = 0
@@ -207,6 +210,27 @@ def _half(z: Tensor) -> Tensor: # float16
     check(most < 65504, 'latents', most, 'numbers below 65504, the largest float16')
     return z.half()
 
+def _identity(model: AudioAutoencoder, quantizer) -> dict: # None: latents
+    "What the headers of all codes of a model have in common."
+    return dict(
+        kind='ids' if quantizer else 'latents',
+        vocab=quantizer.vocab_size if quantizer else 0,
+        model_rate=model.sample_rate,
+        ratio=model.ratio,
+        model=digest(model))
+
+def _check_codes(header: CodesHeader, model: AudioAutoencoder, identity: dict): # of the model
+    "Raise `BadInput` for codes that another model made, or that do not fit their sound."
+    hint = 'Decode them with the model that made them.'
+    for key, own in identity.items():
+        value = getattr(header, key)
+        check(value == own, key, value, f'codes of this model, which have {own}', hint)
+    frames = model.num_frames(header.samples)
+    check(header.frames == frames, 'frames', header.frames, f'{frames}, those of {header.samples} samples')
+    most = header.rows * model.channels
+    expected = f'1 or {most}: {header.rows} rows of {model.channels}'
+    check(header.channels in (1, most), 'channels', header.channels, expected)
+
 class Codec:
     "A model with the way from a sound or a file to codes, and back."
     def __init__(self, model: AudioAutoencoder, chunk_seconds: float = 4.): # of sound at a time
@@ -215,9 +239,7 @@ class Codec:
         self.model = model.eval()
         self.chunk_seconds = chunk_seconds
         self.quantizer = getattr(model.bottleneck, 'quantizer', None) # None: latents
-        self.identity = dict( # in every header
-            kind='ids' if self.quantizer else 'latents', vocab=self.quantizer.vocab_size if self.quantizer else 0,
-            model_rate=model.sample_rate, ratio=model.ratio, model=digest(model))
+        self.identity = _identity(model, self.quantizer)
 
     def __repr__(self):
         rates = ', '.join(f'{r:.4g}' for r in self.rates()) + ' kbit/s' if self.quantizer else 'continuous'
@@ -233,15 +255,16 @@ class Codec:
                sample_rate: int | None = None, # of a tensor, Hz; None: the model's
                kbps: float | None = None) -> Codes: # at most; None: all stages
         "Codes of a sound of any length."
-        model, weight = self.model, next(self.model.parameters())
-        outer = _Counted(_iter_tensor(x, sample_rate or model.sample_rate) if isinstance(x, Tensor) else iter_audio(x))
+        model = self.model
+        weight = next(model.parameters())
+        outer = _Counted(_iter_source(x, sample_rate or model.sample_rate))
         inner = _Counted((model.sample_rate, y) for y in iter_resampled(outer, model.sample_rate))
         rows = (_as_rows(y, model.channels).to(weight) for _, y in inner if len(y))
         first = next(rows)
-        held = bytearray() # one block that grows: many small ones would keep the memory of chunks from being used again
+        data = bytearray() # one block that grows: many small ones would keep the memory of chunks from being used again
         for part in self._iter_numbers(chain([first], rows), **self._stages(kbps, len(first))):
-            held += part.movedim(-1, 0).numpy().tobytes()
-        numbers = torch.frombuffer(held, dtype=part.dtype).view(-1, *part.shape[:2]).movedim(0, -1)
+            data += part.movedim(-1, 0).numpy().tobytes()
+        numbers = torch.frombuffer(data, dtype=part.dtype).view(-1, *part.shape[:2]).movedim(0, -1)
         header = CodesHeader(
             rows=len(first), depth=numbers.shape[1], frames=numbers.shape[2], length=outer.n, sample_rate=outer.rate,
             channels=outer.channels, samples=inner.n, **self.identity)
@@ -275,13 +298,8 @@ class Codec:
     @torch.no_grad()
     def iter_decode(self, codes: Codes):
         "Yield float32 [n,C] at the original's rate, piece by piece."
-        h, frames = codes.header, self.model.num_frames(codes.header.samples)
-        for k, v in self.identity.items():
-            hint = 'Decode them with the model that made them.'
-            check(getattr(h, k) == v, k, getattr(h, k), f'codes of this model, which have {v}', hint)
-        check(h.frames == frames, 'frames', h.frames, f'{frames}, those of {h.samples} samples')
-        most = h.rows * self.model.channels
-        check(h.channels in (1, most), 'channels', h.channels, f'1 or {most}: {h.rows} rows of {self.model.channels}')
+        h = codes.header
+        _check_codes(h, self.model, self.identity)
         chunks = codes.numbers.split(self.model.chunk_frames(self.chunk_seconds), -1)
         sounds = self.model.iter_decode(map(self.to_latents, chunks), h.samples, self.chunk_seconds)
         inner = ((h.model_rate, _as_source(y.float().cpu(), h.channels)) for y in sounds)

@@ -43,6 +43,7 @@ def spectrogram_figure(sounds: dict, # title → [C, N] or [N]; the first is the
         seconds = picture.shape[1] * (n_fft // 4) / sample_rate
         extent = 0, seconds, 0, sample_rate / 2000
         shown = ax.imshow(picture.numpy(), origin='lower', aspect='auto', extent=extent, **style)
+        ax.set_facecolor('0.7') # behind what is too quiet to have a phase
         ax.set_title(title, size=8)
         ax.set_xlabel('time (s)', size=7)
         ax.tick_params(labelsize=7)
