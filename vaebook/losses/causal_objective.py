@@ -16,66 +16,21 @@ from ..core.options import Count, Flag, Natural, Weight, checked
 from .estimators import ESTIMATORS, Estimate, Posterior, causal_effect, check_estimator, measure_effect
 from .terms import Frozen, Objective, class_log_probs
 
-# %% ../../nbs/images/causal_objective.ipynb #fe567d49
-class CausalObjective(Objective):
-    "−I(α; Ŷ) + λ (recon + KL), O'Shaughnessy et al. 2020, eq. 1; the classifier is a frozen copy."
-    @checked
+# %% ../../nbs/images/causal_objective.ipynb #504f5008
+class _InformationFlow(Objective):
+    "An autoencoder and a frozen classifier: the information that latents give about the answer Ŷ."
     def __init__(self,
-        model: nn.Module,                                      # decode(z), n_alpha, n_beta
-        classifier: nn.Module,                                 # images → logits [B, M]
-        lam_ml: Weight = 0.05,                                 # λ, weight of the autoencoder's terms
-        alpha_samples: Count = 32,                             # draws of α
-        beta_samples: Count = 8,                               # draws of β for each of them
-        estimator: Literal[*ESTIMATORS, 'bound'] = 'stratified', # of the causal effect
-        form: Literal['joint', 'individual'] = 'joint',        # individual: the mean over single α
-        conditional: Flag = False,                             # the effect given the other latents?
-        use_causal: Flag = True,                               # False: a plain autoencoder
-        causal_warmup_steps: Natural = 0,                      # steps before the causal term sets in
-        causal_every: Count = 1,                               # the term on every n-th step, n times as heavy
-        leakage_weight: Weight = 0.,                           # of I(β; Ŷ), to be made small
-        chunk_size: Count | None = None,                       # images decoded at a time; None: all at once
-        outputs: Literal['logits', 'probs'] = 'logits',        # what the classifier returns
-        kl_weight: Weight = 1.,                                # of the autoencoder: β of a β-VAE
-        tc_weight: Weight = 0.):                               # of the autoencoder: β − 1 of a β-TCVAE
+        model: nn.Module,              # decode(z), n_alpha, n_beta
+        classifier: nn.Module,         # images → logits [B, M]
+        chunk_size: int | None = None, # images decoded at a time; None: all at once
+        outputs: str = 'logits'):      # what the classifier returns, or probs
         super().__init__(model)
-        self.lam_ml = lam_ml if use_causal else 1.
-        self.vae_weights = dict(kl_weight=kl_weight, tc_weight=tc_weight)
-        self.draws = alpha_samples, beta_samples
-        self.estimator = estimator
-        self.leakage_estimator = 'stratified' if estimator == 'bound' else estimator # a bound cannot be made small
-        self.conditional = conditional
-        self.use_causal = use_causal and model.n_alpha > 0
-        self.causal_warmup_steps = causal_warmup_steps
-        self.causal_every = causal_every
-        self.leakage_weight = leakage_weight
+        self.classifier = Frozen(classifier)
         self.chunk_size = chunk_size
         self.outputs = outputs
-        self.classifier = Frozen(classifier)
         self.d = model.n_alpha + model.n_beta
         self.alpha = range(model.n_alpha)
         self.beta = range(model.n_alpha, self.d)
-        self.effects_of = [self.alpha] if form == 'joint' else [[i] for i in self.alpha]
-        self._check(use_causal, lam_ml)
-        self.posteriors = nn.ModuleList(self._new_posteriors())
-
-    def _check(self, use_causal: bool, lam_ml: float):
-        "Raise `BadInput` for settings that cannot work together."
-        weight = self.leakage_weight
-        check(use_causal or not weight, 'leakage_weight', weight, '0, or with use_causal=True a positive weight')
-        both = len(self.alpha) and len(self.beta)
-        check(both or not weight, 'leakage_weight', weight, '0 for a model that has not both α and β')
-        if not use_causal: return
-        check_estimator(self.estimator, *self.draws, self.conditional)
-        if weight: check_estimator(self.leakage_estimator, *self.draws)
-        check(lam_ml > 0, 'lam_ml', lam_ml, 'a positive weight', 'Set use_causal=False for a plain autoencoder.')
-
-    @torch.no_grad()
-    def _new_posteriors(self) -> list: # of `Posterior`
-        "For the bound, one h(y|α) for each effect that is asked for; one decoded image tells the number of classes."
-        if self.estimator != 'bound' or not self.use_causal: return []
-        image = self.model.decode(torch.zeros(1, self.d, device=self._device))
-        m = self.classify(image).shape[1]
-        return [Posterior(len(of), m) for of in self.effects_of]
 
     @property
     def _device(self): return next(self.model.parameters()).device
@@ -101,6 +56,61 @@ class CausalObjective(Objective):
         options = dict(chunk_size=self.chunk_size or fits_the_cache, device=self._device)
         return measure_effect(self.model.decode, self.classify, self.d, of, a, b, given, **options)
 
+# %% ../../nbs/images/causal_objective.ipynb #fe567d49
+class CausalObjective(_InformationFlow):
+    "−I(α; Ŷ) + λ (recon + KL), O'Shaughnessy et al. 2020, eq. 1; the classifier is a frozen copy."
+    @checked
+    def __init__(self,
+        model: nn.Module,                                      # decode(z), n_alpha, n_beta
+        classifier: nn.Module,                                 # images → logits [B, M]
+        lam_ml: Weight = 0.05,                                 # λ, weight of the autoencoder's terms
+        alpha_samples: Count = 32,                             # draws of α
+        beta_samples: Count = 8,                               # draws of β for each of them
+        estimator: Literal[*ESTIMATORS, 'bound'] = 'stratified', # of the causal effect
+        form: Literal['joint', 'individual'] = 'joint',        # individual: the mean over single α
+        conditional: Flag = False,                             # the effect given the other latents?
+        use_causal: Flag = True,                               # False: a plain autoencoder
+        causal_warmup_steps: Natural = 0,                      # steps before the causal term sets in
+        causal_every: Count = 1,                               # the term on every n-th step, n times as heavy
+        leakage_weight: Weight = 0.,                           # of I(β; Ŷ), to be made small
+        chunk_size: Count | None = None,                       # images decoded at a time; None: all at once
+        outputs: Literal['logits', 'probs'] = 'logits',        # what the classifier returns
+        kl_weight: Weight = 1.,                                # of the autoencoder: β of a β-VAE
+        tc_weight: Weight = 0.):                               # of the autoencoder: β − 1 of a β-TCVAE
+        super().__init__(model, classifier, chunk_size, outputs)
+        self.lam_ml = lam_ml if use_causal else 1.
+        self.vae_weights = dict(kl_weight=kl_weight, tc_weight=tc_weight)
+        self.draws = alpha_samples, beta_samples
+        self.estimator = estimator
+        self.leakage_estimator = 'stratified' if estimator == 'bound' else estimator # a bound cannot be made small
+        self.conditional = conditional
+        self.use_causal = use_causal and model.n_alpha > 0
+        self.causal_warmup_steps = causal_warmup_steps
+        self.causal_every = causal_every
+        self.leakage_weight = leakage_weight
+        self.effects_of = [self.alpha] if form == 'joint' else [[i] for i in self.alpha]
+        self._check(use_causal, lam_ml)
+        self.posteriors = nn.ModuleList(self._new_posteriors())
+
+    def _check(self, use_causal: bool, lam_ml: float):
+        "Raise `BadInput` for settings that cannot work together."
+        weight = self.leakage_weight
+        check(use_causal or not weight, 'leakage_weight', weight, '0, or with use_causal=True a positive weight')
+        both = len(self.alpha) and len(self.beta)
+        check(both or not weight, 'leakage_weight', weight, '0 for a model that has not both α and β')
+        if not use_causal: return
+        check_estimator(self.estimator, *self.draws, self.conditional)
+        if weight: check_estimator(self.leakage_estimator, *self.draws)
+        check(lam_ml > 0, 'lam_ml', lam_ml, 'a positive weight', 'Set use_causal=False for a plain autoencoder.')
+
+    @torch.no_grad()
+    def _new_posteriors(self) -> list: # of `Posterior`
+        "For the bound, one h(y|α) for each effect that is asked for; one decoded image tells the number of classes."
+        if self.estimator != 'bound' or not self.use_causal: return []
+        image = self.model.decode(torch.zeros(1, self.d, device=self._device))
+        m = self.classify(image).shape[1]
+        return [Posterior(len(of), m) for of in self.effects_of]
+
     def batch_terms(self, batch: dict, step: int, out=None) -> LossTerms:
         "The autoencoder's terms, times λ."
         terms = self.model.compute_loss(batch, step, out, **self.vae_weights)
@@ -111,8 +121,9 @@ class CausalObjective(Objective):
         if not self.use_causal or step < self.causal_warmup_steps: return LossTerms()
         if self.training and step % self.causal_every: return LossTerms()
         weight = self.causal_every if self.training else 1
+        posteriors = self.posteriors or [None] * len(self.effects_of)
         effects = []
-        for of, posterior in zip(self.effects_of, self.posteriors or [None] * len(self.effects_of)):
+        for of, posterior in zip(self.effects_of, posteriors):
             effects.append(self.effect(of, *self.draws, self.estimator, self.conditional, posterior))
         terms = LossTerms(causal_effect=(sum(effects) / len(effects), -float(weight)))
         if self.leakage_weight:
