@@ -382,13 +382,13 @@ def _read(name: str, size: int, root, synthetic: bool) -> _Raw:
 
 # %% ../../nbs/images/data.ipynb #8f52ff84
 def load_images(name: str, # mnist, fmnist, cifar10, digits, shapes or folder
-         include_classes=None, # Ids to keep; their order gives the labels 0, 1, …
-         image_size: int | None = None, # Height and width in pixels; None: the data set's own, 28 for digits, 64 for a folder
-         root=None, # The folder of class folders, for `folder`
-         seed: int = 0, # Decides which training images validate
-         val_fraction: float = 0.1, # Of the training images
-         max_train: int | None = None, # Keep only that many training images
-         synthetic: bool = False) -> ImageData: # The digits in the data set's shape, without any download
+                include_classes=None, # Ids to keep; their order gives the labels 0, 1, …
+                image_size: int | None = None, # Pixels; None: the data set's own, 28 for digits, 64 for a folder
+                root=None, # The folder of class folders, for `folder`
+                seed: int = 0, # Decides which training images validate
+                val_fraction: float = 0.1, # Of the training images
+                max_train: int | None = None, # Keep only that many training images
+                synthetic: bool = False) -> ImageData: # The digits in the data set's shape, without any download
     "A data set by name: whole, in memory, as bytes."
     check_choice('dataset', name, _SHAPES)
     hint = f'{name} is found by its name; for pictures of your own say folder.'
@@ -397,8 +397,18 @@ def load_images(name: str, # mnist, fmnist, cifar10, digits, shapes or folder
     _check_size(size)
     raw = _read(name, size, root, synthetic)
     x, y = raw.train
-    choices = dict(include_classes=include_classes, image_size=size, seed=seed, val_fraction=val_fraction, max_train=max_train)
-    return ImageData.from_tensors(x, y, raw.test, raw.classes, name=name, note=raw.note, **choices)
+    return ImageData.from_tensors(
+        x,
+        y,
+        raw.test,
+        raw.classes,
+        include_classes,
+        size,
+        seed,
+        val_fraction,
+        max_train,
+        name,
+        raw.note)
 
 # %% ../../nbs/images/data.ipynb #ec2625dc
 def to_unit(x: Tensor, # Bytes, or floats that are left as they are

@@ -205,7 +205,15 @@ class ImageExperiment(Experiment):
     def load_data(self):
         d = self.cfg.dataset
         classes = None if d.include_classes is None else list(d.include_classes)
-        return load_images(d.name, classes, d.image_size, d.root, self.cfg.seed, d.val_fraction, d.max_train, d.synthetic)
+        return load_images(
+            d.name,
+            classes,
+            d.image_size,
+            d.root,
+            self.cfg.seed,
+            d.val_fraction,
+            d.max_train,
+            d.synthetic)
 
 # %% ../../nbs/images/classifier_experiment.ipynb #1d19e17a
 class ClassifierExperiment(ImageExperiment, name='classifier'):
