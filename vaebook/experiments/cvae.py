@@ -319,6 +319,7 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         return [EveryEpochs(self.cfg.sweep.callback_every, show)]
 
     def compute_metrics(self) -> dict:
+        "Of images, flows and explanations; of factors where they are known."
         cfg = self.cfg
         data = self.data()
         objective = self.objective().eval()
@@ -338,7 +339,8 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         _, factors, _ = shapes(*SQUARES['test'])
         return factor_metrics(torch.cat(z), factors)
 
-    def make_figures(self) -> dict:
+    def make_figures(self) -> dict: # name → figure
+        "Images, flows, removals, strips, flips, the α plane and sweeps."
         metrics = self.evaluate()
         objective = self.objective().eval()
         model, classify = objective.model, objective.classify
