@@ -53,7 +53,8 @@ def explain(model, # encode, decode, latent_spec
 def sufficiency(result: Traversal # of `explain`, with labels and with offset 0
                ) -> Tensor: # [D], growing, in [0, 1]
     "Share of images whose class one of the first k latents can flip, k = 1 … D; Lang et al. 2021."
-    check(result.labels is not None, 'labels', None, 'a sweep with labels', 'Give `classifier` to `sweep`.')
+    hint = '`explain` makes one; so does `latent_traversal` with a classifier.'
+    check(result.labels is not None, 'labels', None, 'a sweep with labels', hint)
     at_rest = result.values == 0
     check(bool(at_rest.any()), 'values', result.values.tolist(), 'offsets with 0 among them')
     before = result.labels[:, :, at_rest][:, :, :1]
@@ -206,7 +207,7 @@ def _in_colour(x: Tensor) -> Tensor: # [N, C, H, W] → [N, 3, H, W]
 
 # %% ../nbs/images/explain.ipynb #cc8c6663
 def counterfactual_figure(flip: Counterfactual, classes=()):
-    "A row for each image: original, reconstruction, counterfactual, difference; borders in the classes' colours."
+    "A row for each image: input, reconstruction, counterfactual, difference; borders in the classes' colours."
     images = torch.stack([
         _in_colour(flip.original),
         _in_colour(flip.reconstruction),
@@ -217,7 +218,7 @@ def counterfactual_figure(flip: Counterfactual, classes=()):
     for found, offset in zip(flip.found.tolist(), flip.offset.nan_to_num(0.)):
         k = int(offset.abs().argmax())
         rows.append(f'α{k} {offset[k]:+.2f}' if found else 'none in reach')
-    return draw(images, rows, ['original', 'again', 'flip', 'change'], labels, classes=classes)
+    return draw(images, rows, ['input', 'rebuilt', 'flip', 'change'], labels, classes=classes)
 
 # %% ../nbs/images/explain.ipynb #051c6728
 def counterfactual_summary(flip: Counterfactual,

@@ -47,7 +47,8 @@ def write_configs(folder) -> list[Path]:
     to_yaml = optional_import('omegaconf').OmegaConf.to_yaml
     written = []
     for recipe in _SHIPPED:
-        path, text = Path(folder)/f'{recipe}.yml', to_yaml(four_blocks(recipe))
+        path = Path(folder)/f'{recipe}.yml'
+        text = to_yaml(four_blocks(recipe))
         same = not path.exists() or path.read_text() == text
         hint = f'{path} differs from the shipped one: move it away.'
         check(same, 'DIR', str(folder), 'a folder without other configurations', hint)

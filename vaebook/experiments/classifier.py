@@ -203,9 +203,18 @@ def mistakes_figure(log_p: Tensor, # [N, M] log-probabilities
 class ImageExperiment(Experiment):
     "What the experiments of the image chapter share: the images of the recipe, in memory as uint8."
     def load_data(self):
+        "The images that the recipe names."
         d = self.cfg.dataset
         classes = None if d.include_classes is None else list(d.include_classes)
-        return load_images(d.name, classes, d.image_size, d.root, self.cfg.seed, d.val_fraction, d.max_train, d.synthetic)
+        return load_images(
+            d.name,
+            classes,
+            d.image_size,
+            d.root,
+            self.cfg.seed,
+            d.val_fraction,
+            d.max_train,
+            d.synthetic)
 
 # %% ../../nbs/images/classifier_experiment.ipynb #1d19e17a
 class ClassifierExperiment(ImageExperiment, name='classifier'):

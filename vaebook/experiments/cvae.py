@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['image_metrics', 'flow_metrics', 'explanation_metrics', 'factor_metrics', 'images_figure', 'flow_bars',
-           'classifier_config', 'CVAEExperiment']
+           'sweep_figures', 'strip_figures', 'classifier_config', 'CVAEExperiment']
 
 # %% ../../nbs/images/cvae_experiment.ipynb #b5d08e2b
 import math, os
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from ..core import BadInput, check, optional_import, seed_step
 from ..core.config import select_experiment
 from ..data.images import FACTORS, SQUARES, class_examples, shapes, to_unit
-from .classifier import ClassifierExperiment, ImageExperiment, check_outputs, classifier_store, find_classifier
+from .classifier import ClassifierExperiment, ImageExperiment
+from .classifier import check_outputs, classifier_store, find_classifier
 from .experiment import ModelSummary, cached_method
-from ..explain import (alpha_plane, counterfactual, counterfactual_figure, counterfactual_summary, explain, invariance,
-    plane_figure, plane_gif, removal, removal_bars)
+from ..explain import alpha_plane, counterfactual, counterfactual_figure, counterfactual_summary, explain
+from ..explain import invariance, plane_figure, plane_gif, removal, removal_bars
 from ..losses.causal_objective import CausalObjective
 from ..losses.estimators import check_report
 from ..metrics.disentanglement import correlations, dci, knn_distance, mig, sap
@@ -144,7 +145,7 @@ _RED = '#d00000' # causal latents
 _BLUE = '#0c7bdc' # others
 
 def flow_bars(metrics: dict): # with flow/… entries
-    "Information flow of each latent to the classifier with 95 % intervals, as in the paper's figure 4; causal latents red."
+    "Information flow of each latent to the answer with 95 % intervals, as in the paper's figure 4; causal latents red."
     names = [k.split('/')[1] for k in metrics if k.startswith('flow/') and k.count('/') == 1]
     value = np.array([metrics[f'flow/{n}'] for n in names])
     low = np.array([metrics[f'flow/{n}/low'] for n in names])
@@ -153,10 +154,45 @@ def flow_bars(metrics: dict): # with flow/… entries
     fig = new_figure(1.2 + 0.55 * min(len(names), 16), 2.2)
     ax = fig.add_subplot()
     ax.bar(names, value, yerr=np.maximum(0, [value - low, high - value]), capsize=2, color=colours)
+    ax.set_xlabel('latent', size=8)
     ax.set_ylabel('information flow\nto Ŷ (nats)', size=8)
     ax.tick_params(labelsize=7)
     ax.tick_params(axis='x', rotation=90)
     return fig
+
+# %% ../../nbs/images/cvae_experiment.ipynb #56c1609d
+def sweep_figures(model: CVAE,
+                  classify, # images → log-probabilities
+                  x: Tensor, # [N, C, H, W] inputs
+                  sweep, # max_images, sweeping_stepsize, show_probs, callback_digits
+                  answers: list) -> dict: # names of the classifier's classes → name → figure
+    "A grid for each latent, and with `callback_digits` a strip for each input."
+    latents = len(model.latent_spec)
+    dims = range(min(latents, sweep.max_images or latents))
+    result = latent_traversal(model, x, dims, offsets(sweep.sweeping_stepsize), classify, classes=answers)
+    figures = {}
+    for i, name in enumerate(result.names):
+        figures[f'sweep_{name}'] = result.plot(latent=i, show_probs=sweep.show_probs)
+    if not sweep.callback_digits: return figures
+    for n in range(len(x)):
+        figures[f'sweep_input_{n}'] = result.plot(n, show_probs=sweep.show_probs)
+    return figures
+
+def strip_figures(model: CVAE,
+                  classify, # images → log-probabilities
+                  examples: dict, # name → image [C, H, W]
+                  flows: list, # of the latents, nats
+                  sweep, # as above
+                  answers: list) -> dict: # names of the classifier's classes → name → figure
+    "A strip for each example."
+    x = torch.stack(list(examples.values()))
+    most = sweep.max_images or 16
+    result = explain(model, classify, x, offsets(sweep.sweeping_stepsize), flows, most, answers)
+    figures = {}
+    for i, name in enumerate(examples):
+        file = f'strip_{name}'.replace('/', '-').replace(' ', '_')
+        figures[file] = result.plot(i, show_probs=sweep.show_probs)
+    return figures
 
 # %% ../../nbs/images/cvae_experiment.ipynb #fd10ed23
 def classifier_config(cfg):
@@ -222,21 +258,24 @@ class _ExplainedClassifier(ImageExperiment):
         return experiment.model.eval()
 
 # %% ../../nbs/images/cvae_experiment.ipynb #72cf60e2
+def _check_sweep(sweep):
+    "Raise `BadInput` for a block `sweep` that draws nothing."
+    for key in ('n_samples_each_class', 'callback_every'):
+        check(sweep[key] >= 1, key, sweep[key], '1 or more')
+    most = sweep.max_images
+    check(most is None or most >= 1, 'max_images', most, '1 or more, or null for all latents')
+    offsets(sweep.sweeping_stepsize)
+
 class CVAEExperiment(_ExplainedClassifier, name='cvae'):
     "Generative causal explanation of a classifier, O'Shaughnessy et al. 2020."
     def __init__(self, cfg, classifier: nn.Module | None = None): # None: found or trained as the recipe says
         super().__init__(cfg, classifier)
-        s = cfg.sweep
-        for key in ('n_samples_each_class', 'callback_every'): check(s[key] >= 1, key, s[key], '1 or more')
-        most = s.max_images
-        check(most is None or most >= 1, 'max_images', most, '1 or more, or null for all latents')
-        offsets(s.sweeping_stepsize)
-        hint = 'torchrun starts a script of yours in several processes.'
+        _check_sweep(cfg.sweep)
         one_process = classifier is None or not self.launches()
+        hint = 'torchrun starts a script of yours in several processes.'
         check(one_process, 'trainer.devices', cfg.trainer.devices, '1 beside a classifier of your own', hint)
         size = cfg.dataset.image_size or 32
-        model = self._autoencoder((1, size, size))
-        CausalObjective(model, Dummy(), **self._loss_options()) # raises for settings that cannot work
+        CausalObjective(self._autoencoder((1, size, size)), Dummy(), **self._loss_options()) # raises `BadInput`
         check_report(cfg.loss.eval_alpha_samples // 2, cfg.loss.eval_beta_samples)
         check(cfg.loss.eval_images >= 1, 'eval_images', cfg.loss.eval_images, '1 or more')
 
@@ -267,20 +306,9 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         return objective
 
     def sweeps(self, objective=None) -> dict: # name → figure
-        "A grid a latent, and with `callback_digits` a strip an input."
-        s = self.cfg.sweep
+        "The pictures of `sweep_figures` for the examples."
         objective = objective or self.objective()
-        latents = len(objective.model.latent_spec)
-        dims = range(min(latents, s.max_images or latents))
-        values = offsets(s.sweeping_stepsize)
-        result = latent_traversal(objective.model, self.examples(), dims, values, objective.classify, classes=self.answers)
-        figures = {}
-        for i, name in enumerate(result.names):
-            figures[f'sweep_{name}'] = result.plot(latent=i, show_probs=s.show_probs)
-        if not s.callback_digits: return figures
-        for n in range(len(result.images)):
-            figures[f'sweep_input_{n}'] = result.plot(n, show_probs=s.show_probs)
-        return figures
+        return sweep_figures(objective.model, objective.classify, self.examples(), self.cfg.sweep, self.answers)
 
     def callbacks(self) -> list:
         "Sweeps every `callback_every` epochs, to `figures/` and the trackers."
@@ -291,27 +319,19 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         return [EveryEpochs(self.cfg.sweep.callback_every, show)]
 
     def compute_metrics(self) -> dict:
-        objective = self.objective().eval()
-        metrics = self._image_metrics(objective)
-        metrics |= self._flow_metrics(objective)
-        metrics |= self._explanation_metrics(objective)
-        return metrics | self._factor_metrics()
-
-    def _image_metrics(self, objective) -> dict:
-        seed_step(self.cfg.seed, 0, _Stream.IMAGES)
-        metrics = image_metrics(objective, self.test_batches())
-        if self.answers != self.data().classes: del metrics['classifier_accuracy'] # its answers are no labels
-        return metrics
-
-    def _flow_metrics(self, objective) -> dict:
-        loss = self.cfg.loss
-        seed_step(self.cfg.seed, 0, _Stream.FLOWS)
-        return flow_metrics(objective, loss.eval_alpha_samples, loss.eval_beta_samples, self.cfg.trainer.progress_bar)
-
-    def _explanation_metrics(self, objective) -> dict:
+        "Of images, flows and explanations; of factors where they are known."
+        cfg = self.cfg
         data = self.data()
-        x = to_unit(data.test.x[:self.cfg.loss.eval_images])
-        return explanation_metrics(objective.model, objective.classify, x, data.train.x[:5000], self.cfg.seed)
+        objective = self.objective().eval()
+        seed_step(cfg.seed, 0, _Stream.IMAGES)
+        metrics = image_metrics(objective, self.test_batches())
+        if self.answers != data.classes: del metrics['classifier_accuracy'] # its answers are no labels
+        seed_step(cfg.seed, 0, _Stream.FLOWS)
+        draws = cfg.loss.eval_alpha_samples, cfg.loss.eval_beta_samples
+        metrics |= flow_metrics(objective, *draws, cfg.trainer.progress_bar)
+        x = to_unit(data.test.x[:cfg.loss.eval_images])
+        metrics |= explanation_metrics(objective.model, objective.classify, x, data.train.x[:5000], cfg.seed)
+        return metrics | self._factor_metrics()
 
     def _factor_metrics(self) -> dict:
         if self.cfg.dataset.name != 'shapes' or self.cfg.dataset.include_classes: return {}
@@ -319,41 +339,26 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         _, factors, _ = shapes(*SQUARES['test'])
         return factor_metrics(torch.cat(z), factors)
 
-    def make_figures(self) -> dict:
+    def make_figures(self) -> dict: # name → figure
+        "Images, flows, removals, strips, flips, the α plane and sweeps."
         metrics = self.evaluate()
-        removed = {k.removeprefix('removal/'): v for k, v in metrics.items() if k.startswith('removal/')}
-        figures = dict(images=self._images(), flow=flow_bars(metrics), removal=removal_bars(removed))
-        return figures | self._strips(metrics) | self._alpha_figures() | self.sweeps()
-
-    def _images(self):
-        x = to_unit(self.data().test.x[:12].to(self.device))
-        seed_step(self.cfg.seed, 0, _Stream.PRIOR)
-        return images_figure(self.model.eval(), x)
-
-    def _first_of_each_class(self) -> Tensor: return self.examples()[::self.cfg.sweep.n_samples_each_class]
-
-    def _strips(self, metrics: dict) -> dict:
-        "One input of each class, the latents ordered by their flow."
-        s = self.cfg.sweep
-        objective = self.objective().eval()
-        model = objective.model
-        flows = [metrics[f"flow/{latent['name']}"] for latent in model.latent_spec]
-        result = explain(model, objective.classify, self._first_of_each_class(), offsets(s.sweeping_stepsize), flows,
-            s.max_images or 16, self.answers)
-        figures = {}
-        for i, name in enumerate(self.data().classes):
-            file = f'strip_{name}'.replace('/', '-').replace(' ', '_')
-            figures[file] = result.plot(i, show_probs=s.show_probs)
-        return figures
-
-    def _alpha_figures(self) -> dict:
-        "Nearest flips and the α plane; writes `figures/alpha_plane.gif`."
         objective = self.objective().eval()
         model, classify = objective.model, objective.classify
-        if not model.n_alpha: return {}
+        x = to_unit(self.data().test.x[:12].to(self.device))
+        one_of_each = self.examples()[::self.cfg.sweep.n_samples_each_class]
+        examples = dict(zip(self.data().classes, one_of_each))
+        flows = [metrics[f"flow/{latent['name']}"] for latent in model.latent_spec]
+        removed = {k.removeprefix('removal/'): v for k, v in metrics.items() if k.startswith('removal/')}
+        seed_step(self.cfg.seed, 0, _Stream.PRIOR)
+        figures = dict(images=images_figure(model, x), flow=flow_bars(metrics), removal=removal_bars(removed))
+        figures |= strip_figures(model, classify, examples, flows, self.cfg.sweep, self.answers)
+        if model.n_alpha: figures |= self._alpha_figures(model, classify, one_of_each)
+        return figures | self.sweeps()
+
+    def _alpha_figures(self, model: CVAE, classify, x: Tensor) -> dict:
+        "The nearest flips of `x` and the α plane; writes `figures/alpha_plane.gif`."
         with disk_errors(self.folder()):
             plane_gif(self.folder()/'figures'/'alpha_plane.gif', model, classify, classes=self.answers)
-        flip = counterfactual(model, classify, self._first_of_each_class())
         return dict(
-            counterfactuals=counterfactual_figure(flip, self.answers),
+            counterfactuals=counterfactual_figure(counterfactual(model, classify, x), self.answers),
             alpha_plane=plane_figure(alpha_plane(model, classify), self.answers))

@@ -49,7 +49,7 @@ def sobol_normal(n: int, d: int, device=None) -> Tensor: # [n, d]
     return torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9)).float().to(device)
 
 def stratified_draws(a: int, b: int, d: int, outer_latents, device=None) -> Tensor: # As `random_draws`
-    "Sobol in the outer latents, antithetic pairs (halves of the second axis, B made even) in the others; B = 1: Sobol in all."
+    "Sobol in the outer latents, antithetic pairs (the two halves of B, made even) in the others; B = 1: Sobol in all."
     if b == 1: return sobol_normal(a, d, device)[:, None]
     half = torch.randn(a, (b + 1) // 2, d - len(outer_latents), device=device)
     outer = sobol_normal(a, len(outer_latents), device)

@@ -8,6 +8,7 @@ __all__ = ['evaluating', 'forked_rng', 'kind_of', 'num_latents', 'TokenLatents',
 
 # %% ../../nbs/core/probe.ipynb #edda8857
 import math
+import os
 from contextlib import contextmanager
 from typing import Callable, Iterator, NamedTuple
 
@@ -262,7 +263,8 @@ def best_prob(p: Tensor | None) -> Tensor | None:  # [..., M] → [...]
 
 def _progress(parts):  # a sequence
     "`parts`, with a bar when they are many."
-    return optional_import('tqdm.auto').tqdm(parts, 'decoding', leave=False) if len(parts) >= 64 else parts
+    hidden = len(parts) < 64 or bool(os.environ.get('TQDM_DISABLE'))
+    return optional_import('tqdm.auto').tqdm(parts, 'decoding', leave=False, disable=hidden)
 
 class LatentProbe(NamedTuple):
     "A model and perhaps a classifier, opened on some latents; everything is on the model's device."
