@@ -992,8 +992,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'vaebook/data/download.py'),
                                        'vaebook.data.download._own_folder': ('core/download.html#_own_folder', 'vaebook/data/download.py'),
                                        'vaebook.data.download._placing': ('core/download.html#_placing', 'vaebook/data/download.py'),
-                                       'vaebook.data.download._progress_bar': ( 'core/download.html#_progress_bar',
-                                                                                'vaebook/data/download.py'),
                                        'vaebook.data.download._readable_archive': ( 'core/download.html#_readable_archive',
                                                                                     'vaebook/data/download.py'),
                                        'vaebook.data.download._reason': ('core/download.html#_reason', 'vaebook/data/download.py'),

@@ -7,7 +7,7 @@ __all__ = ['DATASETS', 'pcm_to_float', 'float_to_pcm', 'wav_writer', 'write_wav'
            'find_sounds', 'SoundFile', 'TrainCrops', 'FixedCrops', 'Tones', 'AudioData', 'crop_samples', 'load_sounds']
 
 # %% ../../nbs/audio/data.ipynb #cb988184
-import hashlib, json, os, struct
+import hashlib, json, struct
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..core import BadInput, atomic_write, atomic_write_folder, cache_dir, check, check_choice
-from ..core import locked, optional_import, reading
+from ..core import locked, optional_import, progress_bar, reading
 from .batches import generator
 from .download import fetch, provenance
 
@@ -202,8 +202,7 @@ def _decode_all(root: Path, names: list, held: list, folder: Path, sample_rate: 
     out = _ArrayWriter(folder/'sound.npy', channels)
     files, skipped = [], []
     order = sorted(range(len(names)), key=lambda i: held[i])
-    quiet = bool(os.environ.get('TQDM_DISABLE'))
-    for i in optional_import('tqdm.auto').tqdm(order, desc=f'decoding {root.name}', leave=False, disable=quiet):
+    for i in progress_bar(order, f'decoding {root.name}', leave=False):
         start = out.n
         try: n = out.add(iter_audio(root/names[i], sample_rate, channels))
         except BadInput as e:

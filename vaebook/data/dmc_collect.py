@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from einops import einsum, reduce
 
-from ..core import BadInput, atomic_write, cache_dir, check, check_choice, locked, optional_import, reading
+from ..core import BadInput, atomic_write, cache_dir, check, check_choice, locked, optional_import, progress_bar, reading
 from .dmc import Episode, write_episodes
 
 # %% ../../nbs/world/collect.ipynb #4ce1047f
@@ -202,9 +202,7 @@ def _start(plan: dict, folder, numbers) -> subprocess.Popen:
 # %% ../../nbs/world/collect.ipynb #b372cbed
 def _share_out(plan: dict, folder: Path, missing: list, workers: int):
     "Have the missing episodes made by processes, with a bar; raises `RuntimeError` when one fails."
-    tqdm = optional_import('tqdm.auto').tqdm
-    quiet = bool(os.environ.get('TQDM_DISABLE'))
-    bar = tqdm(total=len(missing), desc=f'{plan["env"]} episodes', leave=False, disable=quiet)
+    bar = progress_bar(text=f'{plan["env"]} episodes', total=len(missing), leave=False)
     if workers == 1:
         for _ in _write_parts(plan, folder, missing): bar.update()
         return bar.close()

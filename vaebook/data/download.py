@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ..core.errors import BadInput, check, check_choice, optional_import
+from ..core.errors import BadInput, check, check_choice, progress_bar
 from ..core.files import atomic_write, atomic_write_folder, cache_dir, check_growth, max_unpacked, reading
 
 # %% ../../nbs/core/download.ipynb #8a29303a
@@ -289,9 +289,6 @@ def verify(folder, # Where the files may be
     raise errors[0]
 
 # %% ../../nbs/core/download.ipynb #33a2bb70
-def _progress_bar(**options):
-    return optional_import('tqdm.auto').tqdm(leave=False, **options)
-
 def _download_url(url: str, # http, https, ftp or file
                   path, # Where to write
                   silence: float = 10.): # Seconds without a byte before giving up
@@ -300,7 +297,7 @@ def _download_url(url: str, # http, https, ftp or file
         total = int(response.headers.get('Content-Length') or 0)
         small = 0 < total < 1 << 20
         name = url.rsplit('/', 1)[-1]
-        with _progress_bar(total=total or None, unit='B', unit_scale=True, desc=name, disable=small) as bar:
+        with progress_bar(None, name, small, total=total or None, unit='B', unit_scale=True, leave=False) as bar:
             while chunk := response.read(1 << 18):
                 f.write(chunk)
                 bar.update(len(chunk))
@@ -450,7 +447,7 @@ def _extract_data_tar(deb, # A Debian package
 def _from_debian(package: str, files: Files, folder):
     "Fetch a Debian package by `apt-get` on private folders, and take the files out of it."
     if not shutil.which('apt-get'): raise OSError('this system has no apt-get')
-    with _scratch_folder() as tmp, _progress_bar(total=3, desc=f'Debian {package}') as bar:
+    with _scratch_folder() as tmp, progress_bar(text=f'Debian {package}', total=3, leave=False) as bar:
         tmp = Path(tmp)
         for d in 'state', 'lists/partial', 'cache/archives/partial', 'log': (tmp/d).mkdir(parents=True)
         (tmp/'apt.conf').write_text(_APT_SETTINGS.format(tmp))

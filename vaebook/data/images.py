@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import BadInput, check, check_choice, optional_import, reading, format_table
+from ..core import BadInput, check, check_choice, format_table, optional_import, progress_bar, reading
 from .batches import permutation
 from .download import fetch, find_file, provenance, read_maybe_gz
 
@@ -165,7 +165,7 @@ def read_folder(root, # Has a folder for each class
     ys = []
     unreadable = []
     few = len(paths) < 1000
-    for path, label in optional_import('tqdm.auto').tqdm(paths, desc='pictures', leave=False, disable=few):
+    for path, label in progress_bar(paths, 'pictures', few, leave=False):
         try: xs.append(_read_picture(path, size))
         except BadInput: unreadable.append(f'{path.parent.name}/{path.name}')
         else: ys.append(label)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import cache_dir, check, check_choice, optional_import
+from ..core import cache_dir, check, check_choice, optional_import, progress_bar
 from .actions import Episodes
 from .lerobot import read_lerobot, write_lerobot
 
@@ -136,7 +136,7 @@ def _simulate(jobs: list, processes: int | None = None): # See `_work`; None: on
         workers = [_start_worker(jobs[i::count], sink, errors) for i in range(count)]
         os.close(sink)
         try:
-            bar = optional_import('tqdm.auto').tqdm(lines, 'demonstrations', total, unit='episode', disable=total < 10)
+            bar = progress_bar(lines, 'demonstrations', total < 10, total=total, unit='episode')
             for _ in bar: pass
             failed = [worker for worker in workers if worker.wait()]
         finally:

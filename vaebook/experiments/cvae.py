@@ -7,14 +7,14 @@ __all__ = ['image_metrics', 'flow_metrics', 'explanation_metrics', 'factor_metri
            'sweep_figures', 'strip_figures', 'classifier_config', 'CVAEExperiment']
 
 # %% ../../nbs/images/cvae_experiment.ipynb #b5d08e2b
-import math, os
+import math
 from enum import IntEnum
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import BadInput, check, optional_import, seed_step
+from ..core import BadInput, check, optional_import, progress_bar, seed_step
 from ..core.config import select_experiment
 from ..data.images import FACTORS, SQUARES, class_examples, shapes, to_unit
 from .classifier import ClassifierExperiment, ImageExperiment
@@ -76,9 +76,8 @@ def flow_metrics(objective: CausalObjective,
     names = [s['name'] for s in objective.model.latent_spec]
     latents = dict(causal_effect=objective.alpha, leakage=objective.beta)
     for i, name in enumerate(names): latents[f'flow/{name}'] = [i]
-    hidden = not show_progress or bool(os.environ.get('TQDM_DISABLE'))
     metrics = {}
-    for name, of in optional_import('tqdm.auto').tqdm(latents.items(), 'information flow', disable=hidden, leave=False):
+    for name, of in progress_bar(latents.items(), 'information flow', not show_progress, leave=False):
         draws = (a, b) if name == 'causal_effect' else (a // 2, 2 * b)
         estimate = objective.measure(of, *draws)
         metrics[name] = estimate.value

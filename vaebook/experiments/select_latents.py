@@ -18,7 +18,7 @@ import numpy as np
 from ..core.config import compose, parse_override, quote, translate_overrides, split_overrides
 from ..core.facade import CONF
 from ..core.parameters import as_list
-from ..core import BadInput, atomic_write, check, check_choice, optional_import, format_table
+from ..core import BadInput, atomic_write, check, check_choice, format_table, optional_import, progress_bar
 from ..core.runs import collect, disk_errors, write_csv
 from ..viz.tiles import new_figure
 from ..trainers.callbacks import read_checkpoint
@@ -257,8 +257,7 @@ def _has_ended(child: subprocess.Popen, seconds: float) -> bool:
 def _watch(child: subprocess.Popen, jobs):
     "A progress bar of finished jobs, until the child ends."
     points = ' '.join(dict.fromkeys(str(job.point) for job in jobs))
-    hidden = bool(os.environ.get('TQDM_DISABLE'))
-    with optional_import('tqdm.auto').tqdm(total=len(jobs), desc=points, unit='run', disable=hidden) as bar:
+    with progress_bar(text=points, total=len(jobs), unit='run') as bar:
         ended = False
         while not ended:
             ended = _has_ended(child, 0.5)

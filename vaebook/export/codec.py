@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import atomic_write, check, optional_import, format_table
+from ..core import atomic_write, check, format_table, optional_import, progress_bar
 from ..data.audio import find_sounds, iter_audio, iter_resampled, read_audio, pcm_to_float, wav_writer
 from .latents import digest
 from ..models.audio import AudioAutoencoder
@@ -360,8 +360,7 @@ def eval_command(a, # folder of originals
                  out=None) -> str: # CSV file
     "Numbers of each pair, and their mean, as a table."
     pairs = _paired_files(a, b).items()
-    quiet = bool(os.environ.get('TQDM_DISABLE'))
-    bar = optional_import('tqdm.auto').tqdm(pairs, 'comparing', leave=False, disable=quiet)
+    bar = progress_bar(pairs, 'comparing', leave=False)
     rows = [dict(file=name) | _compare(*files) for name, files in bar]
     mean = {k: sum(r[k] for r in rows) / len(rows) for k in rows[0] if k != 'file'}
     rows.append(dict(file='mean') | mean)

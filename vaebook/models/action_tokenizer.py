@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from ..bottlenecks.quantizer import CodebookUsage, as_indices
-from ..core import BadInput, atomic_write, check, check_choice, optional_import, seed_step, set_seed, format_table
+from ..core import BadInput, atomic_write, check, check_choice, format_table, progress_bar, seed_step, set_seed
 from ..core.options import checked
 from ..core.pretrained import Pretrained
 from .fsq_vqvae import FSQVQVAE
@@ -225,7 +225,7 @@ def _train(model: FSQVQVAE,
     "AdamW with a cosine schedule."
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.95), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in optional_import('tqdm.auto').trange(steps, desc='fit', disable=None if progress else True):
+    for step in progress_bar(range(steps), 'fit', not progress):
         seed_step(seed, step)
         i = torch.randint(len(actions), (batch_size,))
         model.compute_loss(dict(actions=actions[i], mask=mask[i]), step, **weights).total.backward()

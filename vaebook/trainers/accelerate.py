@@ -6,13 +6,12 @@
 __all__ = ['make_accelerator', 'AccelerateDriver', 'Trainer', 'train_with_accelerate']
 
 # %% ../../nbs/core/accelerate.ipynb #62b8ee92
-import os
 from contextlib import nullcontext
 from itertools import islice
 
 import torch
 
-from ..core import optional_import
+from ..core import optional_import, progress_bar
 from ..core.distributed import device_numbers, is_launched, world
 from ..losses.terms import Objective
 from .callbacks import RunView, check_hooks, ends_step
@@ -190,9 +189,8 @@ class Trainer(RunView):
         for logger in self.loggers: logger.finalize(status)
 
     def _progress(self, batches):
-        wanted = self.cfg['progress_bar'] and self.is_global_zero and not os.environ.get('TQDM_DISABLE')
-        tqdm = optional_import('tqdm.auto').tqdm
-        return tqdm(batches, 'train', self.plan.total_batches, initial=self.batches, disable=not wanted)
+        wanted = self.cfg['progress_bar'] and self.is_global_zero
+        return progress_bar(batches, 'train', not wanted, total=self.plan.total_batches, initial=self.batches)
 
     def print(self, text: str):
         "By the first process, above the progress bar."

@@ -8,7 +8,6 @@ __all__ = ['evaluating', 'forked_rng', 'kind_of', 'num_latents', 'TokenLatents',
 
 # %% ../../nbs/core/probe.ipynb #edda8857
 import math
-import os
 from contextlib import contextmanager
 from typing import Callable, Iterator, NamedTuple
 
@@ -16,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..core import BadInput, Latent, check, check_choice, optional_import, seed_step
+from ..core import BadInput, Latent, check, check_choice, progress_bar, seed_step
 from ..data.images import to_unit
 from ..losses.terms import class_log_probs
 from .tiles import LAYOUTS
@@ -263,8 +262,7 @@ def best_prob(p: Tensor | None) -> Tensor | None:  # [..., M] → [...]
 
 def _progress(parts):  # a sequence
     "`parts`, with a bar when they are many."
-    hidden = len(parts) < 64 or bool(os.environ.get('TQDM_DISABLE'))
-    return optional_import('tqdm.auto').tqdm(parts, 'decoding', leave=False, disable=hidden)
+    return progress_bar(parts, 'decoding', len(parts) < 64, leave=False)
 
 class LatentProbe(NamedTuple):
     "A model and perhaps a classifier, opened on some latents; everything is on the model's device."
