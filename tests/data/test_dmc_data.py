@@ -12,12 +12,12 @@ from vaebook.data.batches import batches, sequential
 from vaebook.data.dmc import (
     DMCVBDataset,
     Episode,
-    episode_names,
     load_episodes,
     pendulum_episodes,
     split_of,
     write_episodes,
 )
+from vaebook.data.episodes import episode_names
 from vaebook.data.tfrecord import masked_crc32c
 
 h5py, Image = pytest.importorskip('h5py'), pytest.importorskip('PIL.Image')
