@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ..core import check, check_choice, optional_import
-from .episodes import COLUMNS, FORMATS, Episode, Span, naming_file, open_file, write_episodes
+from .episodes import COLUMNS, FORMATS, Episode, Span, naming_file, open_file
 
 # %% ../../nbs/world/data.ipynb #f213a45e
 def _pendulum_motion(steps: int, rng: np.random.Generator, dt: float = 0.05) -> tuple:

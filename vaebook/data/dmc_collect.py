@@ -17,7 +17,7 @@ import numpy as np
 from einops import einsum, reduce
 
 from ..core import BadInput, atomic_write, cache_dir, check, check_choice, locked, optional_import, reading
-from .dmc import Episode, write_episodes
+from .episodes import Episode, write_episodes
 
 # %% ../../nbs/world/collect.ipynb #4ce1047f
 _TRIAL = 'import mujoco; c = mujoco.GLContext(8, 8); c.make_current(); c.free()'
@@ -50,7 +50,7 @@ _QUALITY = dict(offsamples=0, shadowsize=256, numslices=12, numstacks=8, numquad
 _FLAGS = dict(shadow=False, reflection=False)
 
 def suite_simulator(env: str): # 'domain-task' of the suite
-    "An environment of the suite that draws fast and runs for ever."
+    "An environment of the suite that draws fast and has no time limit."
     suite = _suite()
     domain, _, task = env.partition('-')
     check_choice('env', env, [f'{d}-{t}' for d, t in suite.ALL_TASKS])
@@ -73,8 +73,11 @@ def render_frame(
 ) -> np.ndarray: # uint8 [H,W,3]
     "A frame of the first camera."
     k = max(2, ceil(128 / max(size)))
-    render = lambda **options: physics.render(size[0] * k, size[1] * k, camera_id=0, **options)
-    shrink = lambda x: reduce(x.astype(np.float32), '(h a) (w b) c -> h w c', 'mean', a=k, b=k)
+
+    def render(**options): return physics.render(size[0] * k, size[1] * k, camera_id=0, **options)
+
+    def shrink(x): return reduce(x.astype(np.float32), '(h a) (w b) c -> h w c', 'mean', a=k, b=k)
+
     x = shrink(render(render_flag_overrides=_FLAGS))
     if behind:
         colours, share = behind
@@ -208,7 +211,8 @@ def _share_out(plan: dict, folder: Path, missing: list, workers: int):
     if workers == 1:
         for _ in _write_parts(plan, folder, missing): bar.update()
         return bar.close()
-    running = {missing[k]: _start(plan, folder, missing[k::workers]) for k in range(min(workers, len(missing)))}
+    parts = [missing[k::workers] for k in range(min(workers, len(missing)))]
+    running = {numbers[0]: _start(plan, folder, numbers) for numbers in parts}
     try:
         while any(p.poll() is None for p in running.values()):
             time.sleep(0.2)

@@ -155,8 +155,8 @@ _NAMES = dict( # our name of a column → those of others
     rewards=['rewards', 'reward'],
     dones=['dones', 'done', 'is_last'])
 FORMATS = (
-    'our HDF5, HDF5 or npz with observations|observation_pixels|pixels|image, action(s), reward(s) and done(s)|is_last, '
-    'V-D4RL shards with step_type, .pt or pickled dicts of the same, TFRecords of episodes (DMC-VB)')
+    'our HDF5, HDF5 or npz with observations|observation_pixels|pixels|image, action(s), reward(s) and '
+    'done(s)|is_last, V-D4RL shards with step_type, .pt or pickled dicts of the same, TFRecords of episodes (DMC-VB)')
 
 def _columns(source, name: str) -> dict:
     "The columns of a dict of arrays, by our names."
@@ -236,8 +236,12 @@ def _open_npz(path) -> dict:
 
 def _open_h5(path): # the open file
     f = optional_import('h5py', 'dmc').File(path, 'r')
-    size = lambda d: max(d.nbytes, d.dtype.itemsize * prod(d.chunks or [1])) # a chunk is unpacked whole
-    check_growth(path, sum(size(d) for d in f.values() if hasattr(d, 'nbytes')))
+    unpacked = 0
+    for d in f.values():
+        if not hasattr(d, 'nbytes'): continue
+        chunk = d.dtype.itemsize * prod(d.chunks or [1]) # is unpacked whole
+        unpacked += max(d.nbytes, chunk)
+    check_growth(path, unpacked)
     return f
 
 # %% ../../nbs/world/readers.ipynb #a9f666ad

@@ -255,8 +255,8 @@ class FramePSNR:
         x_hat, x = _float32(x_hat), _float32(x)
         error = (x_hat.clamp(0, 1) - x).square()
         mask = foreground_mask(x, self.background.to(x), self.threshold).expand_as(x)
-        add = lambda v: v.sum((0, 2, 3, 4), dtype=torch.float64)
-        self.sums = self.sums + torch.stack([add(error), add(torch.ones_like(error)), add(error * mask), add(mask)])
+        parts = error, torch.ones_like(error), error * mask, mask
+        self.sums = self.sums + torch.stack([v.sum((0, 2, 3, 4), dtype=torch.float64) for v in parts])
         return self
 
     def report(self) -> dict: # psnr and fg_psnr [h] dB

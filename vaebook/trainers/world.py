@@ -23,7 +23,7 @@ from ..core.distributed import from_main, is_main, world
 from ..core.runs import Run, disk_errors
 from ..data.batches import batches, sequential, steps_per_epoch
 from ..data.images import to_unit
-from ..losses.likelihoods import BETA_SHAPES, beta_schedule, decibels
+from ..losses.likelihoods import BETA_SHAPES, decibels
 from ..losses.world import LossAggregator, WorldObjective
 from ..metrics.world import evaluate_batch
 from ..models.world import WorldModel, WorldOutput
@@ -222,7 +222,7 @@ class DMCVBArguments:
 
     def __post_init__(self): _check_arguments(self)
 
-# %% ../../nbs/world/trainer.ipynb #bfa60fad
+# %% ../../nbs/world/trainer.ipynb #4e7034dc
 class DMCVBTrainer(DMCVBArguments):
     "Trains a world model on windows of episodes: `DMCVBTrainer(model, train_dataset, val_dataset).train(100)`."
     def __post_init__(self):
