@@ -93,7 +93,8 @@ def split_of(names: list, val: float, test: float) -> np.ndarray: # of 'train', 
 _SUFFIXES = '.h5', '.hdf5', '.npz', '.pt', '.pth', '.pkl', '.pickle'
 
 def _is_episode_file(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith('.') and (path.suffix in _SUFFIXES or '.tfrecord' in path.name)
+    known = path.suffix in _SUFFIXES or '.tfrecord' in path.name
+    return known and path.is_file() and not path.name.startswith('.')
 
 def _episode_files(data_path, environment: str | None = None) -> list: # of (name, path)
     "The files of episodes at a path, below `environment` if that is given."
@@ -169,7 +170,8 @@ class DMCVBDataset(Dataset):
         check_choice('split', split, (None, 'train', 'val', 'test'))
         check_choice('action_convention', action_convention, (None, 'after', 'before'))
         check_choice('reward_convention', reward_convention, (None, 'state', 'action'))
-        for name, v in dict(sequence_length=sequence_length, stride=stride, image_size=image_size or 1).items():
+        numbers = dict(sequence_length=sequence_length, stride=stride, image_size=image_size or 1)
+        for name, v in numbers.items():
             check(isinstance(v, int) and v > 0, name, v, 'a whole number, 1 or more')
         for name, v in dict(val_fraction=val_fraction, test_fraction=test_fraction).items():
             check(0 <= v < 1, name, v, 'from 0 to below 1')

@@ -98,7 +98,11 @@ def _swing_up(physics) -> np.ndarray: # [1] in [−1,1], as of the other control
 # %% ../../nbs/world/collect.ipynb #9870daf0
 def _gait(rate: float, amplitude, phase, offset): # Hz, then one number a joint
     "A controller that moves each joint by a sine."
-    return lambda physics: offset + np.multiply(amplitude, np.sin(2 * pi * rate * physics.data.time + np.array(phase)))
+    def control(physics) -> np.ndarray: # [A]
+        angle = 2 * pi * rate * physics.data.time + np.array(phase)
+        return offset + np.multiply(amplitude, np.sin(angle))
+
+    return control
 
 def _stand(physics) -> np.ndarray: # [A]
     "Each joint like a damped spring."
@@ -241,8 +245,9 @@ def make_plan(
     workers: int = 1
 ) -> dict:
     "The arguments of `collect`, checked, as values that JSON keeps."
-    numbers = dict(episodes=(episodes, 1), steps=(steps, 2), repeat=(repeat, 1), seed=(seed, 0), workers=(workers, 1))
-    for name, (value, least) in numbers.items():
+    given = dict(episodes=episodes, steps=steps, repeat=repeat, seed=seed, workers=workers)
+    for name, least in dict(episodes=1, steps=2, repeat=1, seed=0, workers=1).items():
+        value = given[name]
         check(isinstance(value, int) and value >= least, name, value, f'a whole number, {least} or more')
     env = env.replace('_', '-')
     size = [size] * 2 if isinstance(size, int) else list(size)

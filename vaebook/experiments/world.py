@@ -81,7 +81,8 @@ class WorldEvaluation(Experiment):
         "The model's dream after the context of some windows, where the model is."
         seed_step(self.cfg.seed, number)
         dream, model = self.cfg.dream, self.model.eval()
-        return model.rollout(x[:, :dream.context].to(self.device), actions.to(self.device), dream.horizon, dream.mode)
+        context = x[:, :dream.context].to(self.device)
+        return model.rollout(context, actions.to(self.device), dream.horizon, dream.mode)
 
     @cached_method
     def dreams(self) -> tuple[dict, Tensor]: # guess → psnr, fg_psnr [h] dB; rewards [M, h]
@@ -163,7 +164,8 @@ class WorldEvaluation(Experiment):
         table = [['step', 'name', 'severity', 'value', 'threshold']]
         for row in rows:
             if row['step'] != rows[-1]['step']: continue
-            table.append([row['step'], row['name'], row['severity'], float(row['value']), float(row['threshold'])])
+            numbers = float(row['value']), float(row['threshold'])
+            table.append([row['step'], row['name'], row['severity'], *numbers])
         return format_table(table)
 
 # %% ../../nbs/world/experiment.ipynb #440514ed

@@ -15,7 +15,11 @@ from ..core.options import Count, checked
 # %% ../../nbs/world/frames.ipynb #48afab20
 def mlp(inputs: int, outputs: int, hidden: int = 256) -> nn.Sequential:
     "Two layers; normalised inside, never after the output."
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, outputs))
+    return nn.Sequential(
+        nn.Linear(inputs, hidden),
+        nn.LayerNorm(hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, outputs))
 
 def _downsample(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 4, 2, 1), nn.GroupNorm(1, out_channels), nn.SiLU())
@@ -68,7 +72,10 @@ class FrameDecoder(nn.Module):
         channels: Count = 3):       # C
         super().__init__()
         widths = [width << i for i in reversed(range(_levels(image_size)))]
-        self.first = nn.Sequential(nn.Linear(inputs, 16 * widths[0]), nn.SiLU(), nn.Unflatten(-1, (widths[0], 4, 4)))
+        self.first = nn.Sequential(
+            nn.Linear(inputs, 16 * widths[0]),
+            nn.SiLU(),
+            nn.Unflatten(-1, (widths[0], 4, 4)))
         self.levels = nn.Sequential(*(_upsample(i, o) for i, o in zip(widths, widths[1:])))
         self.last = nn.Sequential(nn.Conv2d(width, 4 * channels, 1), nn.PixelShuffle(2))
         self.background = nn.Parameter(torch.full((channels, image_size, image_size), 0.5))

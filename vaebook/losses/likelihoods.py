@@ -40,7 +40,8 @@ def gaussian_nll(
         if weight is not None:
             error = weight * error
             count = weight.expand_as(x).flatten(-3).sum(-1)
-        return error.flatten(-3).sum(-1) / (2 * s.square()) + count * (s.log() + math.log(2 * math.pi) / 2)
+        log_normaliser = s.log() + math.log(2 * math.pi) / 2
+        return error.flatten(-3).sum(-1) / (2 * s.square()) + count * log_normaliser
 
 class FrameGaussian(NamedTuple):
     "N(x; mean, σ²) of frames, with one σ for all pixels."

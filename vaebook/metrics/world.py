@@ -172,7 +172,8 @@ def batch_problems(batch: dict) -> list[str]: # observations [B, T, 3, S, S], ac
     low, high = float(x.min()), float(x.max())
     if x.is_floating_point() and (low < 0 or high > 1):
         found.append(f'Frames are in {low:.3g} … {high:.3g}: bytes, or floats in 0 … 1, are expected.')
-    if high <= (1 if x.dtype == torch.uint8 else 1 / 255): found.append('Frames are black: were they scaled twice?')
+    one_level = 1 if x.dtype == torch.uint8 else 1 / 255
+    if high <= one_level: found.append('Frames are black: were they scaled twice?')
     still = (x == x[:, :1]).flatten(1).all(1).float().mean()
     if still > 0.5: found.append(f'Nothing moves in {still:.0%} of the windows.')
     if (actions == actions[:1, :1]).all(): found.append('Actions are always the same.')

@@ -184,11 +184,12 @@ class WorldNetworks(nn.Module):
         features = self.encoder.features
         self.tokenizer = FrameTokenizer(features, grid, image_size, quantizer, codebook_size, width=2 * width)
         self.perceiver = PerceiverContext(self.tokenizer.dim, grid**2, C, depth=context_depth)
-        self.schema = AttentionSchema(self.encoder.features, grid, slots, H + D, dim=32, hidden=32)
+        self.schema = AttentionSchema(features, grid, slots, H + D, dim=32, hidden=32)
         self.posterior = mlp(embedding + H, 2 * D)
         self.prior = DPGMMPrior(H + C, D, max_components, concentration=concentration)
         self.cell = nn.LSTMCell(D + C + 5 + action_dim, H)
-        self.decoder = FrameDecoder(D + H, image_size, width, 60 if likelihood == 'logistic_mixture' else 3)
+        channels = 60 if likelihood == 'logistic_mixture' else 3
+        self.decoder = FrameDecoder(D + H, image_size, width, channels)
         self.context_head = mlp(C + H + D, C)
         self.token_head = TokenHead(self.tokenizer, C + D + action_dim)
         self.reward_head = mlp(D + H, 1, 128)
@@ -320,7 +321,7 @@ class _Previous(NamedTuple):
     z: Tensor                           # [B, T, D]
 
 class WorldSequence(WorldRecurrence):
-    "One pass over episodes [B, T, 3, S, S], bytes or floats in [0, 1], and actions [B, T, A]: what training needs."
+    "One pass over episodes [B, T, 3, S, S] and actions [B, T, A]: all that training needs."
     def checked_frames(self, x: Tensor) -> Tensor: # [B, T, 3, S, S]
         "Floats in [0, 1]; raises `BadInput` for another shape."
         S = self.image_size
