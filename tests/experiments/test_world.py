@@ -8,7 +8,8 @@ import torch
 from helpers import command, metrics, weights
 from vaebook.core.config import compose
 from vaebook.core import BadInput
-from vaebook.data.dmc import DMCVBDataset, pendulum_episodes, write_episodes
+from vaebook.data.dmc import DMCVBDataset, pendulum_episodes
+from vaebook.data.episodes import write_episodes
 from vaebook.train import experiment, load_run, train
 
 QUIET = 'trainer.progress_bar=false logger=csv dream.monitor=0 dream.pictures=0'

@@ -15,9 +15,9 @@ from vaebook.models.world import DPGMMVariationalRecurrentAutoencoder
 from vaebook.trainers.monitor import WorldModelMonitor
 from vaebook.trainers.callbacks import read_checkpoint
 from vaebook.trainers.fit import fit
+from vaebook.losses.likelihoods import beta_schedule
 from vaebook.trainers.world import (
     DMCVBTrainer,
-    beta_schedule,
     load_checkpoint,
     save_checkpoint,
     validate,

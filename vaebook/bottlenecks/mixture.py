@@ -152,7 +152,8 @@ class Mixture:
         "−H(q) − log Σ_k π_k N(m; μ_k, σ² + σ_k²)."
         both = torch.logaddexp(logvar.unsqueeze(-2), self.logvar)
         negentropy = -0.5 * (logvar + math.log(2 * math.pi) + 1).sum(-1)
-        return negentropy - (self.log_weights + _log_normal(mean.unsqueeze(-2), self.mean, both)).logsumexp(-1)
+        overlap = _log_normal(mean.unsqueeze(-2), self.mean, both)
+        return negentropy - (self.log_weights + overlap).logsumexp(-1)
 
     def _kl_monte_carlo(self, mean, logvar, samples):
         "The mean of log q(z) − log p(z) over differentiable draws."
@@ -276,7 +277,8 @@ class DPGMMPrior(nn.Module):
             mean, logvar = self.gaussians(h).unflatten(-1, (self.components, -1)).chunk(2, -1)
             if self.anchors is not None: mean = mean + self.anchors
             a, b, shape, rate = self._hierarchy(h)
-            log_weights = stick_breaking(*kumaraswamy_rsample(a, b)) if sample else expected_log_weights(a, b)
+            if sample: log_weights = stick_breaking(*kumaraswamy_rsample(a, b))
+            else: log_weights = expected_log_weights(a, b)
             return Mixture(mean, logvar.clamp(-10, 2), log_weights, a, b, shape, rate)
 
     def _hierarchy(self, h: Tensor): # [..., hidden] → a, b [..., K-1], shape, rate [...]

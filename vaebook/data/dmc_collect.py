@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from einops import einsum, reduce
 
-from ..core import BadInput, atomic_write, cache_dir, check, check_choice, locked, optional_import, progress_bar, reading
-from .dmc import Episode, write_episodes
+from ..core import BadInput, atomic_write, cache_dir, check, check_choice, locked
+from ..core import optional_import, progress_bar, reading
+from .episodes import Episode, write_episodes
 
 # %% ../../nbs/world/collect.ipynb #4ce1047f
 _TRIAL = 'import mujoco; c = mujoco.GLContext(8, 8); c.make_current(); c.free()'
@@ -50,7 +51,7 @@ _QUALITY = dict(offsamples=0, shadowsize=256, numslices=12, numstacks=8, numquad
 _FLAGS = dict(shadow=False, reflection=False)
 
 def suite_simulator(env: str): # 'domain-task' of the suite
-    "An environment of the suite that draws fast and runs for ever."
+    "An environment of the suite that draws fast and has no time limit."
     suite = _suite()
     domain, _, task = env.partition('-')
     check_choice('env', env, [f'{d}-{t}' for d, t in suite.ALL_TASKS])
@@ -73,8 +74,11 @@ def render_frame(
 ) -> np.ndarray: # uint8 [H,W,3]
     "A frame of the first camera."
     k = max(2, ceil(128 / max(size)))
-    render = lambda **options: physics.render(size[0] * k, size[1] * k, camera_id=0, **options)
-    shrink = lambda x: reduce(x.astype(np.float32), '(h a) (w b) c -> h w c', 'mean', a=k, b=k)
+
+    def render(**options): return physics.render(size[0] * k, size[1] * k, camera_id=0, **options)
+
+    def shrink(x): return reduce(x.astype(np.float32), '(h a) (w b) c -> h w c', 'mean', a=k, b=k)
+
     x = shrink(render(render_flag_overrides=_FLAGS))
     if behind:
         colours, share = behind
@@ -95,7 +99,11 @@ def _swing_up(physics) -> np.ndarray: # [1] in [−1,1], as of the other control
 # %% ../../nbs/world/collect.ipynb #9870daf0
 def _gait(rate: float, amplitude, phase, offset): # Hz, then one number a joint
     "A controller that moves each joint by a sine."
-    return lambda physics: offset + np.multiply(amplitude, np.sin(2 * pi * rate * physics.data.time + np.array(phase)))
+    def control(physics) -> np.ndarray: # [A]
+        angle = 2 * pi * rate * physics.data.time + np.array(phase)
+        return offset + np.multiply(amplitude, np.sin(angle))
+
+    return control
 
 def _stand(physics) -> np.ndarray: # [A]
     "Each joint like a damped spring."
@@ -206,7 +214,8 @@ def _share_out(plan: dict, folder: Path, missing: list, workers: int):
     if workers == 1:
         for _ in _write_parts(plan, folder, missing): bar.update()
         return bar.close()
-    running = {missing[k]: _start(plan, folder, missing[k::workers]) for k in range(min(workers, len(missing)))}
+    parts = [missing[k::workers] for k in range(min(workers, len(missing)))]
+    running = {numbers[0]: _start(plan, folder, numbers) for numbers in parts}
     try:
         while any(p.poll() is None for p in running.values()):
             time.sleep(0.2)
@@ -235,8 +244,9 @@ def make_plan(
     workers: int = 1
 ) -> dict:
     "The arguments of `collect`, checked, as values that JSON keeps."
-    numbers = dict(episodes=(episodes, 1), steps=(steps, 2), repeat=(repeat, 1), seed=(seed, 0), workers=(workers, 1))
-    for name, (value, least) in numbers.items():
+    given = dict(episodes=episodes, steps=steps, repeat=repeat, seed=seed, workers=workers)
+    for name, least in dict(episodes=1, steps=2, repeat=1, seed=0, workers=1).items():
+        value = given[name]
         check(isinstance(value, int) and value >= least, name, value, f'a whole number, {least} or more')
     env = env.replace('_', '-')
     size = [size] * 2 if isinstance(size, int) else list(size)

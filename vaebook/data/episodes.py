@@ -81,10 +81,13 @@ def _append_episode(f, e: Episode):
     check(complete, 'episode', e.name, 'as many actions, rewards and dones as frames, and at least one')
     frames = _channels_first(np.asarray(e.observations), e.name)
     _append_rows(f, 'observations', frames, chunks=(8, *frames.shape[1:]), compression='lzf')
-    for key in ('actions', 'rewards'): _append_rows(f, key, _finite_rows(np.asarray(getattr(e, key)), e.name, key))
+    for key in ('actions', 'rewards'):
+        rows = np.asarray(getattr(e, key))
+        _append_rows(f, key, _finite_rows(rows, e.name, key))
     _append_rows(f, 'dones', np.asarray(e.dones, bool))
     _append_rows(f, 'lengths', np.array([len(e)]))
-    _append_rows(f, 'names', np.array([e.name], object), dtype=optional_import('h5py', 'dmc').string_dtype())
+    text = optional_import('h5py', 'dmc').string_dtype()
+    _append_rows(f, 'names', np.array([e.name], object), dtype=text)
 
 # %% ../../nbs/world/readers.ipynb #95eed787
 def episode_names(path) -> list[str]:
@@ -124,7 +127,8 @@ class Span(NamedTuple):
 
     @property
     def form(self) -> tuple: # the shapes of a frame and of an action, where they are known
-        return tuple(tuple(self.columns[key].shape[1 + len(self.at):]) for key in ('observations', 'actions'))
+        axes = 1 + len(self.at) # before those of a row
+        return tuple(tuple(self.columns[key].shape[axes:]) for key in ('observations', 'actions'))
 
     def cut(self, a: int, b: int) -> Episode:
         "Frames a to b, with the actions taken after them."
@@ -155,8 +159,8 @@ _NAMES = dict( # our name of a column → those of others
     rewards=['rewards', 'reward'],
     dones=['dones', 'done', 'is_last'])
 FORMATS = (
-    'our HDF5, HDF5 or npz with observations|observation_pixels|pixels|image, action(s), reward(s) and done(s)|is_last, '
-    'V-D4RL shards with step_type, .pt or pickled dicts of the same, TFRecords of episodes (DMC-VB)')
+    'our HDF5, HDF5 or npz with observations|observation_pixels|pixels|image, action(s), reward(s) and '
+    'done(s)|is_last, V-D4RL shards with step_type, .pt or pickled dicts of the same, TFRecords of episodes (DMC-VB)')
 
 def _columns(source, name: str) -> dict:
     "The columns of a dict of arrays, by our names."
@@ -170,7 +174,9 @@ def _columns(source, name: str) -> dict:
     return found
 
 # %% ../../nbs/world/readers.ipynb #ca3bd9e3
-def _convention(source) -> str: return 'before' if 'image' in source and 'is_first' in source else 'after'
+def _convention(source) -> str:
+    is_dreamer = 'image' in source and 'is_first' in source
+    return 'before' if is_dreamer else 'after'
 
 def _row_lengths(source, n: int, name: str) -> tuple: # names and lengths of the episodes in n rows, convention
     "How the rows of arrays [L, …] are divided into episodes."
@@ -236,8 +242,12 @@ def _open_npz(path) -> dict:
 
 def _open_h5(path): # the open file
     f = optional_import('h5py', 'dmc').File(path, 'r')
-    size = lambda d: max(d.nbytes, d.dtype.itemsize * prod(d.chunks or [1])) # a chunk is unpacked whole
-    check_growth(path, sum(size(d) for d in f.values() if hasattr(d, 'nbytes')))
+    unpacked = 0
+    for d in f.values():
+        if not hasattr(d, 'nbytes'): continue
+        chunk = d.dtype.itemsize * prod(d.chunks or [1]) # is unpacked whole
+        unpacked += max(d.nbytes, chunk)
+    check_growth(path, unpacked)
     return f
 
 # %% ../../nbs/world/readers.ipynb #a9f666ad

@@ -53,9 +53,8 @@ class Attention(nn.Module):
         mask: Tensor | None = None          # [B, 1, L, N] who may see whom
     ) -> Tensor: # [B, L, C]
         "What each query gets from what it looks at."
-        split = lambda v: rearrange(v, 'b n (h d) -> b h n d', h=self.heads)
         k, v = self.kv(source).chunk(2, -1)
-        q, k, v = split(self.q(x)), split(k), split(v)
+        q, k, v = (rearrange(u, 'b n (h d) -> b h n d', h=self.heads) for u in (self.q(x), k, v))
         if self.causal: q, k = rotary(q), rotary(k)
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal and mask is None)
         return self.out(rearrange(y, 'b h n d -> b n (h d)'))

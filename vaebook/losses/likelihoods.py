@@ -40,7 +40,8 @@ def gaussian_nll(
         if weight is not None:
             error = weight * error
             count = weight.expand_as(x).flatten(-3).sum(-1)
-        return error.flatten(-3).sum(-1) / (2 * s.square()) + count * (s.log() + math.log(2 * math.pi) / 2)
+        log_normaliser = s.log() + math.log(2 * math.pi) / 2
+        return error.flatten(-3).sum(-1) / (2 * s.square()) + count * log_normaliser
 
 class FrameGaussian(NamedTuple):
     "N(x; mean, σ²) of frames, with one σ for all pixels."
@@ -255,8 +256,8 @@ class FramePSNR:
         x_hat, x = _float32(x_hat), _float32(x)
         error = (x_hat.clamp(0, 1) - x).square()
         mask = foreground_mask(x, self.background.to(x), self.threshold).expand_as(x)
-        add = lambda v: v.sum((0, 2, 3, 4), dtype=torch.float64)
-        self.sums = self.sums + torch.stack([add(error), add(torch.ones_like(error)), add(error * mask), add(mask)])
+        parts = error, torch.ones_like(error), error * mask, mask
+        self.sums = self.sums + torch.stack([v.sum((0, 2, 3, 4), dtype=torch.float64) for v in parts])
         return self
 
     def report(self) -> dict: # psnr and fg_psnr [h] dB

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EpisodeWindows', 'WorldTraining', 'visualize_reconstructions', 'visualize_attention', 'latent_statistics',
-           'progress_lines', 'Progress', 'DMCVBTrainer', 'validate', 'save_checkpoint', 'load_checkpoint']
+           'progress_lines', 'Progress', 'DMCVBArguments', 'DMCVBTrainer', 'validate', 'save_checkpoint',
+           'load_checkpoint']
 
 # %% ../../nbs/world/trainer.ipynb #cfc65098
 import math
@@ -22,7 +23,7 @@ from ..core.distributed import from_main, is_main, world
 from ..core.runs import Run, disk_errors
 from ..data.batches import batches, sequential, steps_per_epoch
 from ..data.images import to_unit
-from ..losses.likelihoods import BETA_SHAPES, beta_schedule, decibels
+from ..losses.likelihoods import BETA_SHAPES, decibels
 from ..losses.world import LossAggregator, WorldObjective
 from ..metrics.world import evaluate_batch
 from ..models.world import WorldModel, WorldOutput
@@ -159,8 +160,8 @@ _WEIGHTS = [field.name for field in fields(LossAggregator) if field.name != 'kl'
 
 def _is_number(v) -> bool: return type(v) in (int, float) and math.isfinite(v)
 
-def _check_trainer(t: 'DMCVBTrainer'):
-    "Raise `BadInput` for whatever could not be trained with."
+def _check_arguments(t: 'DMCVBArguments'):
+    "Raise `BadInput` for what cannot be trained with."
     for name, least in _LEAST.items():
         v = getattr(t, name)
         check(type(v) is int and least <= v < 2**32, name, v, f'a whole number, {least} or more')
@@ -180,8 +181,8 @@ def _check_trainer(t: 'DMCVBTrainer'):
 
 # %% ../../nbs/world/trainer.ipynb #0b6f2c9d
 @dataclass(eq=False)
-class DMCVBTrainer:
-    "Trains a world model on windows of episodes: `DMCVBTrainer(model, train_dataset, val_dataset).train(100)`."
+class DMCVBArguments:
+    "What a training is told: model, data sets and hyper-parameters; checked when it is made."
     model: WorldModel
     train_dataset: object               # observations [T, 3, S, S], actions [T, A], perhaps rewards, dones [T]
     val_dataset: object
@@ -219,8 +220,13 @@ class DMCVBTrainer:
     logger: str = 'csv'                 # or tensorboard, wandb, clearml: beside metrics.csv
     monitor: bool = True                # look for common failures, and warn of them
 
+    def __post_init__(self): _check_arguments(self)
+
+# %% ../../nbs/world/trainer.ipynb #4e7034dc
+class DMCVBTrainer(DMCVBArguments):
+    "Trains a world model on windows of episodes: `DMCVBTrainer(model, train_dataset, val_dataset).train(100)`."
     def __post_init__(self):
-        _check_trainer(self)
+        super().__post_init__()
         self.train_windows = EpisodeWindows('train_dataset', self.train_dataset, self.sequence_length)
         self.val_windows = EpisodeWindows('val_dataset', self.val_dataset, self.sequence_length)
         self.per_epoch = steps_per_epoch(len(self.train_windows), self._batch_of_all())
@@ -290,8 +296,15 @@ class DMCVBTrainer:
         folder = from_main(run.start)
         val_loader = sequential(self.val_windows, self.batch_size)
         try:
-            fitted = fit(self.objective().train(), cfg, folder, self.train_loader, val_loader, self.per_epoch,
-                         self.callbacks(folder), run.checkpoint)
+            fitted = fit(
+                self.objective().train(),
+                cfg,
+                folder,
+                self.train_loader,
+                val_loader,
+                self.per_epoch,
+                self.callbacks(folder),
+                run.checkpoint)
         finally: run.release()
         self.model.to(device)
         if is_main():
