@@ -50,7 +50,7 @@ def kmeans(x: Tensor, # [M, d]
         centres = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp_min(1), centres)
     return centres
 
-# %% ../../nbs/core/vq.ipynb #9eaa84f1
+# %% ../../nbs/core/vq.ipynb #cb1e4e81
 class _Codebook(Quantizer):
     "V codes of d channels, made by k-means of the first vectors, and how many vectors chose each."
     codebook: Tensor # [V, d]
@@ -122,8 +122,8 @@ class VQ(_Codebook):
         dim: Count,                                     # d
         decay: _Decay = 0.99,                           # of the moving averages, a step
         cosine: Flag = False,                           # match directions: vectors and codes have length 1
-        kmeans_init_samples: Natural | None = None,     # vectors that k-means starts from, by default 8 V; 0: random codes
-        dead_threshold: Weight = 0.1,                   # a code is dead if its cluster is below this share of M/V; 0: never
+        kmeans_init_samples: Natural | None = None,     # vectors that k-means starts from; 0: random codes; None: 8 V
+        dead_threshold: Weight = 0.1,                   # a cluster below this share of M/V is dead; 0: never
         reset_dead_codes: Natural = 64):                # dead codes that are replaced a step, at most
         n = 8 * codebook_size if kmeans_init_samples is None else kmeans_init_samples
         enough = n == 0 or n >= codebook_size

@@ -344,7 +344,7 @@ def _read_picture(
     flat = on_white.convert('L' if channels == 1 else 'RGB')
     return np.array(ops.fit(flat, (width, height))).reshape(height, width, -1).transpose(2, 0, 1)
 
-# %% ../../nbs/core/explorer.ipynb #f47903b6
+# %% ../../nbs/core/explorer.ipynb #dbf34207
 class _Exploration:
     "A model, the latents from which it is explored, and what they decode to."
 
@@ -403,7 +403,7 @@ class _Exploration:
         return found
 
     def _mosaic(self, decoded, class_probs, original, label, time) -> np.ndarray: # [height, width, 3]
-        "All tiles in one picture, framed in the colours of their classes; a single input stands before its reconstruction."
+        "All tiles in one picture, framed in the colours of their classes; an input stands before its reconstruction."
         labels = best_class(class_probs)
         if original is not None:
             decoded = torch.cat([original.to(decoded), decoded])
