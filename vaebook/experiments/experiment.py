@@ -56,6 +56,7 @@ def loss_curves(folder):
             if stage in stages: ax.plot(*zip(*stages[stage]), label=stage, **style)
         ax.set_title(term, fontsize=9)
         ax.set_xlabel('step', fontsize=8)
+        ax.ticklabel_format(axis='y', useOffset=False)
         ax.tick_params(labelsize=7)
         ax.legend(fontsize=7)
     return fig

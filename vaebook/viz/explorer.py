@@ -345,16 +345,22 @@ def _read_picture(
     return np.array(ops.fit(flat, (width, height))).reshape(height, width, -1).transpose(2, 0, 1)
 
 # %% ../../nbs/core/explorer.ipynb #dbf34207
-class _Exploration:
-    "A model, the latents from which it is explored, and what they decode to."
+def _heading(start: str, count: int, has_original: bool) -> str:
+    "What the description of the picture begins with."
+    if count > 1: return f'{start}, {count} shown: '
+    return f'{start}, and decoded: ' if has_original else ''
 
-    def __init__(self, model, x, classifier, classes, dims, order, most, tiles, seed, chunk_size):
+class _Exploration:
+    "A model, the latents from which it is explored, and what there is to see and to hear."
+
+    def __init__(self, model, x, classifier, classes, dims, order, most, tiles, seed, bits, chunk_size):
         check(isinstance(tiles, int) and tiles >= 1, 'tiles', tiles, 'a whole number, 1 or more')
         check(most is None or isinstance(most, int) and most >= 1, 'most', most, 'a whole number, 1 or more')
         self.model = model
         self.classifier = classifier
         self.tiles = tiles
         self.seed = seed
+        self.bits = bits
         self._decoded = None # latents, what they decode to, and class probabilities
         with open_probe(model, x, classifier, chunk_size) as probe:
             self.probe = probe._replace(x=None)
@@ -402,13 +408,29 @@ class _Exploration:
             found.append(value if control['kind'] == 'time' else _snap(drawn[i], control))
         return found
 
-    def _mosaic(self, decoded, class_probs, original, label, time) -> np.ndarray: # [height, width, 3]
-        "All tiles in one picture, framed in the colours of their classes; an input stands before its reconstruction."
-        labels = best_class(class_probs)
+    def _shown(self, start: str, values: list, rest: list) -> dict: # trait of the view → value
+        "Picture, words, answers and sounds; a single input stands before its reconstruction."
+        z = self._latents_at(start, values)
+        decoded, class_probs = self._decode(z)
+        original, label = self._original_of(start, decoded)
+        tiles, labels, count = decoded, best_class(class_probs), len(decoded)
         if original is not None:
-            decoded = torch.cat([original.to(decoded), decoded])
+            tiles = torch.cat([original.to(decoded), decoded])
             labels = None if labels is None else torch.cat([label, labels])
-        return mosaic(as_images(decoded, self.probe.layout, self.probe.value_range, time), labels)
+        images = as_images(tiles, self.probe.layout, self.probe.value_range, self._time_of(values))
+        answers = _answers(class_probs, self.classes)
+        positions = _positions(z, self.probe.spec, zip(self.dims, values, rest))
+        heading = _heading(start, count, original is not None)
+        shown = dict(
+            picture=encode_image(mosaic(images, labels)),
+            answers=[answers],
+            alts=[heading + _describe(positions, answers, count)],
+            note=_mean_note(count, bool(answers)))
+        if self.probe.layout == 'c t':
+            rate = self.model.sample_rate
+            shown['sounds'] = [encode_wav(decoded[0], rate, self.bits)]
+            shown['original'] = b'' if original is None else encode_wav(original[0], rate, self.bits)
+        return shown
 
     def _add_start(self, name: str, data: bytes, shape) -> str: # of a file; (C, H, W) of what is decoded
         "A picture file becomes a start; returns the name of that."
@@ -420,11 +442,6 @@ class _Exploration:
         return start
 
 # %% ../../nbs/core/explorer.ipynb #3eddb953
-def _heading(start: str, count: int, has_original: bool) -> str:
-    "What the description of the picture begins with."
-    if count > 1: return f'{start}, {count} shown: '
-    return f'{start}, and decoded: ' if has_original else ''
-
 class Explorer(_Exploration):
     "Sliders for the latents of a model, and what it decodes; the widget itself is `view`."
 
@@ -443,8 +460,7 @@ class Explorer(_Exploration):
         bits: int = 16,                 # of a sample of a sound: 16, or 8
         chunk_size: int = 256):         # decoded at a time
         check(step > 0, 'step', step, 'a positive number')
-        super().__init__(model, x, classifier, classes, dims, order, most, tiles, seed, chunk_size)
-        self.bits = bits
+        super().__init__(model, x, classifier, classes, dims, order, most, tiles, seed, bits, chunk_size)
         self._is_python = False # is it Python that moves the sliders?
         entries = [self.probe.spec[i] for i in self.dims]
         rest = [_at_rest(entry) for entry in entries]
@@ -515,24 +531,11 @@ class Explorer(_Exploration):
 
     def _show(self):
         "Show what the sliders say: one picture in one message."
-        view, z = self.view, self.latents()
-        decoded, class_probs = self._decode(z)
-        original, label = self._original_of(view.start, decoded)
-        picture = self._mosaic(decoded, class_probs, original, label, self._time_of(view.values))
-        positions = _positions(z, self.probe.spec, zip(self.dims, view.values, view.rest))
-        answers = _answers(class_probs, self.classes)
-        heading = _heading(view.start, len(decoded), original is not None)
-        with view.hold_sync():
-            view.picture = encode_image(picture)
-            view.answers = [answers]
-            view.alts = [heading + _describe(positions, answers, len(decoded))]
-            view.note = _mean_note(len(decoded), bool(answers))
-            view.error = ''
-            if self.probe.layout == 'c t':
-                rate = self.model.sample_rate
-                view.sounds = [encode_wav(decoded[0], rate, self.bits)]
-                view.original = b'' if original is None else encode_wav(original[0], rate, self.bits)
-            view.turn += 1
+        shown = self._shown(self.view.start, self.view.values, self.view.rest)
+        with self.view.hold_sync():
+            for name, value in shown.items(): setattr(self.view, name, value)
+            self.view.error = ''
+            self.view.turn += 1
 
     def _on_button(self, content: dict, buffers: list):
         "What a button of the page asks for."
