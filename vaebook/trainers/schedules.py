@@ -59,7 +59,7 @@ def _build(what: str, kind: type, *args, **settings):
     for key in list(parameters)[len(args):]:
         has_default = parameters[key].default is not inspect.Parameter.empty
         expected = f'a value, as {kind.__name__} has no default'
-        check(has_default or key in settings, f'{what}.{key}', None, expected, f'Say trainer.{what}.{key}=….')
+        check(has_default or key in settings, f'{what}.{key}', None, expected, f'Give trainer.{what}.{key}.')
     with _torch_errors(what, kind, settings): return kind(*args, **settings)
 
 # %% ../../nbs/core/schedules.ipynb #bc955271
