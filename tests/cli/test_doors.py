@@ -49,6 +49,14 @@ def test_a_notebook_that_is_stopped(tmp_path, sent):
     assert (run / 'checkpoints/last.ckpt').exists()
 
 
+def test_a_wrong_parameter(tmp_path):
+    command = [sys.executable, *RUN, '-p', 'max_step', '3']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    said = done.stderr.splitlines()
+    assert done.returncode == 2 and "Did you mean 'max_steps'?" in said[-2] and said[-2].startswith('vaebook: ')
+    assert 'Passed unknown parameter' not in done.stderr and 'Traceback' not in done.stderr
+
+
 def test_a_kernel_that_dies(tmp_path):
     import psutil
 

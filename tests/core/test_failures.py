@@ -173,3 +173,15 @@ def test_strange_surroundings(lacking, options, tmp_path):
     finally:
         subprocess.run(['umount', place], check=True)
     assert {p.name for p in (tmp_path / 'elsewhere').iterdir()} >= {'config.yaml', 'metrics.json', 'model', 'figures'}
+
+
+@pytest.mark.parametrize('key', ['trainer.optimizer', 'trainer.optimizer.name', 'classifier.trainer.scheduler'])
+def test_a_configuration_that_lost_a_key(tmp_path, key):
+    from omegaconf import OmegaConf
+
+    cfg = compose('cvae', dataset='digits', smoke=True)
+    block, _, name = key.rpartition('.')
+    OmegaConf.select(cfg, block).pop(name)
+    OmegaConf.save(cfg, tmp_path / 'config.yaml')
+    with pytest.raises(BadInput, match=f'config.yaml.: expected the configuration of a run; {key}.* is missing'):
+        compose('cvae', resume=str(tmp_path))

@@ -25,7 +25,8 @@ def check_levels(levels: Level | Levels) -> tuple: # of each channel
     "The levels as a tuple, or `BadInput`."
     levels = (levels,) if isinstance(levels, int) else tuple(levels)
     fits = prod(levels) < 2**63
-    check(fits, 'levels', list(levels), 'a product below 2**63, so that an index fits into 64 bits', 'Use a residual quantiser.')
+    wanted = 'a product below 2**63, so that an index fits into 64 bits'
+    check(fits, 'levels', list(levels), wanted, 'Use a residual quantiser.')
     return levels
 
 # %% ../../nbs/core/fsq.ipynb #f7c18396

@@ -50,58 +50,33 @@ def kmeans(x: Tensor, # [M, d]
         centres = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp_min(1), centres)
     return centres
 
-# %% ../../nbs/core/vq.ipynb #c36702b2
-_Decay = Annotated[Number, Field(ge=0, lt=1)]
-
-class VQ(Quantizer):
-    "Vector quantisation (van den Oord et al. 2017) with a codebook that follows its vectors by moving averages."
+# %% ../../nbs/core/vq.ipynb #cb1e4e81
+class _Codebook(Quantizer):
+    "V codes of d channels, made by k-means of the first vectors, and how many vectors chose each."
     codebook: Tensor # [V, d]
     cluster_size: Tensor # [V] moving average of how many vectors chose a code
     cluster_sum: Tensor # [V, d] moving average of their sum
     init_buffer: Tensor | None # vectors that wait for k-means; None: the codebook is made
 
-    @checked
     def __init__(self,
-        codebook_size: Count,                           # V
-        dim: Count,                                     # d
-        decay: _Decay = 0.99,                            # of the moving averages, a step
-        cosine: Flag = False,                           # match directions: vectors and codes have length 1
-        kmeans_init_samples: Natural | None = None,     # vectors that k-means starts from, by default 8 V; 0: random codes
-        dead_threshold: Weight = 0.1,                   # a code is dead if its cluster is below this share of M/V; 0: never
-        reset_dead_codes: Natural = 64):                # dead codes that are replaced a step, at most
+        codebook_size: int,             # V
+        dim: int,                       # d
+        cosine: bool,                   # vectors and codes have length 1
+        kmeans_init_samples: int):      # vectors that k-means starts from; 0: random codes
         super().__init__()
         self.vocab_size = codebook_size
         self.dim = dim
-        self.decay = decay
         self.cosine = cosine
-        self.dead_threshold = dead_threshold
-        self.reset_dead_codes = reset_dead_codes
-        n = 8 * codebook_size if kmeans_init_samples is None else kmeans_init_samples
-        enough = n == 0 or n >= codebook_size
-        check(enough, 'VQ: kmeans_init_samples', n, f'0, or at least codebook_size={codebook_size}')
-        self.kmeans_init_samples = n
+        self.kmeans_init_samples = kmeans_init_samples
+        is_made = kmeans_init_samples == 0
         self.register_buffer('codebook', self._scaled(torch.randn(codebook_size, dim)))
-        self.register_buffer('cluster_size', torch.full((codebook_size,), float(n == 0)))
+        self.register_buffer('cluster_size', torch.full((codebook_size,), float(is_made)))
         self.register_buffer('cluster_sum', self.codebook.clone())
-        self.init_buffer = torch.empty(0, dim) if n else None
-
-    def extra_repr(self): return f'{self.vocab_size}, {self.dim}, cosine={self.cosine}'
+        self.init_buffer = None if is_made else torch.empty(0, dim)
 
     @property
     def initialising(self) -> bool: # is the codebook still to be made?
         return self.training and self.init_buffer is not None
-
-    def quantize(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]: # [B, d, ...] → [B, d, ...] twice, [B, ...]
-        "The vectors, their nearest codes, the indices; in training the codebook then moves."
-        soft = self._scaled(h.movedim(1, -1))
-        x = soft.detach().reshape(-1, self.dim).nan_to_num(0, 0, 0)
-        indices = self._nearest(x)
-        initialising = self.initialising
-        hard = soft.detach() if initialising else self.codebook[indices].float().view_as(soft)
-        if self.training and len(x):
-            if initialising: self._collect(x)
-            else: self._update_codebook(x, indices)
-        return soft.movedim(-1, 1), hard.movedim(-1, 1), indices.view(soft.shape[:-1])
 
     def indices_to_codes(self, indices: Tensor) -> Tensor: # [B, ...] → [B, d, ...]
         "The codes of indices, channels first; indices are taken modulo V."
@@ -110,28 +85,6 @@ class VQ(Quantizer):
     def _scaled(self, x): return F.normalize(x, dim=-1) if self.cosine else x
 
     def _nearest(self, x): return nearest_codes(x, self.codebook.float()) # [M, d] → [M]
-
-    def _update_codebook(self, x: Tensor, indices: Tensor): # [M, d], [M]
-        "One step of the moving averages; dead codes are then replaced."
-        counts, sums = _sums_by_code(x, indices, self.vocab_size)
-        all_reduce_sum(counts)
-        all_reduce_sum(sums)
-        self.cluster_size.lerp_(counts, 1 - self.decay)
-        self.cluster_sum.lerp_(sums, 1 - self.decay)
-        in_use = self.cluster_size[:, None] > 1e-6
-        means = self.cluster_sum / self.cluster_size.clamp_min(1e-6)[:, None]
-        self.codebook.copy_(torch.where(in_use, self._scaled(means), self.codebook))
-        if self.dead_threshold and self.reset_dead_codes: self._reset_dead(x, counts.sum() / self.vocab_size)
-
-    def _reset_dead(self, x: Tensor, fair: Tensor): # [M, d], the size of a cluster if all were alike
-        "The smallest clusters, if dead, become vectors of this batch: one vector a code."
-        count = min(self.reset_dead_codes, self.vocab_size, len(x))
-        size, smallest = self.cluster_size.topk(count, largest=False)
-        dead = size < self.dead_threshold * fair
-        new = broadcast_from_first(x[torch.randperm(len(x), device=x.device)[:count]])
-        self.codebook[smallest] = torch.where(dead[:, None], new, self.codebook[smallest])
-        self.cluster_size[smallest] = torch.where(dead, fair, size)
-        self.cluster_sum[smallest] = self.codebook[smallest] * self.cluster_size[smallest, None]
 
     def _collect(self, x: Tensor): # [M, d]
         "Collect vectors; with `kmeans_init_samples` of them, make the codebook by k-means."
@@ -156,3 +109,62 @@ class VQ(Quantizer):
         if prefix + 'codebook' not in state: return
         made = buffer is None or (len(buffer) == 0 and bool(self.cluster_size.any()))
         self.init_buffer = None if made else buffer.to(self.codebook.device)
+
+# %% ../../nbs/core/vq.ipynb #c36702b2
+_Decay = Annotated[Number, Field(ge=0, lt=1)]
+
+class VQ(_Codebook):
+    "Vector quantisation (van den Oord et al. 2017) with a codebook that follows its vectors by moving averages."
+
+    @checked
+    def __init__(self,
+        codebook_size: Count,                           # V
+        dim: Count,                                     # d
+        decay: _Decay = 0.99,                           # of the moving averages, a step
+        cosine: Flag = False,                           # match directions: vectors and codes have length 1
+        kmeans_init_samples: Natural | None = None,     # vectors that k-means starts from; 0: random codes; None: 8 V
+        dead_threshold: Weight = 0.1,                   # a cluster below this share of M/V is dead; 0: never
+        reset_dead_codes: Natural = 64):                # dead codes that are replaced a step, at most
+        n = 8 * codebook_size if kmeans_init_samples is None else kmeans_init_samples
+        enough = n == 0 or n >= codebook_size
+        check(enough, 'VQ: kmeans_init_samples', n, f'0, or at least codebook_size={codebook_size}')
+        super().__init__(codebook_size, dim, cosine, n)
+        self.decay = decay
+        self.dead_threshold = dead_threshold
+        self.reset_dead_codes = reset_dead_codes
+
+    def extra_repr(self): return f'{self.vocab_size}, {self.dim}, cosine={self.cosine}'
+
+    def quantize(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]: # [B, d, ...] → [B, d, ...] twice, [B, ...]
+        "The vectors, their nearest codes, the indices; in training the codebook then moves."
+        soft = self._scaled(h.movedim(1, -1))
+        x = soft.detach().reshape(-1, self.dim).nan_to_num(0, 0, 0)
+        indices = self._nearest(x)
+        initialising = self.initialising
+        hard = soft.detach() if initialising else self.codebook[indices].float().view_as(soft)
+        if self.training and len(x):
+            if initialising: self._collect(x)
+            else: self._update_codebook(x, indices)
+        return soft.movedim(-1, 1), hard.movedim(-1, 1), indices.view(soft.shape[:-1])
+
+    def _update_codebook(self, x: Tensor, indices: Tensor): # [M, d], [M]
+        "One step of the moving averages; dead codes are then replaced."
+        counts, sums = _sums_by_code(x, indices, self.vocab_size)
+        all_reduce_sum(counts)
+        all_reduce_sum(sums)
+        self.cluster_size.lerp_(counts, 1 - self.decay)
+        self.cluster_sum.lerp_(sums, 1 - self.decay)
+        in_use = self.cluster_size[:, None] > 1e-6
+        means = self.cluster_sum / self.cluster_size.clamp_min(1e-6)[:, None]
+        self.codebook.copy_(torch.where(in_use, self._scaled(means), self.codebook))
+        if self.dead_threshold and self.reset_dead_codes: self._reset_dead(x, counts.sum() / self.vocab_size)
+
+    def _reset_dead(self, x: Tensor, fair: Tensor): # [M, d], the size of a cluster if all were alike
+        "The smallest clusters, if dead, become vectors of this batch: one vector a code."
+        count = min(self.reset_dead_codes, self.vocab_size, len(x))
+        size, smallest = self.cluster_size.topk(count, largest=False)
+        dead = size < self.dead_threshold * fair
+        new = broadcast_from_first(x[torch.randperm(len(x), device=x.device)[:count]])
+        self.codebook[smallest] = torch.where(dead[:, None], new, self.codebook[smallest])
+        self.cluster_size[smallest] = torch.where(dead, fair, size)
+        self.cluster_sum[smallest] = self.codebook[smallest] * self.cluster_size[smallest, None]

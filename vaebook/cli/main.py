@@ -6,7 +6,7 @@
 __all__ = ['notebooks', 'listing', 'run_notebook', 'copy_notebooks', 'main']
 
 # %% ../../nbs/core/cli.ipynb #227bce66
-import argparse, datetime, importlib.metadata, itertools, json, shutil, signal, sys
+import argparse, datetime, importlib.metadata, itertools, json, logging, shutil, signal, sys
 from functools import partial
 from pathlib import Path
 
@@ -83,6 +83,10 @@ def _kernels() -> list:
     children = optional_import('psutil').Process().children()
     return [child for child in children if 'ipykernel' in ' '.join(child.cmdline())]
 
+def _is_news(record: logging.LogRecord) -> bool:
+    "Is it no warning of an unknown parameter? The notebook refuses those, and says what there is."
+    return not record.getMessage().startswith('Passed unknown parameter')
+
 class _Execution:
     "One notebook executed by papermill: knows the folder of its run, and passes signals on to its kernel."
     def __init__(self):
@@ -95,10 +99,12 @@ class _Execution:
         given = {name: value for name, value in (parameters or {}).items() if value is not None}
         if 'run_dir' in papermill.inspect_notebook(input_path): self._choose_folder(given)
         former = {number: signal.signal(number, self.forward) for number in _SIGNALS}
+        logging.getLogger('papermill').addFilter(_is_news)
         try: return papermill.execute_notebook(input_path, output_path, parameters=given, **options)
         except papermill.PapermillExecutionError as e: self._on_error(e, output_path)
         except optional_import('nbclient.exceptions').DeadKernelError as e: self._on_dead_kernel(e, output_path)
         finally:
+            logging.getLogger('papermill').removeFilter(_is_news)
             for number, handler in former.items(): signal.signal(number, handler)
 
     def _choose_folder(self, given: dict):
@@ -124,7 +130,9 @@ class _Execution:
         "A cell that raised, as two lines; a run that was stopped, with its own exit code."
         if error.ename == 'KeyboardInterrupt': raise KeyboardInterrupt from error
         if error.ename == 'Stopped': _exit_stopped(error.evalue)
-        raise RuntimeError(f'{error.ename}: {error.evalue}\nThe notebook up to there: {out}') from error
+        copy = f'The notebook up to there: {out}'
+        if error.ename == 'BadInput': raise BadInput.from_message(f'{error.evalue}\n{copy}') from error
+        raise RuntimeError(f'{error.ename}: {error.evalue}\n{copy}') from error
 
     def _on_dead_kernel(self, error, out):
         "A kernel that is gone: we stopped it before the run began, or the system did."

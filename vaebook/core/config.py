@@ -10,9 +10,9 @@ __all__ = ['hydra_choices', 'select_experiment', 'apply_overrides', 'saved_confi
 import shlex
 from pathlib import Path
 
-from .errors import BadInput, check, check_choice, did_you_mean, flatten_dict, optional_import, format_table
+from .errors import BadInput, check, check_choice, flatten_dict, optional_import, format_table
 from .facade import CONF, aliases, experiment_entry, flat_settings, has_key, is_open, load_yaml
-from .facade import own_aliases, owner, translate
+from .facade import own_aliases, owner, suggest_key, translate
 from .files import read_settings
 from .overrides import Overrides, Sweep, parse_override, quote, translate_overrides
 from .parameters import check_names, coerce
@@ -126,7 +126,7 @@ def _same_type(value, default) -> bool:
 def _check_key(key: str, value, usual, keys: dict):
     "Raise `BadInput` for a key that the configuration does not have."
     open_block = is_open(key, usual.experiment) and key.split('.')[0] in usual
-    hint = did_you_mean(key, [*keys, *own_aliases(usual.experiment)]) or 'vaebook-train --help lists them.'
+    hint = suggest_key(key, {*keys, *own_aliases(usual.experiment)}) or 'vaebook-train --help lists them.'
     check(has_key(keys, key) or open_block, key, value, 'a key of the configuration', hint)
 
 _NUMBER_OR_LIST = 'dataset.resolution', # one number, or one for each axis
@@ -205,7 +205,14 @@ def saved_config(resume: str): # a run folder, or a checkpoint in one
     if folder.suffix == '.ckpt': folder = folder.parent.parent
     path = folder/'config.yaml'
     if not path.is_file(): return None
-    cfg = optional_import('omegaconf').OmegaConf.create(read_settings(path))
+    OmegaConf = optional_import('omegaconf').OmegaConf
+    cfg = OmegaConf.create(read_settings(path))
+    for block in _TRAINERS:
+        if not OmegaConf.select(cfg, block.rstrip('.')): continue
+        for key in (f'{block}optimizer.name', f'{block}scheduler.name'):
+            expected = f'the configuration of a run; {key} is missing'
+            hint = 'Restore it from a copy, or start a new run.'
+            check(OmegaConf.select(cfg, key), 'file', str(path), expected, hint)
     _drop_unsupported(cfg, [f'{block}optimizer.name' for block in _TRAINERS]) # an older run may have saved some
     return cfg
 

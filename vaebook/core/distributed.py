@@ -91,11 +91,13 @@ def all_reduce_sum(x: 'torch.Tensor') -> 'torch.Tensor':
     return x
 
 def mean_over_processes(x: 'torch.Tensor',
-                        differentiable: bool = False # Does the gradient reach `x` in every process, or only in this one?
+                        differentiable: bool = False # does the gradient reach `x` in every process?
                        ) -> 'torch.Tensor':
     "The mean over the processes."
     dist = _group()
-    if differentiable and dist: return optional_import('torch.distributed.nn').all_reduce(x) / dist.get_world_size()
+    if differentiable and dist:
+        total = optional_import('torch.distributed.nn').all_reduce(x)
+        return total / dist.get_world_size()
     mean = all_reduce_sum(x.detach().clone()) / world_size()
     return x + (mean - x.detach())
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONF', 'GROUPS', 'BLOCKS', 'load_yaml', 'choices', 'flat_settings', 'experiment_entry', 'owner', 'recipes',
-           'allowed_choices', 'own_aliases', 'aliases', 'translate', 'has_key', 'is_open', 'infer_experiment']
+           'allowed_choices', 'own_aliases', 'aliases', 'translate', 'has_key', 'is_open', 'suggest_key',
+           'infer_experiment']
 
 # %% ../../nbs/core/facade.ipynb #6e9d5145
 import functools
@@ -155,10 +156,18 @@ def _unknown_choice(path: str, value, experiments: list[str]) -> BadInput:
     if ',' in str(value): hint = 'A sweep keeps to one experiment.'
     return BadInput(path, value, 'one of ' + ', '.join(known), hint)
 
+def suggest_key(path: str, known) -> str: # known: keys and the paths of the tables
+    "A question that suggests a known key for a path; '' if none is near. An alias in the wrong block means its key."
+    last = path.rpartition('.')[2]
+    for experiment in load_yaml('experiments'):
+        key, _ = translate(last, own_aliases(experiment))
+        if key != last and key in known: return f'Did you mean {key!r}?'
+    return did_you_mean(path, sorted(known))
+
 def _unknown_key(path: str, value, experiments: list[str]) -> BadInput:
     "The error for a key that no experiment has."
     known = {key for name in experiments for key in (*_config_keys(name), *own_aliases(name))}
-    hint = did_you_mean(path, sorted(known)) or 'vaebook-train --help lists them.'
+    hint = suggest_key(path, known) or 'vaebook-train --help lists them.'
     return BadInput(path, value, 'a key of the configuration', hint)
 
 # %% ../../nbs/core/facade.ipynb #207de855

@@ -140,7 +140,7 @@ _MACHINE = { # where a run is trained, and what it reports
     'trainer.num_threads', 'dataset.num_workers', 'dataset.pin_memory',
     'trainer.progress_bar', 'trainer.no_print', 'trainer.log_every_n_steps', 'trainer.log_model_structure',
     'trainer.profile', 'trainer.save_every_n_steps', 'trainer.save_every_n_epochs'}
-_RESUMABLE = _MACHINE | { # what may differ from one sitting to the next
+_RESUMABLE = _MACHINE | { # what may differ from one session to the next
     'sweep', 'demo', # pictures
     'trainer.max_steps', 'trainer.max_epochs', # the length
     'trainer.batch_size'} # that of all processes must not differ
@@ -205,7 +205,7 @@ def _finite(value) -> float | None:
     return float(f'{number:.6g}') if math.isfinite(number) else None
 
 def _earlier_costs(path: Path) -> dict:
-    "What earlier sittings took, from `environment.json`."
+    "What earlier sessions took, from `environment.json`."
     try: known = read_json(path)
     except BadInput: return {}
     return {k: v for k, v in known.items() if k.startswith(('fit_', 'peak_'))}
@@ -253,7 +253,7 @@ class Run:
         with atomic_write(self.folder/name) as f: f.write_text(text, encoding='utf-8')
 
     def add_cost(self, peak_memory_gib: float, **seconds: float):
-        "Add seconds to those of earlier sittings that ended, in `environment.json`."
+        "Add seconds to those of earlier sessions that ended, in `environment.json`."
         known = read_json(self.folder/'environment.json')
         total = {k: round(known.get(k, 0) + v, 1) for k, v in seconds.items()}
         total['peak_memory_gib'] = max(peak_memory_gib, known.get('peak_memory_gib', 0))

@@ -103,7 +103,7 @@ class _ShardedDriver(AccelerateDriver):
 
 # %% ../../nbs/core/accelerate.ipynb #8259a2eb
 class Trainer(RunView):
-    "One sitting of a run, batch by batch."
+    "One session of a run, batch by batch."
 
     def __init__(self, session: Session):
         for callback in session.callbacks: check_hooks(callback)

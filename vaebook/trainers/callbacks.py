@@ -24,7 +24,7 @@ class Callback:
     "Called by both engines; override what you need."
     needs_full_params = True # does it look at parameters? A sharded run gathers them before it calls the hook
 
-    def on_train_start(self, trainer, module): "Before the first batch of this sitting."
+    def on_train_start(self, trainer, module): "Before the first batch of this session."
     def on_train_batch_start(self, trainer, module, batch, batch_idx): pass
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx): "After the update, if it ended one."
     def on_validation_start(self, trainer, module): pass
@@ -198,7 +198,7 @@ class Checkpoints(Callback):
         self.plan = plan
         self.stop = stop
         self.best = [list(b) for b in best]
-        self.saved = None # step of `last.ckpt` in this sitting
+        self.saved = None # step of `last.ckpt` in this session
 
     def on_train_batch_end(self, trainer, module, *args):
         if not ends_step(module) or self.plan.validates(module.step): return

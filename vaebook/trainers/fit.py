@@ -27,7 +27,7 @@ from .step import Step, as_objective
 # %% ../../nbs/core/fit.ipynb #25332576
 @dataclass
 class Session:
-    "One sitting of a run, as an engine gets it."
+    "One session of a run, as an engine gets it."
     objective: Objective
     cfg: dict # the run's configuration
     folder: Path
@@ -36,7 +36,7 @@ class Session:
     val_loader: Any # one, or {data set: loader}
     callbacks: list
     saved: dict | None = None # the checkpoint to go on from
-    stop: StopSignals | None = None # that of this sitting
+    stop: StopSignals | None = None # that of this session
 
     @property
     def trainer(self): return self.cfg['trainer'] # block of the configuration

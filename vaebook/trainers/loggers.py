@@ -135,7 +135,7 @@ def _saved_id(run: Path, tracker: str) -> str | None:
     return _saved_ids(run).get(tracker)
 
 def _save_id(run: Path, tracker: str, id: str):
-    "Keep it for the next sitting."
+    "Keep it for the next session."
     text = json.dumps(_saved_ids(run) | {tracker: id}, indent=1) + '\n'
     with atomic_write(_id_file(run)) as part: part.write_text(text)
 

@@ -62,7 +62,9 @@ def check_lightning_arguments(given: dict) -> dict:
     given = dict(given)
     for key, value in given.items():
         if key == 'max_time': given[key] = parse_duration(value)
-        if key in _TYPES: check(_fits(value, _TYPES[key]), f'trainer.lightning.{key}', value, describe_type(_TYPES[key]))
+        if key not in _TYPES: continue
+        kind = _TYPES[key]
+        check(_fits(value, kind), f'trainer.lightning.{key}', value, describe_type(kind))
     return given
 
 # %% ../../nbs/core/pass_through.ipynb #e19a000c

@@ -115,12 +115,13 @@ def _check_zero(t):
 def check_strategy(t, # `trainer` block
                    obstacles: dict | None = None): # key → (value, what would be fine): what cannot be sharded
     "Raise `BadInput` for a way to share the work that the engine does not have, or that cannot train this run."
-    strategy = check_choice('strategy', str(t['strategy']).split('_')[0], STRATEGIES)
+    strategy = check_choice('trainer.strategy', str(t['strategy']).split('_')[0], STRATEGIES)
     if strategy in ('auto', 'ddp'): return
-    check(_has_several_processes(t), 'strategy', strategy, 'several processes',
+    check(_has_several_processes(t), 'trainer.strategy', strategy, 'several processes',
           'trainer.devices=2 starts two; torchrun and srun start them as well.')
-    check(choose_engine(t) == 'lightning' or strategy != 'deepspeed', 'strategy', strategy,
-          'auto, ddp or fsdp beside trainer.engine=accelerate', 'trainer.engine=lightning has DeepSpeed.')
+    has_engine = choose_engine(t) == 'lightning' or strategy != 'deepspeed'
+    check(has_engine, 'trainer.strategy', strategy, 'auto, ddp or fsdp beside trainer.engine=accelerate',
+          'trainer.engine=lightning has DeepSpeed.')
     beside = f'beside trainer.strategy={strategy}'
     check(t['precision'] != '16-mixed', 'precision', t['precision'], f'bf16-mixed or 32-true {beside}')
     obstacles = dict(obstacles or {})

@@ -56,6 +56,10 @@ def _build(what: str, kind: type, *args, **settings):
     for key, value in settings.items():
         is_flag = isinstance(parameters[key].default, bool)
         check(not is_flag or isinstance(value, bool), f'{what}.{key}', value, 'true or false')
+    for key in list(parameters)[len(args):]:
+        has_default = parameters[key].default is not inspect.Parameter.empty
+        expected = f'a value, as {kind.__name__} has no default'
+        check(has_default or key in settings, f'{what}.{key}', None, expected, f'Give trainer.{what}.{key}.')
     with _torch_errors(what, kind, settings): return kind(*args, **settings)
 
 # %% ../../nbs/core/schedules.ipynb #bc955271

@@ -89,7 +89,7 @@ class StopSignals:
         os.write(2, b'\nCtrl-C: stopping after this update; once more stops at once\n')
 
     def should_stop(self, step: int) -> bool: # updates so far
-        "Is this the last update of this sitting? All processes ask after each update, and get the same answer."
+        "Is this the last update of this session? All processes ask after each update, and get the same answer."
         dist = optional_import('torch').distributed
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         stop = self._agree(step, dist) if several else self.requested is not None

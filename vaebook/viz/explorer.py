@@ -344,9 +344,107 @@ def _read_picture(
     flat = on_white.convert('L' if channels == 1 else 'RGB')
     return np.array(ops.fit(flat, (width, height))).reshape(height, width, -1).transpose(2, 0, 1)
 
+# %% ../../nbs/core/explorer.ipynb #dbf34207
+def _heading(start: str, count: int, has_original: bool) -> str:
+    "What the description of the picture begins with."
+    if count > 1: return f'{start}, {count} shown: '
+    return f'{start}, and decoded: ' if has_original else ''
+
+class _Exploration:
+    "A model, the latents from which it is explored, and what there is to see and to hear."
+
+    def __init__(self, model, x, classifier, classes, dims, order, most, tiles, seed, bits, chunk_size):
+        check(isinstance(tiles, int) and tiles >= 1, 'tiles', tiles, 'a whole number, 1 or more')
+        check(most is None or isinstance(most, int) and most >= 1, 'most', most, 'a whole number, 1 or more')
+        self.model = model
+        self.classifier = classifier
+        self.tiles = tiles
+        self.seed = seed
+        self.bits = bits
+        self._decoded = None # latents, what they decode to, and class probabilities
+        with open_probe(model, x, classifier, chunk_size) as probe:
+            self.probe = probe._replace(x=None)
+            self.dims = _chosen(probe, dims, order, most)
+            self.classes = class_names(classes, probe.num_classes)
+            self.starts = _starting_points(probe, x is not None, tiles, seed)
+            self.originals = _originals(probe)
+        rate = getattr(model, 'sample_rate', None)
+        is_heard = probe.layout != 'c t' or bool(rate and rate > 0)
+        check(is_heard, 'sample_rate', rate, 'the sample rate of the decoded sounds', 'Set model.sample_rate, in Hz.')
+
+    def _latents_at(self, start: str, values: list) -> Tensor: # name of a start, values of the sliders → [N, D, ...]
+        z = self.starts[check_choice('start', start, self.starts)]
+        return _apply_sliders(z, self.probe.spec, dict(zip(self.dims, values)))
+
+    def _decode(self, z: Tensor) -> tuple: # [N, D, ...] → [N, *layout], class probabilities [N, M] or None
+        "What the model decodes; the last result is kept."
+        if self._decoded is None or not torch.equal(z, self._decoded[0]):
+            with evaluating(self.model, self.classifier): self._decoded = z, *self.probe.decode(z)
+        return self._decoded[1:]
+
+    def _original_of(self, start: str, decoded: Tensor) -> tuple: # input [1, *layout], its class [1]; None twice
+        "The input that `start` comes from, if it is one input and as long as what is decoded."
+        original, label = self.originals.get(start, (None, None))
+        is_alike = original is not None and original.shape[1:] == decoded.shape[1:]
+        return (original, label) if is_alike else (None, None)
+
+    def _time_of(self, values: list) -> int | None:
+        "The time that is looked at; None where there is no time."
+        for i, value in zip(self.dims, values):
+            if kind_of(self.probe.spec[i]) == 'time': return value
+        return None
+
+    def _check_value(self, i: int, value): # which latent
+        entry = self.probe.spec[i]
+        low, high = entry['range']
+        inside = value is None or low <= as_values([value], entry).item() <= high
+        check(inside, entry['name'], value, f'a value from {low:g} to {high:g}')
+
+    def _random_values(self, controls: list, values: list) -> list:
+        "A draw from the prior, as values that the sliders can have; the time stays."
+        drawn = _levels(_prior_draws(self.probe, 1, self.seed)[0])
+        found = []
+        for i, control, value in zip(self.dims, controls, values):
+            found.append(value if control['kind'] == 'time' else _snap(drawn[i], control))
+        return found
+
+    def _shown(self, start: str, values: list, rest: list) -> dict: # trait of the view → value
+        "Picture, words, answers and sounds; a single input stands before its reconstruction."
+        z = self._latents_at(start, values)
+        decoded, class_probs = self._decode(z)
+        original, label = self._original_of(start, decoded)
+        tiles, labels, count = decoded, best_class(class_probs), len(decoded)
+        if original is not None:
+            tiles = torch.cat([original.to(decoded), decoded])
+            labels = None if labels is None else torch.cat([label, labels])
+        images = as_images(tiles, self.probe.layout, self.probe.value_range, self._time_of(values))
+        answers = _answers(class_probs, self.classes)
+        positions = _positions(z, self.probe.spec, zip(self.dims, values, rest))
+        heading = _heading(start, count, original is not None)
+        shown = dict(
+            picture=encode_image(mosaic(images, labels)),
+            answers=[answers],
+            alts=[heading + _describe(positions, answers, count)],
+            note=_mean_note(count, bool(answers)))
+        if self.probe.layout == 'c t':
+            rate = self.model.sample_rate
+            shown['sounds'] = [encode_wav(decoded[0], rate, self.bits)]
+            shown['original'] = b'' if original is None else encode_wav(original[0], rate, self.bits)
+        return shown
+
+    def _add_start(self, name: str, data: bytes, shape) -> str: # of a file; (C, H, W) of what is decoded
+        "A picture file becomes a start; returns the name of that."
+        x = torch.as_tensor(_read_picture(data, name, shape))
+        start = f'own: {name}'
+        with open_probe(self.model, x, self.classifier) as probe:
+            self.starts[start] = probe.z
+            self.originals[start] = _originals(probe)['input 0']
+        return start
+
 # %% ../../nbs/core/explorer.ipynb #3eddb953
-class Explorer:
+class Explorer(_Exploration):
     "Sliders for the latents of a model, and what it decodes; the widget itself is `view`."
+
     def __init__(self,
         model,                          # encode, decode, latent_spec
         x=None,                         # [N, *layout], a `Latent` or an array of latents [N, D] to start from
@@ -361,23 +459,19 @@ class Explorer:
         width: int = 448,               # pixels on the page, at most
         bits: int = 16,                 # of a sample of a sound: 16, or 8
         chunk_size: int = 256):         # decoded at a time
-        check(isinstance(tiles, int) and tiles >= 1, 'tiles', tiles, 'a whole number, 1 or more')
-        check(most is None or isinstance(most, int) and most >= 1, 'most', most, 'a whole number, 1 or more')
         check(step > 0, 'step', step, 'a positive number')
-        self.model, self.classifier = model, classifier
-        self.tiles, self.seed, self.bits = tiles, seed, bits
-        self._decoded = None # latents, what they decode to, and class probabilities
+        super().__init__(model, x, classifier, classes, dims, order, most, tiles, seed, bits, chunk_size)
         self._is_python = False # is it Python that moves the sliders?
-        with open_probe(model, x, classifier, chunk_size) as probe:
-            self.probe = probe._replace(x=None)
-            self.dims = _chosen(probe, dims, order, most)
-            self.classes = class_names(classes, probe.num_classes)
-            self.starts = _starting_points(probe, x is not None, tiles, seed)
-            self.originals = _originals(probe)
-        rate = getattr(model, 'sample_rate', None)
-        is_heard = probe.layout != 'c t' or bool(rate and rate > 0)
-        check(is_heard, 'sample_rate', rate, 'the sample rate of the decoded sounds', 'Set model.sample_rate, in Hz.')
-        self.view = self._new_view('inputs' if x is not None else next(iter(self.starts)), step, width)
+        entries = [self.probe.spec[i] for i in self.dims]
+        rest = [_at_rest(entry) for entry in entries]
+        self.view = _view_class()(
+            controls=[_slider(entry, step) for entry in entries],
+            values=rest,
+            rest=rest,
+            starts=list(self.starts),
+            start=next(iter(self.starts)) if x is None else 'inputs',
+            accepts='image/*' if self.probe.layout == 'c h w' else '',
+            width=width)
         self.refresh()
         self.view.observe(lambda change: self._guard(self._show), ['values', 'start'])
         self.view.on_msg(lambda view, content, buffers: self._guard(self._on_button, content, buffers))
@@ -385,34 +479,18 @@ class Explorer:
     def __repr__(self): return f'Explorer({self.view.alts[0]})'
     def _repr_mimebundle_(self, **kwargs): return self.view._repr_mimebundle_(**kwargs)
 
-    def _new_view(self, start: str, step: float, width: int):
-        "The widget, before its first picture."
-        entries = [self.probe.spec[i] for i in self.dims]
-        rest = [_at_rest(entry) for entry in entries]
-        accepts = 'image/*' if self.probe.layout == 'c h w' else ''
-        return _view_class()(controls=[_slider(entry, step) for entry in entries], values=rest, rest=rest,
-                             starts=list(self.starts), start=start, accepts=accepts, width=width)
-
-    # What is decoded
-
     def latents(self) -> Tensor: # [N, D, ...]
         "The start, with every slider applied."
-        start = self.starts[check_choice('start', self.view.start, self.starts)]
-        return _apply_sliders(start, self.probe.spec, dict(zip(self.dims, self.view.values)))
+        return self._latents_at(self.view.start, self.view.values)
 
     def decoded(self) -> tuple: # [N, *layout], class probabilities [N, M] or None
         "What the model decodes now."
-        z = self.latents()
-        if self._decoded is None or not torch.equal(z, self._decoded[0]):
-            with evaluating(self.model, self.classifier): self._decoded = z, *self.probe.decode(z)
-        return self._decoded[1:]
+        return self._decode(self.latents())
 
     def traverse(self, **options) -> Traversal: # as for `latent_traversal`
         "A traversal from where the sliders are now, to plot or to save."
         options = dict(classes=self.classes) | options
         return latent_traversal(self.model, Latent(self.latents(), {}), classifier=self.classifier, **options)
-
-    # What the page shows
 
     def refresh(self):
         "Decode anew, such as after more training, and show it."
@@ -423,53 +501,12 @@ class Explorer:
         "Write a page that shows what is shown now; returns its path."
         return self.view.save(path)
 
-    def _show(self):
-        "Show what the sliders say: one picture in one message."
-        decoded, class_probs = self.decoded()
-        original, label = self.originals.get(self.view.start, (None, None))
-        if original is not None and original.shape[1:] != decoded.shape[1:]: original = None
-        shown, labels = decoded, best_class(class_probs)
-        if original is not None:
-            shown = torch.cat([original.to(decoded), decoded])
-            labels = None if labels is None else torch.cat([label, labels])
-        images = as_images(shown, self.probe.layout, self.probe.value_range, self._time())
-        answers, count = _answers(class_probs, self.classes), len(decoded)
-        sliders = zip(self.dims, self.view.values, self.view.rest)
-        positions = _positions(self.latents(), self.probe.spec, sliders)
-        heading = ''
-        if count > 1: heading = f'{self.view.start}, {count} shown: '
-        elif original is not None: heading = f'{self.view.start}, and decoded: '
-        with self.view.hold_sync():
-            self.view.picture = encode_image(mosaic(images, labels))
-            self.view.answers = [answers]
-            self.view.alts = [heading + _describe(positions, answers, count)]
-            self.view.note = _mean_note(count, bool(answers))
-            self.view.error = ''
-            if self.probe.layout == 'c t': self._play(decoded[0], original)
-            self.view.turn += 1
-
-    def _play(self, sound: Tensor, original: Tensor | None): # [C, T], [1, C, T]
-        "Give the page what is heard."
-        rate = self.model.sample_rate
-        self.view.sounds = [encode_wav(sound, rate, self.bits)]
-        self.view.original = b'' if original is None else encode_wav(original[0], rate, self.bits)
-
-    def _time(self) -> int | None:
-        "The time that is looked at; None where there is no time."
-        for i, value in zip(self.dims, self.view.values):
-            if kind_of(self.probe.spec[i]) == 'time': return value
-        return None
-
-    # What moves the sliders
-
     def move(self, **values): # latent → value
         "Move sliders by name, as a hand would."
         names = [control['name'] for control in self.view.controls]
         for name, value in values.items():
-            entry = self.probe.spec[self.dims[names.index(check_choice('latent', name, names))]]
-            low, high = entry['range']
-            inside = value is None or low <= as_values([value], entry).item() <= high
-            check(inside, name, value, f'a value from {low:g} to {high:g}')
+            place = names.index(check_choice('latent', name, names))
+            self._check_value(self.dims[place], value)
         self._is_python = True
         try: self.view.values = [values.get(name, value) for name, value in zip(names, self.view.values)]
         finally: self._is_python = False
@@ -477,27 +514,28 @@ class Explorer:
     def randomise(self):
         "Other draws from the prior: as the start where they are the start, else as values of the sliders."
         self.seed += 1
-        if self.view.start == 'prior draws':
-            self.starts['prior draws'] = _prior_draws(self.probe, self.tiles, self.seed)
-            return self.refresh()
-        drawn = _levels(_prior_draws(self.probe, 1, self.seed)[0])
-        values = []
-        for i, control, value in zip(self.dims, self.view.controls, self.view.values):
-            values.append(value if control['kind'] == 'time' else _snap(drawn[i], control))
-        self.view.values = values
+        if self.view.start != 'prior draws':
+            self.view.values = self._random_values(self.view.controls, self.view.values)
+            return
+        self.starts['prior draws'] = _prior_draws(self.probe, self.tiles, self.seed)
+        self.refresh()
 
     def upload(self, name: str, data: bytes): # of a file
         "Start from a picture of the reader's own, sliders at rest."
-        shape = self.decoded()[0].shape[1:]
-        x, start = torch.as_tensor(_read_picture(data, name, shape)), f'own: {name}'
-        with open_probe(self.model, x, self.classifier) as probe:
-            self.starts[start] = probe.z
-            self.originals[start] = _originals(probe)['input 0']
+        start = self._add_start(name, data, self.decoded()[0].shape[1:])
         with self.view.hold_trait_notifications():
             self.view.starts = list(self.starts)
             self.view.start = start
             self.view.values = self.view.rest
         self.refresh()
+
+    def _show(self):
+        "Show what the sliders say: one picture in one message."
+        shown = self._shown(self.view.start, self.view.values, self.view.rest)
+        with self.view.hold_sync():
+            for name, value in shown.items(): setattr(self.view, name, value)
+            self.view.error = ''
+            self.view.turn += 1
 
     def _on_button(self, content: dict, buffers: list):
         "What a button of the page asks for."

@@ -18,7 +18,8 @@ from torch import Tensor
 from ..bottlenecks.gaussian import gaussian_kl
 from ..core import BadInput, check, check_choice, optional_import
 from ..losses.estimators import causal_effect
-from .probe import LatentProbe, best_class, best_prob, class_names, forked_rng, kind_of, num_latents, open_probe
+from .probe import best_class, best_prob, class_names, forked_rng
+from .probe import LatentProbe, kind_of, num_latents, open_probe
 from .tiles import as_images, draw, save_gif, save_mp4, tile
 
 # %% ../../nbs/core/traversal.ipynb #24c2c6bf
