@@ -8,13 +8,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH')]))
-os.environ.update(
-    MPLBACKEND='agg', TQDM_DISABLE='1', OMP_NUM_THREADS='1'
-)  # as many workers as cores: more threads only wait for each other
-for key, value in dict(
-    OMP_WAIT_POLICY='PASSIVE', WANDB_MODE='offline', WANDB_SILENT='true', HF_HUB_OFFLINE='1'
-).items():
-    os.environ.setdefault(key, value)
+# One thread: there are as many workers as cores, and more threads only wait for each other
+os.environ.update(MPLBACKEND='agg', TQDM_DISABLE='1', OMP_NUM_THREADS='1')
+USUAL = dict(OMP_WAIT_POLICY='PASSIVE', WANDB_MODE='offline', WANDB_SILENT='true', HF_HUB_OFFLINE='1')
+os.environ.update({key: value for key, value in USUAL.items() if key not in os.environ})
 if (ROOT.parent / 'shared/data').is_dir():
     os.environ.setdefault('VAEBOOK_DATA', str(ROOT.parent / 'shared/data'))
 

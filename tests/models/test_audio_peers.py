@@ -1,4 +1,4 @@
-"EnCodec and DAC of transformers: full-size topologies give the same numbers, recipes have their sizes, and folders that cannot be read say why."
+"EnCodec and DAC of transformers: the same numbers at full size, the recipes' sizes, and errors for bad folders."
 
 import json
 
@@ -10,26 +10,13 @@ from helpers import set_json, set_weights
 from vaebook.core.config import load_yaml
 from vaebook.core import BadInput
 from vaebook.models.audio import AudioAutoencoder
-from vaebook.models.encodec_dac import (
-    _CONFIG,
-    _FILES,
-    dac_arguments,
-    encodec_arguments,
-    from_dac,
-    from_encodec,
-    load_audio,
-)
+from vaebook.models.encodec_dac import _CONFIG, _FILES
+from vaebook.models.encodec_dac import dac_arguments, encodec_arguments, from_dac, from_encodec, load_audio
 
 transformers = pytest.importorskip('transformers')
 SMALL = dict(num_filters=4, hidden_size=16, codebook_size=16, target_bandwidths=[0.3])
-TINY = dict(
-    encoder_hidden_size=4,
-    decoder_hidden_size=16,
-    downsampling_ratios=[2, 4],
-    codebook_size=16,
-    codebook_dim=4,
-    n_codebooks=2,
-)
+TINY = dict(encoder_hidden_size=4, decoder_hidden_size=16, downsampling_ratios=[2, 4])
+TINY |= dict(codebook_size=16, codebook_dim=4, n_codebooks=2)
 
 
 def encodec(**config):
