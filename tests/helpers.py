@@ -7,6 +7,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# The sizes of a world model that learns in seconds
+TINY_WORLD = dict(image_size=16, action_dim=1, grid=4, width=8, embedding=32)
+TINY_WORLD |= dict(context_dim=16, context_depth=1, slots=2, codebook_size=16)
+
 
 def weights(run):
     return (Path(run) / 'model/model.safetensors').read_bytes()
@@ -63,6 +67,12 @@ def papermill(notebook, cwd, out='out.ipynb', ok=True, **parameters):
     given = [word for key, value in parameters.items() for word in ('-p', key, value)]
     source = ROOT / f'nbs/{notebook}.ipynb'
     return command('-m', 'papermill', source, out, '--no-progress-bar', *given, cwd=cwd, ok=ok)
+
+
+def pictures(notebook):
+    "How many an executed notebook shows."
+    cells = json.loads(notebook.read_text())['cells']
+    return sum('image/png' in o.get('data', {}) for c in cells for o in c.get('outputs', []))
 
 
 def torchrun(*args, processes=2, **options):

@@ -9,15 +9,8 @@ from torch.utils.data import DataLoader
 
 from vaebook.core import BadInput
 from vaebook.data.batches import batches, sequential
-from vaebook.data.dmc import (
-    DMCVBDataset,
-    Episode,
-    episode_names,
-    load_episodes,
-    pendulum_episodes,
-    split_of,
-    write_episodes,
-)
+from vaebook.data.dmc import DMCVBDataset, load_episodes, pendulum_episodes, split_of
+from vaebook.data.episodes import Episode, episode_names, write_episodes
 from vaebook.data.tfrecord import masked_crc32c
 
 h5py, Image = pytest.importorskip('h5py'), pytest.importorskip('PIL.Image')
