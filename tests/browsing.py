@@ -21,6 +21,7 @@ FLAGS = '--no-sandbox --no-first-run --disable-gpu --disable-quic --disable-sync
 FLAGS += '--disable-background-networking --disable-component-update'.split()
 missing = [] if CHROMIUM else ['no chromium: apt-get install chromium, or name one in VAEBOOK_CHROMIUM']
 missing += [] if sync_playwright else ['no playwright: pip install playwright']
+browser_wanted = pytest.mark.skipif(bool(missing), reason='; '.join(missing))
 
 # Runs in the page, on one widget. `see` is what an eye sees: a number for the canvas's pixels.
 HELPERS = r'''root => {

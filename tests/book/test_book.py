@@ -10,12 +10,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from browsing import CHROMIUM, FLAGS, can_be_moved, missing, ready, sync_playwright
+from browsing import CHROMIUM, FLAGS, browser_wanted, can_be_moved, ready, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 pytest.importorskip('myst_nb', reason="no Sphinx: pip install -c constraints.txt -e '.[book]'")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-browser_wanted = pytest.mark.skipif(bool(missing), reason='; '.join(missing))
+
 SIZES = {'phone': (390, 844), 'desk': (1280, 900)}
 PAGES = 'index', 'train_cvae', 'core/gaussian', 'explore_world', 'api/models', 'bench/audio', 'world/mixture'
 

@@ -14,30 +14,24 @@ TRAIN = '''
 import sys
 from pathlib import Path
 import torch
-from torch import nn
+import toys
 from helpers import short
 from vaebook.core import BadInput, LossTerms, set_seed
-from vaebook.data.batches import batches, sequential
-from vaebook.data.images import Split
 from vaebook.core.distributed import from_main, world
-from vaebook.core.pretrained import Pretrained
+from vaebook.data.batches import batches, sequential
 from vaebook.trainers.fit import fit
 
-class Line(Pretrained):
+class Line(toys.Line):
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
-        self.unused = nn.Linear(3, 3)
         self.net[1].bias.requires_grad_(False)
 
     def compute_loss(self, batch, step=0, out=None):
-        loss = (self.net(batch['x'].float() / 255)[:, 0] - batch['y']).square().mean()
+        loss = super().compute_loss(batch)['mse'].value
         return LossTerms(mse=loss * torch.nan if step == self.nan else loss)
 
 home, rank, size = Path(sys.argv[1]), *world()
-set_seed(0)
-x = torch.randint(0, 256, (90, 1, 2, 2), dtype=torch.uint8)
-data = Split(x, (x.sum((1, 2, 3)) > 500).long())
+data = toys.pixels()
 sgd, adam = dict(name='SGD', lr=0.1, momentum=0.9), dict(name='AdamW', lr=0.01, weight_decay=0.1)
 
 def train(name, strategy, optimizer, steps=12, start=None, nan=None, skip=None):

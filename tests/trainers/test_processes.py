@@ -9,31 +9,18 @@ from safetensors.torch import load_file
 from helpers import command, torchrun
 
 TRAIN = '''
-import json, sys
+import sys
 from pathlib import Path
 import torch
-from torch import nn
 from helpers import short
-from vaebook.core import LossTerms, set_seed
-from vaebook.data.batches import batches, sequential
-from vaebook.data.images import Split
-from vaebook.core.pretrained import Pretrained
+from toys import Line, pixels
+from vaebook.core import set_seed
 from vaebook.core.distributed import from_main, world
+from vaebook.data.batches import batches, sequential
 from vaebook.trainers.fit import fit
 
-class Line(Pretrained):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
-        self.unused = nn.Linear(3, 3)
-
-    def compute_loss(self, batch, step=0, out=None):
-        return LossTerms(mse=(self.net(batch['x'].float() / 255)[:, 0] - batch['y']).square().mean())
-
 home, engine, rank, size = Path(sys.argv[1]), sys.argv[2], *world()
-set_seed(0)
-x = torch.randint(0, 256, (90, 1, 2, 2), dtype=torch.uint8)
-data = Split(x, (x.sum((1, 2, 3)) > 500).long())
+data = pixels()
 
 def train(name, batch_size, steps=12, checkpoint=None, **given):
     plain = dict(accumulate_grad_batches=2, gradient_clip_val=0.1, val_every_n_steps=4, accelerator='auto')

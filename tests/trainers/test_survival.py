@@ -286,7 +286,7 @@ def submitted(*words, cwd, env):
 
 @pytest.mark.slow
 def test_the_batch_file_requeues(cluster, tmp_path):
-    "USR1 to the batch script, as Slurm sends it: checkpoint, 75, requeue; the next start ends the run and asks no more."
+    "USR1 to the batch script, as Slurm sends it: checkpoint, 75, requeue; the next start ends the run, no requeue."
     env, log = cluster
     process = begun('bash', REQUEUE, *TINY.split(), f'run_dir={tmp_path / "run"}', cwd=tmp_path, env=env)
     process.send_signal(signal.SIGUSR1)

@@ -9,15 +9,13 @@ import torch
 from PIL import Image
 
 from helpers import outputs, papermill
-from browsing import can_be_moved, labelled, missing, ready
+from browsing import browser_wanted, can_be_moved, labelled, ready
 from vaebook.models.audio import AudioAutoencoder
 from vaebook.viz.probe import StandardizedLatents
 from vaebook.viz.traversal import latent_traversal, plane
 from vaebook.viz.explorer import Explorer, animate
 
 pytestmark = pytest.mark.slow
-
-seen = pytest.mark.skipif(bool(missing), reason='; '.join(missing))
 
 
 @pytest.fixture(scope='module')
@@ -107,7 +105,7 @@ def test_films_hold_their_sounds(units):
     assert Image.open(io.BytesIO(each.picture)).format == 'WEBP' and each.html().count('base64') == 0
 
 
-@seen
+@browser_wanted
 def test_films_are_heard_in_a_page(made, units, chromium):
     "Offline: sliders change picture and sound, which plays on while they move; one player plays at a time."
     (_, folder), (model, x) = made, units

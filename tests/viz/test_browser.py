@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from browsing import ROOT, alt, can_be_moved, kernel, labelled, missing, opened, press, ready
+from browsing import ROOT, alt, browser_wanted, can_be_moved, kernel, labelled, opened, press, ready
 from helpers import command, papermill
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing), reason='; '.join(missing)), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, browser_wanted, pytest.mark.timeout(300)]
 
 
 MEASURE = '''

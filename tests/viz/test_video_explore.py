@@ -4,11 +4,9 @@ import nbformat
 import pytest
 
 from helpers import ROOT, command, outputs, papermill
-from browsing import can_be_moved, labelled, missing, opened, ready
+from browsing import browser_wanted, can_be_moved, labelled, opened, ready
 
 pytestmark = pytest.mark.slow
-
-seen = pytest.mark.skipif(bool(missing), reason='; '.join(missing))
 
 
 @pytest.fixture(scope='module')
@@ -34,7 +32,7 @@ def test_a_run_that_is_none(tmp_path):
     assert 'the folder of a finished run' in said
 
 
-@seen
+@browser_wanted
 def test_films_move_in_a_page(made, chromium):
     "Offline: the clip plays, and each slider of the film changes its picture."
     _, folder = made
@@ -54,7 +52,7 @@ def test_films_move_in_a_page(made, chromium):
     context.close()
 
 
-@seen
+@browser_wanted
 def test_explorer_in_jupyterlab(lab, page, tmp_path):
     "Live: sliders of channels and of the frame."
     nb = nbformat.read(ROOT / 'nbs/explore_video.ipynb', 4)
