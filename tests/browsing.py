@@ -102,11 +102,9 @@ def lab(tmp_path_factory):
         file = home / f'settings/@jupyterlab/{name}.jupyterlab-settings'
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(settings))
-    env = (
-        os.environ
-        | {f'JUPYTER_{k}_DIR': str(home / k.lower()) for k in ('CONFIG', 'RUNTIME')}
-        | dict(IPYTHONDIR=str(home / 'ipython'), JUPYTERLAB_WORKSPACES_DIR=str(home / 'workspaces'))
-    )
+    names = dict(JUPYTER_CONFIG_DIR='config', JUPYTER_RUNTIME_DIR='runtime')
+    names |= dict(IPYTHONDIR='ipython', JUPYTERLAB_WORKSPACES_DIR='workspaces')
+    env = os.environ | {key: str(home / name) for key, name in names.items()}
     log = (home / 'log').open('w')
     flags = '--no-browser --ip=127.0.0.1 --allow-root --IdentityProvider.token= --ServerApp.disable_check_xsrf=True '
     flags += '--LabApp.news_url=None --LabApp.expose_app_in_browser=True'

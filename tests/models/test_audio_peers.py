@@ -178,12 +178,10 @@ def test_damaged_files(folder, tmp_path):
 def test_weights_of_torch_and_of_half_precision(folder):
     "pytorch_model.bin with g and v under their old names; nothing but tensors is unpickled."
     whole = from_encodec(folder).state_dict()
-    weights = {
-        k.replace('parametrizations.weight.original0', 'weight_g').replace(
-            'parametrizations.weight.original1', 'weight_v'
-        ): v
-        for k, v in load_file(folder / _FILES[0]).items()
-    }
+    weights = {}
+    for key, value in load_file(folder / _FILES[0]).items():
+        key = key.replace('parametrizations.weight.original0', 'weight_g')
+        weights[key.replace('parametrizations.weight.original1', 'weight_v')] = value
     (folder / _FILES[0]).unlink()
     torch.save(weights, folder / _FILES[1])
     assert all(torch.equal(a, b) for a, b in zip(whole.values(), load_audio(folder).state_dict().values()))

@@ -134,12 +134,8 @@ def composed(number):
 def test_keys_compose(said, key, value):
     from omegaconf import OmegaConf
 
-    assert (
-        OmegaConf.select(
-            composed(next(i for i, b in enumerate(BUNDLES) if said in b.values() and SAME.get(key, key) in b)), key
-        )
-        == value
-    )
+    number = next(i for i, b in enumerate(BUNDLES) if said in b.values() and SAME.get(key, key) in b)
+    assert OmegaConf.select(composed(number), key) == value
 
 
 @pytest.mark.parametrize(
@@ -277,10 +273,8 @@ def test_checkpoints(tmp_path, engine):
         'trainer.trainer.save_every_n_epochs=1',
     ]
     toy(tmp_path / 'run', engine, *said, 'trainer.trainer.max_epochs=2')
-    assert (
-        len(list((tmp_path / 'there').glob('best*'))) == 2
-        and (tmp_path / 'run/checkpoints/last.ckpt').resolve().parent == tmp_path / 'there'
-    )
+    assert len(list((tmp_path / 'there').glob('best*'))) == 2
+    assert (tmp_path / 'run/checkpoints/last.ckpt').resolve().parent == tmp_path / 'there'
     with pytest.raises(BadInput, match='checkpoints of another run'):
         toy(tmp_path / 'other', engine, *said, 'trainer.max_epochs=2')
     toy(tmp_path / 'run', engine, *said, 'trainer.max_epochs=3', resume=tmp_path / 'run/checkpoints/last.ckpt')

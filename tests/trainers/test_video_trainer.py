@@ -204,11 +204,9 @@ class Features(torch.nn.Module):
 
     def forward(self, x, rescale: bool = True, resize: bool = False, return_features: bool = False):
         y = x.flatten(2)
-        return (
-            torch.cat([y.mean(2), y.std(2)], 1)
-            if resize and return_features and not rescale
-            else torch.zeros(x.shape[0], 1)
-        )
+        if resize and return_features and not rescale:
+            return torch.cat([y.mean(2), y.std(2)], 1)
+        return torch.zeros(x.shape[0], 1)
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
