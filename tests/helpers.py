@@ -62,11 +62,11 @@ def command(*args, cwd, ok=True, timeout=240, env=None):
     return done.stdout + done.stderr
 
 
-def papermill(notebook, cwd, out='out.ipynb', ok=True, **parameters):
+def papermill(notebook, cwd, made='out.ipynb', /, ok=True, **parameters):
     "Execute a notebook of `nbs/` in a folder; what papermill prints."
     given = [word for key, value in parameters.items() for word in ('-p', key, value)]
     source = ROOT / f'nbs/{notebook}.ipynb'
-    return command('-m', 'papermill', source, out, '--no-progress-bar', *given, cwd=cwd, ok=ok)
+    return command('-m', 'papermill', source, made, '--no-progress-bar', *given, cwd=cwd, ok=ok)
 
 
 def pictures(notebook):

@@ -50,10 +50,8 @@ def test_the_seeds_commands(tmp_path, sounds):
     assert (model.channels, model.sample_rate, model.config['pre_transform']) == (2, 16000, 'none')
 
 
-GAN = '''
-    loss.discriminator.weights.adversarial=1 loss.discriminator.weights.feature_matching=1
-    loss.discriminator.config={filters:2,n_ffts:[512,256]} balancer=true
-'''
+GAN = 'loss.discriminator.weights.adversarial=1 loss.discriminator.weights.feature_matching=1 '
+GAN += 'loss.discriminator.config={filters:2,n_ffts:[512,256]} balancer=true'
 CHANGES = [
     'model=seanet_wide model.encoder.width=4',
     'model=seanet_wave model.encoder.width=3',

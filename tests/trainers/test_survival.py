@@ -14,9 +14,8 @@ SHORT = '''
     trainer.save_every_n_steps=3 trainer.val_every_n_steps=6 trainer.log_every_n_steps=2 trainer.num_threads=1
 '''
 SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT
-PRELOAD = (
-    'hydra accelerate matplotlib.figure vaebook.train vaebook.trainers.lightning vaebook.trainers.accelerate'.split()
-)
+PRELOAD = ['hydra', 'accelerate', 'matplotlib.figure', 'vaebook.train']
+PRELOAD += ['vaebook.trainers.lightning', 'vaebook.trainers.accelerate']
 PRELOAD += [f'vaebook.experiments.{name}' for name in ('experiment', *CHAPTERS)]
 
 
@@ -59,6 +58,10 @@ def sitting(nursery, name, run, said='', stop=None, after=0.0):
     return process.exitcode, time.perf_counter() - begun, answers
 
 
+def last_words(run):
+    return Path(f'{run}.log').read_text()[-2000:]
+
+
 def model(run):
     return (Path(run) / 'model/model.safetensors').read_bytes()
 
@@ -72,7 +75,7 @@ def rows(run):
 def test_killed_at_any_moment(nursery, name, tmp_path):
     "Stopped up to three times, at random, by any signal: weights and log are those of the run that nobody stopped."
     code, *_ = sitting(nursery, name, tmp_path / 'unbroken')
-    assert code == 0, (tmp_path / 'unbroken.log').read_text()[-2000:]
+    assert code == 0, last_words(tmp_path / 'unbroken')
     code, seconds, _ = sitting(nursery, name, tmp_path / 'again')  # everything is in memory now
     chance, kills, ended, number = random.Random(name), 0, {}, 0
     while kills < KILLS / len(CHAPTERS):
@@ -85,11 +88,10 @@ def test_killed_at_any_moment(nursery, name, tmp_path):
             early = not answers and code in (-stop, 1)  # it was still importing, or composing
             late = code == -stop and (run / 'model').exists()  # the run was over, the process not yet
             stopped = code == (75 if stop is not signal.SIGKILL else -9)
-            log = Path(f'{run}.log').read_text()[-2000:]
-            assert code == 0 or early or late or stopped, f'{stop.name}: {code}\n{log}'
+            assert code == 0 or early or late or stopped, f'{stop.name}: {code}\n{last_words(run)}'
             kills += code != 0
         code, *_ = sitting(nursery, name, run)
-        assert code == 0, Path(f'{run}.log').read_text()[-2000:]
+        assert code == 0, last_words(run)
         assert model(run) == model(tmp_path / 'unbroken') and rows(run) == rows(tmp_path / 'unbroken'), f'run {number}'
         assert not [p for p in run.rglob('*.tmp')], 'nothing half-written is left'
     print(name, f'{seconds:.1f} s', kills, 'kills', number, 'runs', ended)
