@@ -1,6 +1,7 @@
-"""A reader's hands and eyes: JupyterLab and static pages in a real Chromium, by keyboard alone. It prints what it measures, and asserts no time.
+"""A reader's hands and eyes: JupyterLab and static pages in a real Chromium, by keyboard alone.
 
-It wants `chromium` (Debian: `apt-get install chromium`) and `pip install playwright`, whose driver is playwright-core; no browser is downloaded."""
+It prints the times that it measures, and asserts none. It wants `chromium` (Debian: `apt-get install chromium`) and
+`pip install playwright`, whose driver is playwright-core; no browser is downloaded."""
 
 import json, os, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
@@ -14,24 +15,52 @@ except ImportError:
     sync_playwright = None
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = os.environ.get('VAEBOOK_CHROMIUM') or next(
-    filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None
-)
-FLAGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
+BROWSERS = filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')))
+CHROMIUM = os.environ.get('VAEBOOK_CHROMIUM') or next(BROWSERS, None)
+FLAGS = '--no-sandbox --no-first-run --disable-gpu --disable-quic --disable-sync'.split()
+FLAGS += '--disable-background-networking --disable-component-update'.split()
 missing = [] if CHROMIUM else ['no chromium: apt-get install chromium, or name one in VAEBOOK_CHROMIUM']
 missing += [] if sync_playwright else ['no playwright: pip install playwright']
+browser_wanted = pytest.mark.skipif(bool(missing), reason='; '.join(missing))
 
 # Runs in the page, on one widget. `see` is what an eye sees: a number for the canvas's pixels.
 HELPERS = r'''root => {
   const canvas = root.querySelector('canvas');
-  root.see = () => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.reduce((h, v) => (h * 31 + v) | 0, 7);
+  root.see = () => {
+    const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    return pixels.reduce((h, v) => (h * 31 + v) | 0, 7);
+  };
   root.waits = [];
   root.addEventListener('keydown', () => {
     const began = performance.now(), before = root.see();
-    const look = () => { const now = performance.now();
-      if (root.see() !== before) root.waits.push(now - began); else if (now - began < 10000) requestAnimationFrame(look); };
+    const look = () => {
+      const waited = performance.now() - began;
+      if (root.see() !== before) root.waits.push(waited);
+      else if (waited < 10000) requestAnimationFrame(look);
+    };
     requestAnimationFrame(look);
   }, true);
+}'''
+
+RUN_ALL = '''async () => {
+  const panel = jupyterapp.shell.currentWidget;
+  await panel.context.ready;
+  await panel.sessionContext.ready;
+  await panel.sessionContext.session.kernel.info;
+  jupyterapp.commands.execute('notebook:run-all-cells');
+}'''
+
+# The picture has changed once more than `n` times.
+CHANGED = '''(root, n) => new Promise((yes, no) => {
+  const look = () => root.waits.length > n ? yes() : requestAnimationFrame(look);
+  look();
+  setTimeout(() => no(new Error('the picture did not change')), 10000);
+})'''
+
+# What a screen reader calls the controls.
+LABELS = '''root => {
+  const shown = [...root.querySelectorAll('input, select, button, audio')].filter(e => !e.hidden);
+  return shown.map(e => e.getAttribute('aria-label') || e.labels?.[0]?.textContent || e.textContent || '');
 }'''
 
 
@@ -73,34 +102,15 @@ def lab(tmp_path_factory):
         file = home / f'settings/@jupyterlab/{name}.jupyterlab-settings'
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(settings))
-    env = (
-        os.environ
-        | {f'JUPYTER_{k}_DIR': str(home / k.lower()) for k in ('CONFIG', 'RUNTIME')}
-        | dict(IPYTHONDIR=str(home / 'ipython'), JUPYTERLAB_WORKSPACES_DIR=str(home / 'workspaces'))
-    )
+    names = dict(JUPYTER_CONFIG_DIR='config', JUPYTER_RUNTIME_DIR='runtime')
+    names |= dict(IPYTHONDIR='ipython', JUPYTERLAB_WORKSPACES_DIR='workspaces')
+    env = os.environ | {key: str(home / name) for key, name in names.items()}
     log = (home / 'log').open('w')
-    server = subprocess.Popen(
-        [
-            sys.executable,
-            '-m',
-            'jupyter',
-            'lab',
-            '--no-browser',
-            '--ip=127.0.0.1',
-            f'--port={port}',
-            '--allow-root',
-            '--IdentityProvider.token=',
-            '--ServerApp.disable_check_xsrf=True',
-            f'--ServerApp.root_dir={work}',
-            f'--LabApp.user_settings_dir={home / "settings"}',
-            '--LabApp.news_url=None',
-            '--LabApp.expose_app_in_browser=True',
-        ],
-        env=env,
-        stdout=log,
-        stderr=log,
-        cwd=work,
-    )
+    flags = '--no-browser --ip=127.0.0.1 --allow-root --IdentityProvider.token= --ServerApp.disable_check_xsrf=True '
+    flags += '--LabApp.news_url=None --LabApp.expose_app_in_browser=True'
+    places = [f'--ServerApp.root_dir={work}', f'--LabApp.user_settings_dir={home / "settings"}', f'--port={port}']
+    line = [sys.executable, '-m', 'jupyter', 'lab', *flags.split(), *places]
+    server = subprocess.Popen(line, env=env, stdout=log, stderr=log, cwd=work)
     address = f'http://127.0.0.1:{port}'
     try:
         for _ in range(120):
@@ -121,13 +131,12 @@ def lab(tmp_path_factory):
 
 
 def opened(page, lab, source, more=()):
-    "Open a copy of a notebook in JupyterLab, run all its cells and wait for the last; → the widgets in it, each ready to be looked at."
+    "Open a copy of a notebook in JupyterLab, run all its cells and wait for the last; → its widgets, drawn."
     address, work = lab
-    nb = (
-        nbformat.read(source, 4)
-        if isinstance(source, Path)
-        else nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    )
+    if isinstance(source, Path):
+        nb = nbformat.read(source, 4)
+    else:
+        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     for cell in nb.cells:
         if cell.cell_type == 'code':
             cell.outputs = []
@@ -139,13 +148,10 @@ def opened(page, lab, source, more=()):
     nbformat.write(nb, work / name)
     page.goto(f'{address}/lab/tree/{name}?reset')
     page.wait_for_selector('.jp-Notebook .jp-Cell', timeout=60_000)
-    page.evaluate("""async () => { const panel = jupyterapp.shell.currentWidget; await panel.context.ready; await panel.sessionContext.ready;
-                     await panel.sessionContext.session.kernel.info; jupyterapp.commands.execute('notebook:run-all-cells'); }""")
-    page.wait_for_selector(
-        '.jp-OutputArea-output pre:has-text("all done"), [data-mime-type="application/vnd.jupyter.error"]',
-        timeout=240_000,
-    )
-    failed = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
+    page.evaluate(RUN_ALL)
+    error = '[data-mime-type="application/vnd.jupyter.error"]'
+    page.wait_for_selector(f'.jp-OutputArea-output pre:has-text("all done"), {error}', timeout=240_000)
+    failed = page.locator(error)
     assert not failed.count(), failed.first.inner_text()
     return ready(page)
 
@@ -165,10 +171,7 @@ def press(page, widget, key, n=1):
     for _ in range(n):
         done = widget.evaluate('r => r.waits.length')
         page.keyboard.press(key)
-        widget.evaluate(
-            '(r, n) => new Promise((yes, no) => { const look = () => r.waits.length > n ? yes() : requestAnimationFrame(look); look(); setTimeout(() => no(new Error("the picture did not change")), 10000); })',
-            done,
-        )
+        widget.evaluate(CHANGED, done)
     return widget.evaluate('r => r.waits')[-n:]
 
 
@@ -178,9 +181,7 @@ def alt(widget):
 
 def labelled(widget):
     "The names of all controls, as a screen reader has them."
-    names = widget.evaluate(
-        'r => [...r.querySelectorAll("input, select, button, audio")].filter(e => !e.hidden).map(e => e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent || "")'
-    )
+    names = widget.evaluate(LABELS)
     assert all(names), names
     canvas = widget.locator('canvas')
     assert canvas.get_attribute('role') == 'img' and alt(widget)
@@ -203,17 +204,18 @@ def kernel(lab, code):
     from jupyter_client import BlockingKernelClient
 
     runtime = Path(lab[1]).parent / 'runtime'
-    client = BlockingKernelClient(
-        connection_file=str(max(runtime.glob('kernel-*.json'), key=lambda p: p.stat().st_mtime))
-    )
+    newest = max(runtime.glob('kernel-*.json'), key=lambda p: p.stat().st_mtime)
+    client = BlockingKernelClient(connection_file=str(newest))
     client.load_connection_file()
     client.start_channels()
     try:
         client.wait_for_ready(timeout=30)
         said = []
-        client.execute_interactive(
-            code, store_history=False, timeout=60, output_hook=lambda m: said.append(m['content'].get('text', ''))
-        )
+
+        def hear(message):
+            said.append(message['content'].get('text', ''))
+
+        client.execute_interactive(code, store_history=False, timeout=60, output_hook=hear)
         return ''.join(said)
     finally:
         client.stop_channels()
@@ -232,8 +234,6 @@ def can_be_moved(page, widget):
         page.wait_for_timeout(400)
         assert alt(widget) != before[0], f'{control.get_attribute("aria-label")}: the words stay {before[0]!r}'
         assert widget.evaluate('r => r.see()') != before[1], f'{control.get_attribute("aria-label")}: the picture stays'
-    says = {
-        c.get_attribute('aria-label').removesuffix(' (causal)'): c.get_attribute('aria-valuetext') for c in controls
-    }
-    said = [f'{name} {value}' for name, value in says.items() if f'{name} {value}' in alt(widget)]
-    assert said, f'no slider says what the picture is: {says}, {alt(widget)}'
+    names = [c.get_attribute('aria-label').removesuffix(' (causal)') for c in controls]
+    says = [f'{name} {c.get_attribute("aria-valuetext")}' for name, c in zip(names, controls)]
+    assert any(words in alt(widget) for words in says), f'no slider says what the picture is: {says}, {alt(widget)}'

@@ -8,13 +8,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH')]))
-os.environ.update(
-    MPLBACKEND='agg', TQDM_DISABLE='1', OMP_NUM_THREADS='1'
-)  # as many workers as cores: more threads only wait for each other
-for key, value in dict(
-    OMP_WAIT_POLICY='PASSIVE', WANDB_MODE='offline', WANDB_SILENT='true', HF_HUB_OFFLINE='1'
-).items():
-    os.environ.setdefault(key, value)
+# One thread: there are as many workers as cores, and more threads only wait for each other
+os.environ.update(MPLBACKEND='agg', TQDM_DISABLE='1', OMP_NUM_THREADS='1')
+USUAL = dict(OMP_WAIT_POLICY='PASSIVE', WANDB_MODE='offline', WANDB_SILENT='true', HF_HUB_OFFLINE='1')
+os.environ.update({key: value for key, value in USUAL.items() if key not in os.environ})
 if (ROOT.parent / 'shared/data').is_dir():
     os.environ.setdefault('VAEBOOK_DATA', str(ROOT.parent / 'shared/data'))
 
@@ -32,19 +29,22 @@ def root():
     return ROOT
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The tests of a file share runs, so one worker has them all; a notebook stands alone.
+
+    Not by `--dist loadgroup`, which does nothing with pytest 9.2 (pytest-xdist issue 1386)."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class WholeFiles(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split('::')[0]
+            return nodeid if file.endswith('test_notebooks.py') else file
+
+    return WholeFiles(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    keep_files_whole(items)
-    skip_what_draws(items)
-
-
-def keep_files_whole(items):
-    "The tests of a file share runs, so one worker has them all; a notebook stands alone."
-    for item in items:
-        if item.path.name != 'test_notebooks.py':
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
-def skip_what_draws(items):
     "Where nothing draws for MuJoCo, what draws is skipped, and `-rs` says why."
     drawing = [i for i in items if 'test_dmc_collect' in i.nodeid or 'world/collect.ipynb' in i.nodeid]
     if not drawing:

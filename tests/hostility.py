@@ -9,26 +9,21 @@ TEXTS = b'-1', b'99999999999', b'0', b'1e9', b'null', b'"x"', b'[]', b'NaN', b'.
 
 
 def mutations(data: bytes, n: int):
-    "Yield (what was done, bytes): cuts everywhere, noise, and `n` changes, most of them near the two ends, where headers are."
+    "Yield (what was done, bytes): cuts, noise, and `n` changes, most of them near the two ends, where headers are."
     r, size = random.Random(0), len(data)
-    near = lambda: min(
-        size - 1,
-        r.choice(
-            (r.randrange(16), r.randrange(min(size, 512)), r.randrange(size), size - 1 - r.randrange(min(size, 512)))
-        ),
-    )
-    for k in sorted(
-        {size - 1, size - 3, *(2**i for i in range(size.bit_length())), *(r.randrange(size) for _ in range(6))}
-    ):
+    end = min(size, 512)
+
+    def near():
+        places = r.randrange(16), r.randrange(end), r.randrange(size), size - 1 - r.randrange(end)
+        return min(size - 1, r.choice(places))
+
+    doublings = [2**i for i in range(size.bit_length())]
+    for k in sorted({size - 1, size - 3, *doublings, *(r.randrange(size) for _ in range(6))}):
         yield f'cut at {k}', data[:k]
     yield from {'empty': b'', 'junk behind': data + b'!' * 9, 'twice': data + data, 'noise': r.randbytes(size)}.items()
     for _ in range(n):
-        out, a, b, kind = (
-            bytearray(data),
-            near(),
-            near(),
-            r.choice('bit field field noise zeros swap header gone text'.split()),
-        )
+        out, a, b = bytearray(data), near(), near()
+        kind = r.choice('bit field field noise zeros swap header gone text'.split())
         if kind == 'bit':
             out[a] ^= 1 << r.randrange(8)
             out[b] ^= 1 << r.randrange(8)
@@ -62,20 +57,23 @@ def judged(read, path, names):
     return 'read'
 
 
+def limit_memory(more):
+    "This process may take `more` bytes than it has; it leaves no core file."
+    if os.path.exists('/proc/self/statm'):
+        taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + more, taken + more))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def attempt(read, path, cases, names=(), seconds=5.0, memory=3 << 29) -> list:
-    "What became of each (what, bytes) at `path`; in a child of its own, so that a crash, a hang and a flood of memory are seen."
+    "What became of each (what, bytes) at `path`; in a child, so that a crash, a hang and a flood of memory are seen."
     whole, (ear, mouth) = path.read_bytes(), os.pipe()
     if not (child := os.fork()):
         try:
             warnings.simplefilter('ignore')
             for stream in (1, 2):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-            if os.path.exists('/proc/self/statm'):
-                resource.setrlimit(
-                    resource.RLIMIT_AS,
-                    (int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + memory,) * 2,
-                )
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            limit_memory(memory)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             for what, data in cases:
                 path.write_bytes(data)

@@ -17,9 +17,7 @@ LAYERS = 'core data layers bottlenecks losses models metrics trainers experiment
 def _publish(layer: str):
     "Give a layer the names of its `__init__.pyi`."
     package = importlib.import_module(f'vaebook.{layer}')
-    get, names, public = lazy_loader.attach_stub(package.__name__, package.__file__)
-    package.__getattr__ = get
-    package.__dir__ = names
-    package.__all__ = public
+    get, names, public = lazy_loader.attach_stub(package.__name__, str(package.__file__))
+    vars(package).update(__getattr__=get, __dir__=names, __all__=public)
 
 for layer in LAYERS: _publish(layer)

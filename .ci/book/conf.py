@@ -1,4 +1,4 @@
-"Sphinx's settings for the book, and the two things it does itself: names in backticks become links, MathJax comes along."
+"Sphinx's settings for the book, and its two extensions: names in backticks become links, MathJax comes along."
 
 import ast, configparser, json, shutil
 from collections import defaultdict

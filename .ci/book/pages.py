@@ -78,14 +78,15 @@ def names(tree):
         return [t.id for t in tree.targets if isinstance(t, ast.Name)]
     if not isinstance(tree, DEFS):
         return []
-    return [
-        patch_name(tree),
-        *(
-            f'{tree.name}.{n.name}'
-            for n in getattr(tree, 'body', [])
-            if isinstance(tree, ast.ClassDef) and isinstance(n, DEFS)
-        ),
-    ]
+    inside = [n for n in tree.body if isinstance(n, DEFS)] if isinstance(tree, ast.ClassDef) else []
+    return [patch_name(tree), *(f'{tree.name}.{n.name}' for n in inside)]
+
+
+def contents(caption, docs):
+    "A table of contents that is not shown on its page."
+    head = f':caption: {caption}\n' if caption else ''
+    lines = '\n'.join(f'/{doc}' for doc in docs)
+    return f'```{{toctree}}\n:hidden:\n{head}\n{lines}\n```'
 
 
 def notebook(path, to, doc, told, extra, below):
@@ -95,9 +96,8 @@ def notebook(path, to, doc, told, extra, below):
     work.process()
     cells = []
     for cell in work.nb.cells:
-        defined = (
-            [n for tree in cell.parsed_() or [] for n in names(tree)] if module and 'export' in cell.directives_ else []
-        )
+        trees = cell.parsed_() or [] if module and 'export' in cell.directives_ else []
+        defined = [n for tree in trees for n in names(tree)]
         if defined:
             label = f'{doc.replace("/", "-")}-{cell.id}'
             cells.append(mk_cell(f'({label})=', 'markdown'))
@@ -105,15 +105,7 @@ def notebook(path, to, doc, told, extra, below):
         if cell.cell_type == 'markdown':
             cell.source = local(cell.source, doc, extra)
         cells.append(cell)
-    trees = [
-        '```{toctree}\n:hidden:\n'
-        + f':caption: {caption}\n' * bool(caption)
-        + '\n'
-        + '\n'.join(f'/{d}' for d in docs)
-        + '\n```'
-        for caption, docs in below
-    ]
-    work.nb.cells = [*cells, *(mk_cell(t, 'markdown') for t in trees)]
+    work.nb.cells = [*cells, *(mk_cell(contents(*part), 'markdown') for part in below)]
     to.parent.mkdir(parents=True, exist_ok=True)
     write_nb(work.nb, to)
 
@@ -139,13 +131,14 @@ def annotation(note, ours):
     text = inspect.formatannotation(note)
     if text == 'torch.device':
         return text  # properties of ours are called `device`
-    return (
-        text
-        if 'Literal' in text
-        else re.sub(
-            r'[A-Za-z_][\w.]*', lambda m: ours.get(short := m[0].rpartition('.')[2], short), text.replace("'", '')
-        )
-    )
+    if 'Literal' in text:
+        return text
+
+    def known(match):
+        short = match[0].rpartition('.')[2]
+        return ours.get(short, short)
+
+    return re.sub(r'[A-Za-z_][\w.]*', known, text.replace("'", ''))
 
 
 def default(value):
@@ -171,21 +164,18 @@ def signature(e, ours):
         note = '' if p.annotation is p.empty else f': {annotation(p.annotation, ours)}'
         value = '' if p.default is p.empty else f'{" = " if note else "="}{default(p.default)}'
         out.append({p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '') + p.name + note + value)
-    back = (
-        ''
-        if sig.return_annotation is sig.empty or inspect.isclass(e.sym)
-        else f' -> {annotation(sig.return_annotation, ours)}'
-    )
+    silent = sig.return_annotation is sig.empty or inspect.isclass(e.sym)
+    back = '' if silent else f' -> {annotation(sig.return_annotation, ours)}'
     return f'({", ".join(out)}){back}'
 
 
 def table(e):
     "The docments: a row for each parameter that has one, with its unit or shape."
     rows = {n: v['docment'] for n, v in e.dm.dm.items() if n != 'self' and isinstance(v.get('docment'), str)}
-    lines = [
-        f'| {"*returns*" if n == "return" else f"`{n}`{{.argument}}"} | {prose(" ".join(d.split()))} |'
-        for n, d in rows.items()
-    ]
+    lines = []
+    for name, docment in rows.items():
+        shown = '*returns*' if name == 'return' else f'`{name}`{{.argument}}'
+        lines.append(f'| {shown} | {prose(" ".join(docment.split()))} |')
     return '\n'.join(['| argument | |', '|---|---|', *lines]) if lines else ''
 
 
@@ -232,24 +222,17 @@ def module(name, told, ours):
     for n, sym in public.items():
         at = told.get(f'{name}.{n}')
         if inspect.isclass(sym):
-            inside = [
-                entry(
-                    f,
-                    m,
-                    kind,
-                    next((w for w in (told.get(f'{name}.{n}.{m}'), told.get(f'{name}.{f.__name__}')) if w != at), None),
-                    ours,
-                )
-                for m, f, kind in methods(sym)
-            ]
+            inside = []
+            for m, f, kind in methods(sym):
+                places = told.get(f'{name}.{n}.{m}'), told.get(f'{name}.{f.__name__}')
+                inside.append(entry(f, m, kind, next((p for p in places if p != at), None), ours))
             parts.append(entry(sym, n, 'class', at, ours, '\n\n'.join(inside)))
         elif not callable(sym) or not inspect.isfunction(f := inspect.unwrap(sym)):
             parts.append(entry(sym, n, 'data', at, ours))
         elif f not in given:
             parts.append(entry(f, n, 'function', at, ours))
-    return '\n\n'.join(
-        [f'## {name}', prose((mod.__doc__ or '').strip().split('\n')[0]), f'```{{py:module}} {name}\n```', *parts]
-    )
+    about = prose((mod.__doc__ or '').strip().split('\n')[0])
+    return '\n\n'.join([f'## {name}', about, f'```{{py:module}} {name}\n```', *parts])
 
 
 def api(src):
@@ -257,23 +240,13 @@ def api(src):
     folder, told = src / 'api', json.loads((src / 'told.json').read_text())
     syms = importlib.import_module('vaebook._modidx').d['syms']
     folder.mkdir()
-    ours = {
-        n: full
-        for mod, names in syms.items()
-        for full in names
-        if (n := full[len(mod) + 1 :])[0].isupper() and '.' not in n
-    }
+    found = ((full[len(mod) + 1 :], full) for mod, names in syms.items() for full in names)
+    ours = {name: full for name, full in found if name[0].isupper() and '.' not in name}
     for layer, title in LAYERS.items():
         mods = [m for m in syms if m.startswith(f'vaebook.{layer}.') or layer == 'core' and m.count('.') == 1]
-        (folder / f'{layer}.md').write_text(
-            '\n\n'.join(
-                [
-                    f'# {title}',
-                    *(module(m, told, ours) for m in sorted(mods, key=lambda m: (m != 'vaebook.core.latent', m))),
-                ]
-            ),
-            encoding='utf-8',
-        )
+        mods.sort(key=lambda m: (m != 'vaebook.core.latent', m))
+        text = '\n\n'.join([f'# {title}', *(module(m, told, ours) for m in mods)])
+        (folder / f'{layer}.md').write_text(text, encoding='utf-8')
 
 
 if __name__ == '__main__':

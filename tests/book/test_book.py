@@ -1,4 +1,4 @@
-"""The book as its readers have it: built with warnings as errors, then opened in Chromium on a phone and on a desk, with no other host.
+"""The book as its readers have it: built with warnings as errors, then opened in Chromium at two sizes, offline.
 
 It wants `pip install '.[book]'`, and for the browser what tests/viz/test_browser.py wants."""
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from browsing import CHROMIUM, FLAGS, can_be_moved, missing, ready, sync_playwright
+from browsing import CHROMIUM, FLAGS, browser_wanted, can_be_moved, ready, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 pytest.importorskip('myst_nb', reason="no Sphinx: pip install -c constraints.txt -e '.[book]'")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-browser_wanted = pytest.mark.skipif(bool(missing), reason='; '.join(missing))
+
 SIZES = {'phone': (390, 844), 'desk': (1280, 900)}
 PAGES = 'index', 'train_cvae', 'core/gaussian', 'explore_world', 'api/models', 'bench/audio', 'world/mixture'
 
@@ -62,27 +62,30 @@ def page(request, chromium, address):
     page.problems, page.size = [], request.param
     page.on('pageerror', lambda e: page.problems.append(str(e)))
     page.on('console', lambda m: page.problems.append(m.text) if m.type == 'error' else None)
-    page.on(
-        'requestfailed', lambda r: page.problems.append(f'failed: {r.url}') if r.failure != 'net::ERR_ABORTED' else None
-    )  # the page was left; what is missing answers 404
-    page.on('response', lambda r: page.problems.append(f'{r.status}: {r.url}') if r.status >= 400 else None)
-    page.on(
-        'request',
-        lambda r: (
-            None if r.url.startswith((address, 'data:', 'blob:')) else page.problems.append(f'another host: {r.url}')
-        ),
-    )
+
+    def failed(request):
+        if request.failure != 'net::ERR_ABORTED':  # the page was left; what is missing answers 404
+            page.problems.append(f'failed: {request.url}')
+
+    def answered(response):
+        if response.status >= 400:
+            page.problems.append(f'{response.status}: {response.url}')
+
+    def asked(request):
+        if not request.url.startswith((address, 'data:', 'blob:')):
+            page.problems.append(f'another host: {request.url}')
+
+    page.on('requestfailed', failed)
+    page.on('response', answered)
+    page.on('request', asked)
     yield page
     page.close()
 
 
 def test_every_link_of_the_site_leads_somewhere(site):
     "Pages, anchors, pictures and scripts; nothing points to where the book would be published."
-    text = {
-        n: p.read_text(encoding='utf-8')
-        for p in site.rglob('*.html')
-        if not (n := p.relative_to(site).as_posix()).startswith('_static/')
-    }
+    pages = {p.relative_to(site).as_posix(): p for p in site.rglob('*.html')}
+    text = {n: p.read_text(encoding='utf-8') for n, p in pages.items() if not n.startswith('_static/')}
     body = {n: re.sub(r'<(script|pre|textarea)\b.*?</\1>', '', t, flags=re.S) for n, t in text.items()}
     ids = {n: {unescape(i) for i in re.findall(r'\bid="([^"]+)"', t)} for n, t in body.items()}
     lost = set()
@@ -92,21 +95,15 @@ def test_every_link_of_the_site_leads_somewhere(site):
             if re.match(r'[a-z]+:|//', link):
                 continue
             path, _, anchor = unquote(link).partition('#')
-            to = (site / name).parent / path.partition('?')[0] if path else site / name
-            to = (
-                to.resolve().relative_to(site.resolve()).as_posix()
-                if to.resolve().is_relative_to(site.resolve())
-                else link
-            )
+            target = (site / name).parent / path.partition('?')[0] if path else site / name
+            inside = target.resolve().is_relative_to(site.resolve())
+            to = target.resolve().relative_to(site.resolve()).as_posix() if inside else link
             if not (site / to).is_file() or anchor and to in ids and anchor not in ids[to]:
                 lost.add(f'{name}: {link}')
     assert not lost, sorted(lost)[:20]
-    notebooks = {
-        p.relative_to(ROOT / 'nbs').with_suffix('.html').as_posix()
-        for p in (ROOT / 'nbs').rglob('*.ipynb')
-        if not any(s[0] in '._' for s in p.relative_to(ROOT).parts)
-    }
-    assert notebooks <= text.keys()
+    notebooks = [p.relative_to(ROOT / 'nbs') for p in (ROOT / 'nbs').rglob('*.ipynb')]
+    shown = [p for p in notebooks if not any(part[0] in '._' for part in p.parts)]
+    assert {p.with_suffix('.html').as_posix() for p in shown} <= text.keys()
 
 
 def test_api_has_every_public_name(site):
@@ -114,17 +111,17 @@ def test_api_has_every_public_name(site):
 
     api = ''.join(p.read_text(encoding='utf-8') for p in (site / 'api').glob('*.html'))
     ids = set(re.findall(r'\bid="(vaebook\.[^"]+)"', api))
-    layers = {
-        mod: names for mod, names in d['syms'].items() if not mod.startswith('vaebook.book.')
-    }  # which makes the book
-    public = {
-        full
-        for mod, names in layers.items()
-        for full in names
-        if not any(part.startswith('_') for part in full[len(mod) + 1 :].split('.'))
-    }
+    public = set()
+    for module, names in d['syms'].items():
+        if module.startswith('vaebook.book.'):  # which makes the book
+            continue
+        for full in names:
+            parts = full[len(module) + 1 :].split('.')
+            if not any(part.startswith('_') for part in parts):
+                public.add(full)
     short = {i.rpartition('.')[2] for i in ids}
-    assert len(ids) > 900 and not [n for n in public if n not in ids and n.rpartition('.')[2] not in short]
+    assert len(ids) > 900
+    assert [n for n in public if n not in ids and n.rpartition('.')[2] not in short] == []
 
 
 @browser_wanted

@@ -1,4 +1,4 @@
-"What GitHub reads: workflows, forms and Dependabot follow their schemas, and the release refuses a tag that is not the version."
+"What GitHub reads: workflows, forms and Dependabot follow their schemas; a release has its version as its tag."
 
 import os, re, subprocess, sys
 from pathlib import Path
@@ -40,24 +40,19 @@ def test_every_file_has_a_schema():
 
 def test_actions_are_pinned_by_commit_and_named_by_version():
     "A tag can be moved to other code; a commit cannot. One version of each, everywhere."
-    used = re.findall(
-        r'uses: *(\S+?)@(\S+)(.*)', '\n'.join(p.read_text(encoding='utf-8') for p in HERE.glob('workflows/*'))
-    )
-    assert (
-        used
-        and [u for u in used if not (re.fullmatch(r'[0-9a-f]{40}', u[1]) and re.fullmatch(r' # v\d+\.\d+\.\d+', u[2]))]
-        == []
-    )
-    assert len({u[0] for u in used}) == len(set(used))
+    text = '\n'.join(p.read_text(encoding='utf-8') for p in HERE.glob('workflows/*'))
+    used = re.findall(r'uses: *(\S+?)@(\S+)(.*)', text)
+    assert used
+    for action, commit, comment in used:
+        assert re.fullmatch(r'[0-9a-f]{40}', commit) and re.fullmatch(r' # v\d+\.\d+\.\d+', comment), action
+    assert len({action for action, _, _ in used}) == len(set(used))
 
 
 @pytest.mark.parametrize('name, workflow, job', jobs, ids=[j[0] for j in jobs])
 def test_jobs_may_do_little_and_end(name, workflow, job):
     assert workflow['permissions'] == {'contents': 'read'} and job['timeout-minutes'] <= 90
-    written = {k for k, v in job.get('permissions', {}).items() if v == 'write'}
-    assert written == {'book.yaml: deploy': {'pages', 'id-token'}, 'release.yaml: publish': {'id-token'}}.get(
-        name, set()
-    )
+    allowed = {'book.yaml: deploy': {'pages', 'id-token'}, 'release.yaml: publish': {'id-token'}}
+    assert {k for k, v in job.get('permissions', {}).items() if v == 'write'} == allowed.get(name, set())
     for step in job['steps']:  # text of others never becomes part of a script, and a checkout leaves no token behind
         assert '${{' not in step.get('run', '')
         if step.get('uses', '').startswith('actions/checkout@'):
@@ -77,13 +72,13 @@ def test_a_release_is_tagged_with_its_version(tag, fine, tmp_path):
     (tmp_path / 'settings.ini').write_text((HERE.parent / 'settings.ini').read_text(encoding='utf-8'), encoding='utf-8')
     version = re.search(r'^version = (\S+)$', (tmp_path / 'settings.ini').read_text(encoding='utf-8'), re.M)[1]
     (tmp_path / 'CHANGELOG.md').write_text(f'## [{version}]\n', encoding='utf-8')
-    run = lambda: subprocess.run(
-        ['bash', '-e', '-c', step['run']],
-        cwd=tmp_path,
-        env=os.environ | dict(TAG=tag.format(version=version)),
-        capture_output=True,
-        text=True,
-    )
-    assert (run().returncode == 0) == fine and ('settings.ini says' in run().stdout) == (not fine)
+    env = os.environ | dict(TAG=tag.format(version=version))
+
+    def run():
+        line = ['bash', '-e', '-c', step['run']]
+        return subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    done = run()
+    assert (done.returncode == 0) == fine and ('settings.ini says' in done.stdout) == (not fine)
     (tmp_path / 'CHANGELOG.md').write_text('## [Unreleased]\n', encoding='utf-8')
     assert run().returncode

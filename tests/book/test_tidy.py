@@ -11,29 +11,30 @@ ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / 'vaebook/conf'
 
 
-def lessons(path):
+def lessons(notebook):
     "The code cells of a notebook that are not exported, magics left out."
-    cells = [
-        ''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code'
-    ]
-    return '\n'.join(
-        re.sub(r'^\s*[%!].*', 'pass', c, flags=re.M) for c in cells if not re.search(r'^#\|\s*export', c, re.M)
-    )
+    cells = [''.join(c['source']) for c in json.loads(notebook)['cells'] if c['cell_type'] == 'code']
+    told = [c for c in cells if not re.search(r'^#\|\s*export', c, re.M)]
+    return '\n'.join(re.sub(r'^\s*[%!].*', 'pass', c, flags=re.M) for c in told)
+
+
+def read(path):
+    "The source; what nbdev lists in `__all__` is not thereby used."
+    text = path.read_text(encoding='utf-8')
+    if path.suffix == '.ipynb':
+        return lessons(text)
+    return re.sub(r'^__all__ = \[.*?\]', '', text, flags=re.M | re.S)
+
+
+def is_code(path):
+    if path.name == '_modidx.py' or '.ipynb_checkpoints' in path.parts:
+        return False
+    return path.suffix in ('.py', '.ipynb')
 
 
 def code(*folders):
-    "path → source; what nbdev lists in `__all__` is not thereby used."
-    read = lambda p: (
-        lessons(p)
-        if p.suffix == '.ipynb'
-        else re.sub(r'^__all__ = \[.*?\]', '', p.read_text(encoding='utf-8'), flags=re.M | re.S)
-    )
-    paths = [
-        p
-        for f in folders
-        for p in sorted((ROOT / f).rglob('*'))
-        if p.suffix in ('.py', '.ipynb') and p.name != '_modidx.py' and '.ipynb_checkpoints' not in p.parts
-    ]
+    "path → source."
+    paths = [p for f in folders for p in sorted((ROOT / f).rglob('*')) if is_code(p)]
     return {p.relative_to(ROOT).as_posix(): read(p) for p in paths}
 
 
@@ -43,41 +44,18 @@ PACKAGE = {n: t for n, t in SOURCES.items() if n.startswith('vaebook/')}
 
 # Code that nobody uses
 
-CALLED = [
-    '__*__',
-    '_repr_*',
-    'extra_repr',
-    'on_*',
-    'configure_*',
-    'training_step',
-    'validation_step',
-    'log_hyperparams',
-    'log_graph',
-    'after_save_checkpoint',
-    'metaworld',
-]  # by Python, IPython, torch, Lightning; a data set, by its name
-READ = [
-    'automatic_optimization',
-    'group_separator',
-    'group_separator',
-    'should_stop',
-    '_batches_that_stepped',
-    'pix_fmt',
-    'offwidth',
-    'offheight',
-    'seeded_rand_vec',
-    '_freeze_rand_vec',  # by Lightning, PyAV, MuJoCo,
-    'SESSION_CACHE_FOLDER',
-    'register_for_auto_class',
-]  # ClearML, transformers
-GIVEN = [
-    'memo',
-    'ignored',
-    'exception',
-    'input_array',
-    'checkpoint_callback',
-    'worker',
-]  # arguments of deepcopy, of transformers, of hooks of Lightning, of a loader's workers
+# Called by Python, IPython, torch, Lightning; `metaworld` is a data set, found by its name
+CALLED = '''
+    __*__ _repr_* extra_repr on_* configure_* training_step validation_step log_hyperparams log_graph
+    after_save_checkpoint metaworld
+'''.split()
+# Read by Lightning, PyAV, MuJoCo, ClearML, transformers
+READ = '''
+    automatic_optimization group_separator should_stop _batches_that_stepped pix_fmt offwidth offheight
+    seeded_rand_vec _freeze_rand_vec SESSION_CACHE_FOLDER register_for_auto_class
+'''.split()
+# Arguments of deepcopy, of transformers, of hooks of Lightning, of a loader's workers
+GIVEN = 'memo ignored exception input_array checkpoint_callback worker'.split()
 
 
 def unused(sources):
@@ -85,22 +63,17 @@ def unused(sources):
     from vaebook.trainers.lightning import _PASSED
     from vaebook.trainers.video import TrainingArguments
 
-    finder = vulture.Vulture(
-        ignore_names=CALLED + READ + GIVEN + _PASSED + [f.name for f in dataclasses.fields(TrainingArguments)]
-    )  # read through its table of keys
+    fields = [f.name for f in dataclasses.fields(TrainingArguments)]  # read through its table of keys
+    finder = vulture.Vulture(ignore_names=CALLED + READ + GIVEN + _PASSED + fields)
     for name, text in sources.items():
         finder.scan(text, filename=name)
-    return sorted(
-        f'{i.filename}: {i.typ} {i.name}'
-        for i in finder.get_unused_code(min_confidence=60)
-        if str(i.filename).startswith('vaebook/')
-    )
+    found = [i for i in finder.get_unused_code(min_confidence=60) if str(i.filename).startswith('vaebook/')]
+    return sorted(f'{i.filename}: {i.typ} {i.name}' for i in found)
 
 
 def test_no_code_is_dead():
-    assert unused(SOURCES | {'vaebook/planted.py': 'def left_over(): return 1'}) == [
-        'vaebook/planted.py: function left_over'
-    ]
+    planted = {'vaebook/planted.py': 'def left_over(): return 1'}
+    assert unused(SOURCES | planted) == ['vaebook/planted.py: function left_over']
 
 
 # Code that stands twice
@@ -134,15 +107,17 @@ class Shape(ast.NodeTransformer):
         return ast.Constant(0)
 
 
+def is_docstring(statement):
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
 def alike(sources, size=80):
-    "Functions of the same shape, of `size` nodes or more; and of modules, any that stand in another one under the same name."
+    "Functions of the same shape, of `size` nodes or more; in modules, also small ones that have the same name."
     shapes, named = defaultdict(list), defaultdict(list)
     for name, text in sources.items():
         tree = ast.parse(text)
         for f in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)):
-            body = ast.Module(
-                [s for s in f.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))], []
-            )
+            body = ast.Module([s for s in f.body if not is_docstring(s)], [])
             nodes = sum(1 for _ in ast.walk(body))
             if f in tree.body and nodes > 12 and name.startswith('vaebook/'):
                 named[f.name, ast.dump(body)].append(f'{name}:{f.name}')
@@ -166,14 +141,14 @@ def test_copies_are_found():
 
 # Keys that nobody reads
 
-BLOCKS = dict(
+BLOCKS = dict(  # block → where it is read
     trainer='trainers/* experiments/* losses/terms.py',
     dataset='data/* data/*/* experiments/*',
     model='models/* layers/* bottlenecks/* experiments/*',
     loss='losses/* bottlenecks/* models/* experiments/*',
     eval_loss='losses/*',
     logger='trainers/loggers.py',
-)  # block → where it is read
+)
 ELSEWHERE = 'experiments/* config.py facade.py runs.py train.py'
 
 
@@ -206,16 +181,18 @@ def keys(values, block=''):
             yield from keys(value, key if key in BLOCKS else block)
 
 
-def unread(planted={}):
+def unread(**planted):
     "block.key of what the modules of its block never name."
     tables = 'experiments', 'published'  # not configuration: read by their own names
     files = [p for p in CONF.rglob('*.yaml') if p.stem not in tables and not {'hydra', 'facade'} & set(p.parts)]
-    block = lambda p: p.parent.name if p.parent.name in BLOCKS else ''
-    found = {k for p in files for k in keys(OmegaConf.to_container(OmegaConf.load(p)), block(p))} | set(keys(planted))
+    found = set(keys(planted))
+    for p in files:
+        block = p.parent.name if p.parent.name in BLOCKS else ''
+        found |= set(keys(OmegaConf.to_container(OmegaConf.load(p)), block))
     known = {b: names(place) for b, place in (BLOCKS | {'': ELSEWHERE}).items()}
     return sorted(f'{b}.{k}' for b, k in found if k not in known[b])
 
 
 def test_every_key_is_read():
     assert unread() == []
-    assert unread(dict(trainer=dict(warp_factor=9), stray=1)) == ['.stray', 'trainer.warp_factor']
+    assert unread(trainer=dict(warp_factor=9), stray=1) == ['.stray', 'trainer.warp_factor']

@@ -1,18 +1,12 @@
-"A notebook that is run from a shell and stopped: the kernel writes its checkpoint, the command says how to go on, in one line and with a fitting exit code."
+"A notebook that is run from a shell and stopped: its kernel writes a checkpoint, and one line says how to go on."
 
 import json, signal, subprocess, sys, time
 
 import pytest
 
 pytestmark = pytest.mark.slow
-RUN = [
-    '-m',
-    'vaebook.cli.main',
-    'run',
-    'train_latent_actions',
-    'out.ipynb',
-    *'-p smoke True -p logger csv -p dataset synthetic_actions -p progress_bar False'.split(),
-]
+RUN = '-m vaebook.cli.main run train_latent_actions out.ipynb'.split()
+RUN += '-p smoke True -p logger csv -p dataset synthetic_actions -p progress_bar False'.split()
 
 
 def start(folder, steps):
@@ -40,12 +34,8 @@ def test_a_notebook_that_is_stopped(tmp_path, sent):
     run = trained(tmp_path)
     process.send_signal(getattr(signal, sent))
     said = process.communicate(timeout=60)[1].splitlines()[-1]
-    assert (
-        process.returncode == 75
-        and f'outputs/{run.name}' in said
-        and 'resume=' in said
-        and said.startswith('vaebook: stopped by')
-    )
+    assert process.returncode == 75 and said.startswith('vaebook: stopped by')
+    assert f'outputs/{run.name}' in said and 'resume=' in said
     assert (run / 'checkpoints/last.ckpt').exists()
 
 
@@ -75,22 +65,17 @@ def test_signals_before_there_is_a_kernel(capsys):
         _Execution().forward(signal.SIGINT, None)
     with pytest.raises(SystemExit) as e:
         _Execution().forward(signal.SIGTERM, None)
-    assert (
-        e.value.code == 75
-        and capsys.readouterr().err
-        == 'vaebook: stopped by SIGTERM before the run began; the same command line starts it\n'
-    )
+    said = capsys.readouterr().err
+    assert e.value.code == 75
+    assert said == 'vaebook: stopped by SIGTERM before the run began; the same command line starts it\n'
 
 
 def test_the_run_is_named(tmp_path):
     process = start(tmp_path, 3)
     said = process.communicate(timeout=120)[0].splitlines()[-2:]
     run = next(tmp_path.glob('outputs/*'))
-    assert (
-        said == [f'The run: outputs/{run.name}', 'The executed notebook: out.ipynb'] and (run / 'metrics.json').exists()
-    )
-    assert f'outputs/{run.name}' in ''.join(
-        ''.join(c['source'])
-        for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells']
-        if 'injected-parameters' in c['metadata'].get('tags', [])
-    )
+    assert said == [f'The run: outputs/{run.name}', 'The executed notebook: out.ipynb']
+    assert (run / 'metrics.json').exists()
+    cells = json.loads((tmp_path / 'out.ipynb').read_text())['cells']
+    injected = [''.join(c['source']) for c in cells if 'injected-parameters' in c['metadata'].get('tags', [])]
+    assert f'outputs/{run.name}' in ''.join(injected)

@@ -1,11 +1,13 @@
-"What goes wrong around a run: two in one folder, half a line in a log, clocks that jump, strange homes and names; and what a run folder tells of the machine: nothing."
+"""What goes wrong around a run: two in one folder, half a line in a log, clocks that jump, strange homes and names.
+
+And what a run folder tells of the machine: nothing."""
 
 import getpass, json, os, platform, re, socket, subprocess, time, zipfile
 from pathlib import Path
 
 import pytest
 
-from helpers import ROOT, command, measured
+from helpers import ROOT, command, measured, mount
 from vaebook.core.config import compose
 from vaebook.core import BadInput
 from vaebook.core.runs import Run, git_commit, lock, unlock
@@ -37,10 +39,8 @@ def test_two_runs_in_one_folder(tmp_path):
     assert sorted(os.waitstatus_to_exitcode(os.waitpid(c, 0)[1]) for c in children) == [0, 3, 3, 3, 3, 3]
     (tmp_path / 'run/checkpoints').mkdir()
     (tmp_path / 'run/checkpoints/last.ckpt').write_bytes(b'')
-    held, again = (
-        lock(tmp_path / 'run'),
-        Run(compose('cvae', dataset='digits', smoke=True, resume=str(tmp_path / 'run'))),
-    )
+    held = lock(tmp_path / 'run')
+    again = Run(compose('cvae', dataset='digits', smoke=True, resume=str(tmp_path / 'run')))
     with pytest.raises(BadInput, match='no other run is at work'):
         again.start()
     unlock(held)
@@ -62,12 +62,16 @@ def test_half_a_line(tmp_path):
 
 
 def test_a_look_at_the_commit_locks_nothing(tmp_path, monkeypatch):
-    "Git refreshes its index when it is asked for the status, and a run killed meanwhile would leave `.git/index.lock` there."
-    git = lambda *said: subprocess.run(
-        ['git', '-C', tmp_path, '-c', 'user.name=a', '-c', 'user.email=a@b', *said], check=True, capture_output=True
-    )
+    "Git refreshes its index when it is asked for the status; a run killed meanwhile would leave `.git/index.lock`."
+
+    def git(*words):
+        line = ['git', '-C', tmp_path, '-c', 'user.name=a', '-c', 'user.email=a@b', *words]
+        subprocess.run(line, check=True, capture_output=True)
+
     (tmp_path / 'core.py').write_text('')
-    git('init'), git('add', '.'), git('commit', '-m', 'first')
+    git('init')
+    git('add', '.')
+    git('commit', '-m', 'first')
     os.utime(tmp_path / 'core.py', (1, 1))  # the index is out of date, though nothing has changed
     before = (tmp_path / '.git/index').read_bytes()
     monkeypatch.setattr('vaebook.__file__', str(tmp_path / 'core.py'))
@@ -77,23 +81,14 @@ def test_a_look_at_the_commit_locks_nothing(tmp_path, monkeypatch):
     assert (tmp_path / '.git/index').read_bytes() != before, 'else this test could not fail'
 
 
-SECRETS = {
-    k: f'SECRETOF{k.replace("_", "")}'
-    for k in ('WANDB_API_KEY', 'CLEARML_API_SECRET_KEY', 'HF_TOKEN', 'AWS_SECRET_ACCESS_KEY', 'AWS_ACCESS_KEY_ID')
-}
+NAMES = 'WANDB_API_KEY', 'CLEARML_API_SECRET_KEY', 'HF_TOKEN', 'AWS_SECRET_ACCESS_KEY', 'AWS_ACCESS_KEY_ID'
+SECRETS = {k: f'SECRETOF{k.replace("_", "")}' for k in NAMES}
 
 
 def told(folder) -> list:
     "(file, word) wherever a file of a run, or one packed in it, has a word that tells of this machine."
-    words = [
-        *SECRETS.values(),
-        str(ROOT),
-        str(ROOT.parent),
-        str(Path.home()),
-        str(Path(folder).resolve().parent),
-        socket.gethostname(),
-        platform.node(),
-    ]
+    places = ROOT, ROOT.parent, Path.home(), Path(folder).resolve().parent
+    words = [*SECRETS.values(), *map(str, places), socket.gethostname(), platform.node()]
     words = {w for w in words if len(w) > 4} | {f'/home/{getpass.getuser()}', f'/{getpass.getuser()}/'}
     found = []
     for p in Path(folder).rglob('*'):
@@ -110,7 +105,9 @@ def told(folder) -> list:
 @pytest.mark.slow
 @pytest.mark.parametrize('experiment', ['cvae', 'causal_video', 'latent_actions', 'audio', 'world'])
 def test_a_run_tells_nothing_of_the_machine(experiment, tmp_path, monkeypatch):
-    "No secret, home, host, user or place: in no file, checkpoint, picture or table. The clock may run backwards meanwhile; a run that was moved opens."
+    """No secret, home, host, user or place stands in any file, checkpoint, picture or table.
+
+    The clock may run backwards meanwhile; a run that was moved opens."""
     for k, v in SECRETS.items():
         monkeypatch.setenv(k, v)
     start, clock = time.time(), iter(range(10**9))
@@ -136,20 +133,12 @@ def test_a_child_does_not_keep_the_folder(tmp_path):
         os.waitpid(child, 0)
 
 
-def mount(folder, *options):
-    folder.mkdir()
-    return (
-        subprocess.run(
-            ['mount', '-t', 'tmpfs', '-o', ','.join(options), 'tmpfs', folder], capture_output=True
-        ).returncode
-        == 0
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('lacking, options', [('HOME', ['ro']), ('TMPDIR', ['size=4k'])])
 def test_strange_surroundings(lacking, options, tmp_path):
-    "A home that cannot be written, or a full /tmp; no locale but C, spaces and letters of other languages in the folder's name, a run_dir that is a link."
+    """A home that cannot be written, or a full /tmp; no locale but C.
+
+    The folder's name has spaces and letters of other languages, and run_dir is a link."""
     here, place = tmp_path / 'Bücher über VAE ✓', tmp_path / 'place'
     here.mkdir()
     (tmp_path / 'elsewhere').mkdir()
@@ -158,18 +147,10 @@ def test_strange_surroundings(lacking, options, tmp_path):
         pytest.skip('this machine lets us mount no small disk: try as root')
     if lacking == 'TMPDIR':
         (place / 'full').write_bytes(bytes(4096))
+    plain = dict(LC_ALL='C', PYTHONCOERCECLOCALE='0', PYTHONUTF8='0', PYTHONIOENCODING='')
+    line = '-m vaebook.train dataset=digits smoke=true logger=csv trainer.max_steps=4 run_dir=link'
     try:
-        command(
-            '-m',
-            'vaebook.train',
-            'dataset=digits',
-            'smoke=true',
-            'logger=csv',
-            'trainer.max_steps=4',
-            'run_dir=link',
-            cwd=here,
-            env=dict(LC_ALL='C', PYTHONCOERCECLOCALE='0', PYTHONUTF8='0', PYTHONIOENCODING='') | {lacking: str(place)},
-        )
+        command(*line.split(), cwd=here, env=plain | {lacking: str(place)})
     finally:
         subprocess.run(['umount', place], check=True)
     assert {p.name for p in (tmp_path / 'elsewhere').iterdir()} >= {'config.yaml', 'metrics.json', 'model', 'figures'}

@@ -1,5 +1,7 @@
-"""Every row of the tables of seed 003 (audio), and every field of seed 000's `TrainingArguments` (video): what is said changes the run,
-or is refused by name. A row is (what the document calls it, what is said, where one looks, what is to be seen there)."""
+"""Every row of the tables of seed 003 (audio), and every field of seed 000's `TrainingArguments` (video).
+
+What is said changes the run, or is refused by name. A row is (what the document calls it, what is said, where one
+looks, what is to be seen there)."""
 
 import contextlib, csv, functools, hashlib, io, json
 from pathlib import Path
@@ -14,10 +16,11 @@ from vaebook.train import experiment
 from vaebook.trainers.plan import TrainingPlan
 
 CHANGES = object()  # what is looked at differs from that of a run of which this was not said
-SMALL = (
-    'demo.clips=0 trainer.progress_bar=false trainer.device=cpu model.encoder.width=2 dataset.samples=2048 dataset.train_tones=8 dataset.val_tones=4 '
-    'trainer.batch_size=2 loss.spectral.weights.stft_mse=0 loss.spectral.weights.mrstft=0 trainer.scheduler.warmup_steps=0'
-).split()
+SMALL = '''
+    demo.clips=0 trainer.progress_bar=false trainer.device=cpu trainer.batch_size=2 trainer.scheduler.warmup_steps=0
+    model.encoder.width=2 dataset.samples=2048 dataset.train_tones=8 dataset.val_tones=4
+    loss.spectral.weights.stft_mse=0 loss.spectral.weights.mrstft=0
+'''.split()
 SHORT = ['trainer.max_steps=4', 'trainer.val_every_n_steps=4', 'trainer.log_every_n_steps=1']
 
 
@@ -31,16 +34,34 @@ def folder(tmp_path_factory):
 SAME = dict(val_check_interval='val_every_n_steps', device='num_gpus')  # two names of one thing
 
 
+def last_name(word):
+    key = word.split('=')[0].split('.')[-1]
+    return SAME.get(key, key)
+
+
 def unsaid(usual, said):
     "Those of `usual` that `said` says nothing about."
-    last = lambda s: SAME.get(key := s.split('=')[0].split('.')[-1], key)
     whole = any(s.startswith('trainer.loss_config=') for s in said)
-    return [s for s in usual if last(s) not in map(last, said) and not (whole and s.startswith('loss.'))]
+    named = {last_name(s) for s in said}
+    return [s for s in usual if last_name(s) not in named and not (whole and s.startswith('loss.'))]
 
 
 def audio(*said):
     "The configuration that a line of the audio chapter gives."
     return compose('audio', [*unsaid(SMALL, said), *said], smoke=True)
+
+
+def torch_flags():
+    "Those of torch's switches that are on."
+    switches = dict(
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+        only_warns=torch.is_deterministic_algorithms_warn_only_enabled(),
+        benchmark=torch.backends.cudnn.benchmark,
+        anomaly=torch.is_anomaly_enabled(),
+        inference=torch.is_inference_mode_enabled(),
+        halves=torch.is_autocast_enabled('cpu'),
+    )
+    return {name for name, on in switches.items() if on}
 
 
 @functools.cache
@@ -54,19 +75,7 @@ def run(*said):
     forward = AudioAutoencoder.forward
 
     def watched(self, batch):
-        cudnn = torch.backends.cudnn
-        flags.update(
-            name
-            for name, on in dict(
-                deterministic=torch.are_deterministic_algorithms_enabled(),
-                only_warns=torch.is_deterministic_algorithms_warn_only_enabled(),
-                benchmark=cudnn.benchmark,
-                anomaly=torch.is_anomaly_enabled(),
-                inference=torch.is_inference_mode_enabled(),
-                halves=torch.is_autocast_enabled('cpu'),
-            ).items()
-            if on
-        )
+        flags.update(torch_flags())
         return forward(self, batch)
 
     AudioAutoencoder.forward = watched
@@ -159,10 +168,8 @@ def passed_on(*said):
 @functools.cache
 def terms(*said):
     "The loss terms of the untrained model: name → (value, weight)."
-    cfg = audio(*said)
-    return {
-        name: (round(float(t.value), 5), round(float(t.weight), 5)) for name, t in experiment(cfg).first_loss().items()
-    }
+    found = experiment(audio(*said)).first_loss()
+    return {name: (round(float(t.value), 5), round(float(t.weight), 5)) for name, t in found.items()}
 
 
 def judged(name):
@@ -424,7 +431,8 @@ def test_audio(row, said, look, expected, folder):
 
 STFT_MSE = 'trainer.loss_config={spectral: {stft_mse: {config: {reduction: mean}}, weights: {stft_mse: 1.0}}}'
 ALL_EVALS = (
-    'trainer.eval_loss_config={sisdr: {zero_mean: true, reduction: mean}, stft: {sample_rate: 44100, fft_size: 2048, hop_size: 512, win_length: 2048}, '
+    'trainer.eval_loss_config={sisdr: {zero_mean: true, reduction: mean}, '
+    'stft: {sample_rate: 44100, fft_size: 2048, hop_size: 512, win_length: 2048}, '
     'mel: {fft_size: 2048, hop_size: 512, win_length: 2048, n_mels: 128}}'
 )
 WATCH = ['trainer.monitor=val/total', 'trainer.monitor_mode=min']
@@ -578,7 +586,10 @@ def model_file():
     return str(run.folder / 'wide.json')
 
 
-FILMS = lambda **more: dict(video_path=films(), video_num_frames=5, resolution=32) | more
+def small_films(**more):
+    return dict(video_path=films(), video_num_frames=5, resolution=32) | more
+
+
 VIDEO = [  # field, what is said (a function: made when it is needed), where one looks, what is to be seen
     ('exp_name', lambda: dict(exp_name='mine'), wandb_name, 'mine'),
     ('batch_size', lambda: dict(batch_size=3), lambda **s: shape(**s)[0], 3),
@@ -589,12 +600,12 @@ VIDEO = [  # field, what is said (a function: made when it is needed), where one
     ('save_steps', lambda: dict(save_steps=20), saves_every, 20),
     ('output_dir', lambda: dict(output_dir=str(trained())), lambda **s: (trained() / 'metrics.json').exists(), True),
     ('output_dir', lambda: dict(output_dir=str(trained())), starts, 'output_dir='),
-    ('video_path', lambda: FILMS(), content, CHANGES),
+    ('video_path', small_films, content, CHANGES),
     ('video_path', lambda: dict(video_path='lost'), lambda **s: experiment(video(**s)).data(), 'lost'),
     ('video_num_frames', lambda: dict(video_num_frames=5), lambda **s: shape(**s)[2], 5),
     ('video_num_frames', lambda: dict(video_num_frames=0), lambda **s: experiment(video(**s)).data(), 'num_frames=0'),
-    ('sample_rate', lambda: FILMS(sample_rate=3), content, CHANGES),
-    ('dynamic_sample', lambda: FILMS(sample_rate=4, dynamic_sample=True), content, CHANGES),
+    ('sample_rate', lambda: small_films(sample_rate=3), content, CHANGES),
+    ('dynamic_sample', lambda: small_films(sample_rate=4, dynamic_sample=True), content, CHANGES),
     ('model_config', lambda: dict(model_config=model_file()), parameters, CHANGES),
     ('model_config', lambda: dict(model_config='lost.yaml'), wants, "model_config='lost.yaml'"),
     ('n_nodes', lambda: dict(n_nodes=2, output_dir='nowhere'), starts, 'torchrun --nnodes=2'),
@@ -639,7 +650,10 @@ def test_video(field, said, look, expected, tmp_path, monkeypatch):
 
 def test_every_field_of_the_script_has_a_row():
     "Those of the origin, as `specs` lists them."
-    origin = 'exp_name batch_size precision max_steps save_steps output_dir video_path video_num_frames sample_rate dynamic_sample model_config n_nodes devices resolution num_workers resume_from_checkpoint load_from_checkpoint'
+    origin = '''
+        exp_name batch_size precision max_steps save_steps output_dir video_path video_num_frames sample_rate
+        dynamic_sample model_config n_nodes devices resolution num_workers resume_from_checkpoint load_from_checkpoint
+    '''
     assert set(origin.split()) <= {row[0] for row in VIDEO}
 
 
@@ -652,13 +666,9 @@ def page(notebook):
 
 def test_the_page_of_the_audio_chapter_has_every_row():
     text = page('audio/audio_experiment.ipynb')
-    words = {
-        word.split(':')[0].split('.')[-1].strip()
-        for word, *_ in AUDIO
-        if not word.startswith(('a name', 'any keyword', 'betas beside'))
-    }
-    missing = [word for word in words if word not in text and word not in ('….config', 'scheduler', 'config of torch')]
-    assert not missing
+    ours = 'a name', 'any keyword', 'betas beside'
+    words = {row.split(':')[0].split('.')[-1].strip() for row, *_ in AUDIO if not row.startswith(ours)}
+    assert [w for w in words if w not in text and w not in ('….config', 'scheduler', 'config of torch')] == []
 
 
 def test_the_page_of_the_video_chapter_has_every_field():

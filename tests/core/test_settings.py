@@ -116,6 +116,8 @@ def test_a_long_schedule_is_tried_quickly():
 
 # Nothing to train on
 
+TERMS = 'lambda_recon lambda_att_dyn entropy_weight attention_kl_weight diversity_weight reward_weight lambda_overshoot'
+
 
 @pytest.mark.parametrize(
     'name, said, message',
@@ -132,13 +134,7 @@ def test_a_long_schedule_is_tried_quickly():
         ),
         (
             'world',
-            [
-                'loss.beta.end=0',
-                *(
-                    f'loss.weights.{k}=0'
-                    for k in 'lambda_recon lambda_att_dyn entropy_weight attention_kl_weight diversity_weight reward_weight lambda_overshoot'.split()
-                ),
-            ],
+            ['loss.beta.end=0', *(f'loss.weights.{k}=0' for k in TERMS.split())],
             'There is nothing to train on',
         ),
         ('cvae', ['loss.lam_ml=0'], 'lam_ml=0'),
@@ -169,15 +165,10 @@ def test_arguments_of_lightning(said, message):
 
 
 def test_a_fraction_of_one_batch(tmp_path):
+    words = 'trainer.trainer.limit_val_batches=0.5 demo.clips=0 trainer.progress_bar=false'
+    cfg = compose('audio', words, smoke=True, run_dir=str(tmp_path / 'run'))
     with pytest.raises(BadInput, match='limit_val_batches=0.5: expected a fraction that leaves one of the 1 batches'):
-        experiment(
-            compose(
-                'audio',
-                'trainer.trainer.limit_val_batches=0.5 demo.clips=0 trainer.progress_bar=false',
-                smoke=True,
-                run_dir=str(tmp_path / 'run'),
-            )
-        ).fit()
+        experiment(cfg).fit()
 
 
 # One line for what has no effect
@@ -203,35 +194,18 @@ def test_keys_without_effect_are_told(capsys):
 def stored(tmp_path_factory):
     "A classifier of digits of width 4, under a name."
     place = tmp_path_factory.mktemp('classifiers')
-    cfg = compose(
-        'classifier',
-        'trainer.max_steps=5 trainer.progress_bar=false logger=csv model.width=4 trainer.scheduler.warmup_steps=0',
-        dataset='digits',
-        model_name='mine',
-        save_dir=str(place),
-        run_dir=str(place / 'run'),
-    )
-    experiment(cfg).fit()
+    words = 'dataset=digits model_name=mine model.width=4 trainer.max_steps=5 trainer.scheduler.warmup_steps=0'
+    words += ' trainer.progress_bar=false logger=csv'
+    experiment(compose('classifier', words, save_dir=str(place), run_dir=str(place / 'run'))).fit()
     return place
 
 
 def explaining(place, run_dir, *said, **more):
-    usual = [
-        s
-        for s in (
-            'classifier.model.width=4',
-            'classifier.trainer.max_steps=5',
-            'classifier.trainer.scheduler.warmup_steps=0',
-        )
-        if s.split('=')[0] not in [w.split('=')[0] for w in said]
-    ]
-    return experiment(
-        compose(
-            'cvae',
-            [*QUIET.split(), 'model.width=4', *usual, *said],
-            **dict(dataset='digits', model_name='mine', save_dir=str(place), run_dir=str(run_dir)) | more,
-        )
-    )
+    usual = 'model.width=4', 'trainer.max_steps=5', 'trainer.scheduler.warmup_steps=0'
+    named = {word.split('=')[0] for word in said}
+    words = [f'classifier.{word}' for word in usual if f'classifier.{word.split("=")[0]}' not in named]
+    given = dict(dataset='digits', model_name='mine', save_dir=str(place), run_dir=str(run_dir)) | more
+    return experiment(compose('cvae', [*QUIET.split(), 'model.width=4', *words, *said], **given))
 
 
 def test_the_stored_classifier_is_used(stored, tmp_path, capsys):
@@ -259,8 +233,7 @@ def test_another_stored_classifier_is_refused(stored, tmp_path, said, difference
 
 
 def test_another_training_of_it_is_told(stored, tmp_path, capsys):
-    explaining(
-        stored, tmp_path / 'run', 'classifier.trainer.max_steps=9', 'classifier.trainer.optimizer.lr=0.02'
-    ).black_box()
+    longer = 'classifier.trainer.max_steps=9', 'classifier.trainer.optimizer.lr=0.02'
+    explaining(stored, tmp_path / 'run', *longer).black_box()
     line = next(l for l in capsys.readouterr().out.splitlines() if 'classifier mine is used' in l)
     assert 'max_steps: 5, not 9' in line and 'optimizer.lr: 0.05, not 0.02' in line

@@ -1,4 +1,4 @@
-"The audio chapter's data where a lesson is not enough: formats, files that break half-way, processes that are killed, memory, the real recordings."
+"The audio chapter's data where a lesson is not enough: formats, broken files, killed processes, memory, real sounds."
 
 import json, os, signal, subprocess, sys, time
 
@@ -99,7 +99,10 @@ def test_changed_files_are_decoded_again(tmp_path, cache, capsys):
     for i in range(3):
         write_wav(root / f'{i}.wav', tone(1), 16000)
     first = load_sounds('audio_folder', root=root).seconds('train')
-    stamp = lambda: sorted((p.name, p.stat().st_mtime_ns) for p in cache.rglob('*'))
+
+    def stamp():
+        return sorted((p.name, p.stat().st_mtime_ns) for p in cache.rglob('*'))
+
     before = stamp()
     load_sounds('audio_folder', root=root, samples=100, seed=7)
     assert stamp() == before, 'another crop is the same array'
@@ -113,7 +116,7 @@ LOAD = '''
 import resource, sys
 from vaebook.data.audio import load_sounds
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-load_sounds('audio_folder', root=sys.argv[1], sample_rate=int(sys.argv[2]), channels=2)
+load_sounds('audio_folder', root=sys.argv[1], sample_rate=int(sys.argv[2]), channels=int(sys.argv[3]))
 print(peak())
 '''
 
@@ -130,7 +133,7 @@ def test_decoding_has_flat_memory(tmp_path):
                 for _ in range(seconds // 10):
                     write(x)
         (tmp_path / 'load.py').write_text(LOAD)
-        peaks.append(int(command('load.py', root, 44100, cwd=tmp_path).split()[-1]))
+        peaks.append(int(command('load.py', root, 44100, 2, cwd=tmp_path).split()[-1]))
     assert peaks[1] < 1.1 * peaks[0]
 
 
@@ -140,8 +143,9 @@ def test_killed_while_decoding(tmp_path, cache):
     root.mkdir()
     for i in range(20):
         write_wav(root / f'{i}.wav', x, 16000)
-    code = f"from vaebook.data.audio import load_sounds; load_sounds('audio_folder', root={str(root)!r}, sample_rate=44100)"
-    process = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.DEVNULL)
+    (tmp_path / 'load.py').write_text(LOAD)
+    line = [sys.executable, tmp_path / 'load.py', root, '44100', '1']
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 60
     while not list(cache.glob('.*/sound.npy')) and time.time() < deadline and process.poll() is None:
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"What the notebooks on data cannot show: damage at every place of a file, two processes at once, a cache that cannot be written, real data."
+"What the notebooks on data cannot show: damage anywhere in a file, two processes at once, locked caches, real data."
 
 import gzip, hashlib, os, random, struct, subprocess, sys, tarfile
 from pathlib import Path
@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import publish
 from vaebook.core import BadInput
 from vaebook.data import download, images
 from vaebook.data.batches import BatchOrder, batches
-from vaebook.data.download import DownloadError, Files, Source
+from vaebook.data.download import DownloadError, Files
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENTS = dict(images=bytes(range(200)) * 50, labels=b'\0\1' * 50)
@@ -28,11 +29,7 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setenv('VAEBOOK_CACHE', str(tmp_path / 'cache'))
     for k in 'VAEBOOK_DATA', 'VAEBOOK_OFFLINE':
         monkeypatch.delenv(k, raising=False)
-    monkeypatch.setitem(
-        download.SOURCES,
-        'tiny',
-        Source('Tiny', 'tests', 'none', 'https://example.org', (Files(DIGESTS, urls=(publisher.as_uri() + '/',)),)),
-    )
+    publish(monkeypatch, 'tiny', Files(DIGESTS, urls=(publisher.as_uri() + '/',)))
     return publisher
 
 
@@ -129,17 +126,7 @@ def test_archive_placed_by_hand(tiny, tmp_path, monkeypatch):
     with tarfile.open(own / 'all.tar.gz', 'w:gz') as tar:
         [tar.add(tiny / f'{n}.gz', f'../../{n}.gz') for n in CONTENTS]
     md5 = hashlib.md5((own / 'all.tar.gz').read_bytes()).hexdigest()
-    monkeypatch.setitem(
-        download.SOURCES,
-        'packed',
-        Source(
-            'Packed',
-            'tests',
-            'none',
-            'https://example.org',
-            (Files(DIGESTS, archives={'https://example.invalid/all.tar.gz': md5}),),
-        ),
-    )
+    publish(monkeypatch, 'packed', Files(DIGESTS, archives={'https://example.invalid/all.tar.gz': md5}))
     monkeypatch.setenv('VAEBOOK_DATA', str(tmp_path / 'own'))
     monkeypatch.setenv('VAEBOOK_OFFLINE', '1')
     assert download.fetch('packed') == tmp_path / 'cache' / 'data' / 'packed'
@@ -153,23 +140,10 @@ print(d.fetch('tiny'))
 '''
 
 
-def start(publisher, cache, **kwargs):
-    env = {
-        **os.environ,
-        'VAEBOOK_CACHE': str(cache),
-        'PYTHONPATH': str(ROOT),
-        'TQDM_DISABLE': '1',
-        'HOME': str(cache),
-        'OMP_NUM_THREADS': '1',
-    }
-    return subprocess.Popen(
-        [sys.executable, '-c', FETCH, repr(DIGESTS), publisher.as_uri() + '/'],
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **kwargs,
-    )
+def start(publisher, cache):
+    env = os.environ | dict(VAEBOOK_CACHE=str(cache), PYTHONPATH=str(ROOT), HOME=str(cache))
+    line = [sys.executable, '-c', FETCH, repr(DIGESTS), publisher.as_uri() + '/']
+    return subprocess.Popen(line, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 @pytest.mark.slow
@@ -231,23 +205,14 @@ def test_offline_error_is_the_manual(tiny, monkeypatch):
     monkeypatch.setenv('VAEBOOK_OFFLINE', '1')
     with pytest.raises(DownloadError) as e:
         download.fetch('fmnist')
-    for words in (
-        'Fashion-MNIST cannot be had',
-        '$VAEBOOK_DATA: not set',
-        'VAEBOOK_OFFLINE is set',
-        'train-images-idx3-ubyte',
-        'a folder named fmnist',
-    ):
+    tried = 'Fashion-MNIST cannot be had', '$VAEBOOK_DATA: not set', 'VAEBOOK_OFFLINE is set'
+    for words in (*tried, 'train-images-idx3-ubyte', 'a folder named fmnist'):
         assert words in str(e.value)
     assert 'http://fashion' not in str(e.value)
 
 
 def test_debian_failures_are_reasons(tiny, monkeypatch):
-    monkeypatch.setitem(
-        download.SOURCES,
-        'deb',
-        Source('Deb', 'tests', 'none', 'https://example.org', (Files(DIGESTS, debian='no-such-package'),)),
-    )
+    publish(monkeypatch, 'deb', Files(DIGESTS, debian='no-such-package'))
     monkeypatch.setattr(download.shutil, 'which', lambda name: None)
     with pytest.raises(DownloadError, match='no-such-package: this system has no apt-get'):
         download.fetch('deb')
@@ -265,15 +230,13 @@ def test_debian_failures_are_reasons(tiny, monkeypatch):
 def test_a_package_is_read_without_dpkg(tiny, tmp_path, monkeypatch):
     with tarfile.open(tmp_path / 'data.tar.xz', 'w:xz') as tar:
         [tar.add(tiny / f'{n}.gz', f'./usr/share/{n}.gz') for n in CONTENTS]
-    members = {
-        'debian-binary': b'2.0\n',
-        'control.tar.xz': b'odd',
-        'data.tar.xz': (tmp_path / 'data.tar.xz').read_bytes(),
-    }
-    head = lambda n, b: f'{n:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(b):<10}`\n'.encode()
-    (tmp_path / 'x.deb').write_bytes(
-        b'!<arch>\n' + b''.join(head(n, b) + b + b'\n' * (len(b) % 2) for n, b in members.items())
-    )
+    packed = (tmp_path / 'data.tar.xz').read_bytes()
+    members = {'debian-binary': b'2.0\n', 'control.tar.xz': b'odd', 'data.tar.xz': packed}
+    deb = b'!<arch>\n'
+    for name, content in members.items():
+        deb += f'{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n'.encode()
+        deb += content + b'\n' * (len(content) % 2)
+    (tmp_path / 'x.deb').write_bytes(deb)
     monkeypatch.setattr(download.shutil, 'which', lambda name: None)
     download._extract_data_tar(tmp_path / 'x.deb', tmp_path / 'out.tar')
     download._from_tar(tmp_path / 'out.tar', Files(DIGESTS), tmp_path / 'got')
@@ -321,8 +284,10 @@ def test_the_check_of_shapes_compiles():
     from vaebook.models import CNN, CVAE
 
     model, judge = CVAE(width=4), CNN(3, width=4).eval()
-    compiled = torch.compile(
-        lambda x: judge(model.decode(model.encode(x).z)), backend='eager', fullgraph=True, dynamic=True
-    )
+
+    def verdict(x):
+        return judge(model.decode(model.encode(x).z))
+
+    compiled = torch.compile(verdict, backend='eager', fullgraph=True, dynamic=True)
     for x in torch.rand(4, 1, 28, 28), torch.rand(5, 1, 28, 28):
-        assert torch.equal(compiled(x), judge(model.decode(model.encode(x).z)))
+        assert torch.equal(compiled(x), verdict(x))

@@ -27,11 +27,9 @@ def whole(tmp_path_factory):
 
 def test_the_file_says_how_it_was_made(whole):
     _, attrs = content(whole)
-    assert attrs['action_convention'] == 'after' and attrs['repeat'] == 4 and json.loads(attrs['plan'])['steps'] == 8
-    assert (
-        set(json.loads(attrs['versions'])) == {'dm-control', 'mujoco'}
-        and json.loads(attrs['quality'])['offsamples'] == 0
-    )
+    plan, versions, quality = (json.loads(attrs[k]) for k in ('plan', 'versions', 'quality'))
+    assert attrs['action_convention'] == 'after' and attrs['repeat'] == 4 and plan['steps'] == 8
+    assert set(versions) == {'dm-control', 'mujoco'} and quality['offsamples'] == 0
     assert not whole.with_name('a.h5.parts').exists()
 
 
@@ -41,21 +39,23 @@ def test_a_killed_collection_goes_on(whole, tmp_path, monkeypatch):
     path = tmp_path / 'b.h5'
     code = f'from vaebook.data.dmc_collect import collect; collect(**{SMALL!r}, workers=2, path={str(path)!r})'
     process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    parts, deadline = (
-        lambda: [p for p in tmp_path.glob('b.h5.parts/*/*.npz') if not p.name.startswith('.')],
-        time.time() + 120,
-    )
+    deadline = time.time() + 120
+
+    def parts():
+        return [p for p in tmp_path.glob('b.h5.parts/*/*.npz') if not p.name.startswith('.')]
+
     while not parts() and not path.exists() and time.time() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept, asked, share_out = {int(p.stem) for p in parts()}, [], dmc_collect._share_out
     assert kept and not path.exists()
-    monkeypatch.setattr(
-        dmc_collect,
-        '_share_out',
-        lambda plan, folder, missing, workers: (asked.extend(missing), share_out(plan, folder, missing, workers)),
-    )
+
+    def watched(plan, folder, missing, workers):
+        asked.extend(missing)
+        share_out(plan, folder, missing, workers)
+
+    monkeypatch.setattr(dmc_collect, '_share_out', watched)
     collect(**SMALL, workers=1, path=path)
     assert kept.isdisjoint(asked)
     a, b = content(whole)[0], content(path)[0]
@@ -72,9 +72,8 @@ def test_what_is_there_is_used(whole):
 def test_a_body_is_not_painted_over():
     plan = dmc_collect.make_plan('cartpole-swingup', 1, 3, 4, 32, 'random', 'static', 1.0, 0)
     made = dmc_collect.suite_simulator('cartpole-swingup')
-    noisy, plain = (
-        dmc_collect._episode(made, plan | dict(distractor=d), 0)['observations'].astype(int) for d in ('static', 'none')
-    )
+    films = [dmc_collect._episode(made, plan | dict(distractor=d), 0) for d in ('static', 'none')]
+    noisy, plain = (film['observations'].astype(int) for film in films)
     body = plain[:, 0] > plain[:, 2] + 20
     assert 0 < body.mean() < 0.1
     gap = abs(noisy - plain).mean(1)
@@ -85,10 +84,9 @@ def test_a_body_is_not_painted_over():
 
 @pytest.mark.slow
 def test_a_process_that_fails_says_why(tmp_path):
+    plan = dmc_collect.make_plan('cartpole-swingpu', 1, 2, 1, 32, 'random', 'none', 0.0, 0)
     with pytest.raises(RuntimeError, match='cartpole-swingpu'):
-        dmc_collect._share_out(
-            dmc_collect.make_plan('cartpole-swingpu', 1, 2, 1, 32, 'random', 'none', 0.0, 0), tmp_path, [0], 2
-        )
+        dmc_collect._share_out(plan, tmp_path, [0], 2)
 
 
 def test_no_library_that_draws(monkeypatch):
@@ -99,23 +97,8 @@ def test_no_library_that_draws(monkeypatch):
 
 @pytest.mark.slow
 def test_command(tmp_path, capsys):
-    out = command(
-        '-m',
-        'vaebook.cli.main',
-        'data',
-        'dmc',
-        '--episodes',
-        1,
-        '--steps',
-        4,
-        '--level',
-        'random',
-        '--workers',
-        1,
-        '--out',
-        tmp_path,
-        cwd=tmp_path,
-    )
+    line = '-m vaebook.cli.main data dmc --episodes 1 --steps 4 --level random --workers 1'
+    out = command(*line.split(), '--out', tmp_path, cwd=tmp_path)
     assert out.strip().splitlines()[-1].endswith('.h5') and len(list(tmp_path.glob('*.h5'))) == 1
     for given, code, says in ('--help', 0, '--distractor'), ('--level=expert', 2, 'one of random, medium, mixed'):
         with pytest.raises(SystemExit) as e:

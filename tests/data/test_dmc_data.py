@@ -1,4 +1,4 @@
-"The episodes of the world chapter where a lesson is not enough: every format there and back, actions off by one, broken files, workers, memory."
+"The world chapter's episodes where a lesson is not enough: formats there and back, broken files, workers, memory."
 
 import io, os, pickle, struct, subprocess, sys, zlib
 
@@ -21,7 +21,14 @@ FILMS = [
     Episode(*(getattr(e, k)[:n] for k in ('observations', 'actions', 'rewards')), np.arange(n) == n - 1, e.name)
     for e, n in zip(FILMS, LENGTHS)
 ]
-hwc = lambda e: e.observations.transpose(0, 2, 3, 1)
+
+
+def chw(e):
+    return e.observations
+
+
+def hwc(e):
+    return e.observations.transpose(0, 2, 3, 1)
 
 
 def led(e):
@@ -58,7 +65,8 @@ def bytes_list(values):
 def picture(x, kind):
     if kind in ('raw', 'zlib'):
         return x.tobytes() if kind == 'raw' else zlib.compress(x.tobytes())
-    Image.fromarray(x).save(out := io.BytesIO(), kind, **(dict(quality=100, subsampling=0) if kind == 'JPEG' else {}))
+    fine = dict(quality=100, subsampling=0) if kind == 'JPEG' else {}
+    Image.fromarray(x).save(out := io.BytesIO(), kind, **fine)
     return out.getvalue()
 
 
@@ -66,11 +74,10 @@ def tfrecord(path, episodes, kind='zlib', floats=False):
     "A shard as TFDS writes it; floats: the actions are one list of float32 and not packed float64."
     with open(path, 'wb') as f:
         for e in episodes:
-            actions = (
-                block(2, block(1, e.actions.astype('<f4').tobytes()))
-                if floats
-                else bytes_list([zlib.compress(a.astype('<f8').tobytes()) for a in e.actions])
-            )
+            if floats:
+                actions = block(2, block(1, e.actions.astype('<f4').tobytes()))
+            else:
+                actions = bytes_list([zlib.compress(a.astype('<f8').tobytes()) for a in e.actions])
             first = bytes([1] + [0] * (len(e) - 1))
             lists = {
                 'observation/pixels': bytes_list([picture(x, kind) for x in hwc(e)]),
@@ -111,17 +118,22 @@ def shard(episodes):
 
 SAME = [e for e in FILMS if len(e) == 20]
 STACKED = {k: np.stack([as_dict(e)[k] for e in SAME]) for k in as_dict(SAME[0])}
-each = lambda write: lambda folder: [write(folder, i, e) for i, e in enumerate(FILMS)]
+SEED = 'observation_pixels', 'action', 'reward', 'done'
+SEED_LAST = 'pixels', 'action', 'reward', 'is_last'
+
+
+def each(write):
+    return lambda folder: [write(folder, i, e) for i, e in enumerate(FILMS)]
+
+
+def shard_of(kind):
+    return lambda d: tfrecord(d / 'dmc_vb-train.tfrecord-00000-of-00001', FILMS, kind, floats=kind == 'raw')
+
+
 WRITERS = dict(
     ours=lambda d: write_episodes(d / 'a.h5', FILMS),
-    seed=each(
-        lambda d, i, e: to_h5(d / f'{i}.hdf5', as_dict(e, hwc, ('observation_pixels', 'action', 'reward', 'done')))
-    ),
-    seed_last=each(
-        lambda d, i, e: to_h5(
-            d / f'{i}.h5', as_dict(e, lambda e: e.observations, ('pixels', 'action', 'reward', 'is_last'))
-        )
-    ),
+    seed=each(lambda d, i, e: to_h5(d / f'{i}.hdf5', as_dict(e, hwc, SEED))),
+    seed_last=each(lambda d, i, e: to_h5(d / f'{i}.h5', as_dict(e, chw, SEED_LAST))),
     plural=each(lambda d, i, e: to_h5(d / f'{i}.h5', as_dict(e))),
     stacked=lambda d: np.savez_compressed(d / 'a.npz', **STACKED),
     dreamer=each(lambda d, i, e: np.savez_compressed(d / f'{i}.npz', **dreamer(e))),
@@ -132,12 +144,7 @@ WRITERS = dict(
     torch_stacked=lambda d: torch.save({k: torch.from_numpy(v) for k, v in STACKED.items()}, d / 'a.pt'),
     pickled=each(lambda d, i, e: (d / f'{i}.pkl').write_bytes(pickle.dumps(tensors(e)))),
     pickled_numpy=lambda d: (d / 'a.pickle').write_bytes(pickle.dumps([as_dict(e) for e in FILMS], protocol=4)),
-    **{
-        f'tfrecord_{k}': lambda d, k=k: tfrecord(
-            d / 'dmc_vb-train.tfrecord-00000-of-00001', FILMS, k, floats=k == 'raw'
-        )
-        for k in ('zlib', 'raw', 'PNG', 'JPEG')
-    },
+    **{f'tfrecord_{kind}': shard_of(kind) for kind in ('zlib', 'raw', 'PNG', 'JPEG')},
 )
 
 
@@ -150,21 +157,17 @@ def test_there_and_back(tmp_path, form):
     assert len(data) == sum(len(e) - T + 1 for e in films)
     before = form in ('dreamer', 'drq')
     for i, (e, a) in enumerate((e, a) for e in films for a in range(len(e) - T + 1)):
-        item, actions = data[i], e.actions[a : a + T].copy()
-        rewards = (
-            np.append(0, e.rewards[:-1]).astype(np.float32) if 'record' in form.lower() else e.rewards
-        )  # RLDS: a row's reward is that of its action
+        item, actions, rewards = data[i], e.actions[a : a + T].copy(), e.rewards
+        if 'record' in form:  # RLDS: a row's reward is that of its action
+            rewards = np.append(0, rewards[:-1]).astype(np.float32)
         if before and a + T == len(e):
             actions[-1] = 0  # nobody knows what came after the last frame
         assert [item[k].dtype for k in item] == [torch.uint8, torch.float32, torch.float32, torch.bool]
-        assert np.abs(item['observations'].numpy().astype(int) - e.observations[a : a + T]).max() <= (
-            24 if 'JPEG' in form else 0
-        )
-        assert (
-            np.array_equal(item['actions'], actions)
-            and np.array_equal(item['rewards'], rewards[a : a + T])
-            and np.array_equal(item['dones'], e.dones[a : a + T])
-        )
+        error = np.abs(item['observations'].numpy().astype(int) - e.observations[a : a + T]).max()
+        assert error <= (24 if 'JPEG' in form else 0)
+        assert np.array_equal(item['actions'], actions)
+        assert np.array_equal(item['rewards'], rewards[a : a + T])
+        assert np.array_equal(item['dones'], e.dones[a : a + T])
 
 
 def test_convention_can_be_said(tmp_path):
@@ -230,10 +233,8 @@ def test_loaders(tmp_path):
     plain = list(DataLoader(data, batch_size=8, num_workers=2))
     assert sum(len(b['dones']) for b in plain) == len(data)
     for i, (b, c) in enumerate(zip(plain, sequential(data, 8, num_workers=2))):
-        assert all(
-            torch.equal(b[k], c[k]) and torch.equal(b[k], data[torch.arange(8 * i, min(8 * i + 8, len(data)))][k])
-            for k in b
-        )
+        at_once = data[torch.arange(8 * i, min(8 * i + 8, len(data)))]
+        assert all(torch.equal(b[k], c[k]) and torch.equal(b[k], at_once[k]) for k in b)
     one, two = (next(iter(batches(data, 4, seed=3, num_workers=n)))['actions'] for n in (0, 2))
     assert torch.equal(one, two)
 
@@ -252,9 +253,8 @@ def test_sizes(tmp_path):
     for env, films in dict(pendulum_64=big, pendulum_16=FILMS).items():
         write_episodes(tmp_path / env / 'a.h5', films)
     small = DMCVBDataset(tmp_path, 4, environment='pendulum_64', image_size=32)[0]['observations'].float()
-    mean = (
-        torch.from_numpy(big[0].observations[:4]).float().unflatten(-1, (32, 2)).unflatten(-3, (32, 2)).mean((-1, -3))
-    )
+    pixels = torch.from_numpy(big[0].observations[:4]).float()
+    mean = pixels.unflatten(-1, (32, 2)).unflatten(-3, (32, 2)).mean((-1, -3))
     assert small.shape == (4, 3, 32, 32) and (small - mean).abs().mean() < 2
     with pytest.raises(BadInput, match='pendulum_16'):
         DMCVBDataset(tmp_path, 4, environment='pendulum_17')
@@ -329,23 +329,16 @@ for folder in sys.argv[1:]:
 def test_memory_is_flat(tmp_path):
     "After some episodes, four times as many take no more memory: not a fifth of what they would fill."
     noise = np.random.default_rng(0).integers(0, 256, (128, 3, 64, 64), dtype=np.uint8)
-    films = [
-        Episode(noise, np.zeros((128, 1), np.float32), np.zeros(128, np.float32), np.arange(128) == 127, f'{i}')
-        for i in range(24)
-    ]
+    still = np.zeros((128, 1), np.float32), np.zeros(128, np.float32), np.arange(128) == 127
+    films = [Episode(noise, *still, f'{i}') for i in range(24)]
     for form, write in dict(h5=write_episodes, tfrecord=quick).items():
         for n in (6, 24):
             (tmp_path / f'{form}{n}').mkdir()
             write(tmp_path / f'{form}{n}' / f'a.{form}', films[:n])
     folders = [tmp_path / f for f in ('h56', 'h524', 'tfrecord6', 'tfrecord24')]
-    peak = list(
-        map(
-            int,
-            subprocess.run(
-                [sys.executable, '-c', PEAK, *folders], stdout=subprocess.PIPE, text=True, check=True, timeout=120
-            ).stdout.split(),
-        )
-    )
+    line = [sys.executable, '-c', PEAK, *folders]
+    printed = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True, timeout=120).stdout
+    peak = [int(kilobytes) for kilobytes in printed.split()]
     for few, many in (peak[:2], peak[2:]):
         assert many - few < 18 * noise.nbytes / 1024 / 5, peak
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import publish
 from hostility import attempt, mutations
 from vaebook.core import files
 from vaebook.core import BadInput, read_json, read_settings
 from vaebook.data import download, images
-from vaebook.data.download import DownloadError, Files, Source
+from vaebook.data.download import DownloadError, Files
 
 
 class Spy:
@@ -41,25 +42,29 @@ def hostile(place) -> dict:
     from vaebook.losses.perceptual import read_tensors
     from vaebook.trainers.callbacks import read_checkpoint
 
-    film, episodes = (
-        dict(observations=np.zeros((9, 3, 8, 8), 'u1'), actions=np.zeros((9, 1), 'f4'), rewards=np.zeros(9, 'f4')),
-        lambda path: DMCVBDataset(path, 5)[0],
-    )
+    film = dict(observations=np.zeros((9, 3, 8, 8), 'u1'), actions=np.zeros((9, 1), 'f4'), rewards=np.zeros(9, 'f4'))
+
+    def episodes(path):
+        return DMCVBDataset(path, 5)[0]
 
     def objects(path):
         np.savez(path, **film | dict(actions=np.array([Spy(place)] * 9, object), lengths=np.array([9])))
 
     def bomb(path):
-        np.savez_compressed(
-            path, **film | dict(observations=np.zeros((9, 3, 1 << 9, 1 << 9), 'u1'), lengths=np.array([9]))
-        )
+        large = np.zeros((9, 3, 1 << 9, 1 << 9), 'u1')
+        np.savez_compressed(path, **film | dict(observations=large, lengths=np.array([9])))
 
     def h5_bomb(path):
         with pytest.importorskip('h5py').File(path, 'w') as f:
             for k, v in film.items():
-                f.create_dataset(
-                    k, data=v, maxshape=(None, *v.shape[1:]), chunks=(1 << 22, *v.shape[1:]) if k == 'rewards' else None
-                )
+                chunks = (1 << 22, *v.shape[1:]) if k == 'rewards' else None
+                f.create_dataset(k, data=v, maxshape=(None, *v.shape[1:]), chunks=chunks)
+
+    def laughs(path):
+        "A billion of them: each line holds four of the line above."
+        lines = ['a0: &a0 [1, 1]']
+        lines += [f'a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}, *a{i - 1}]' for i in range(1, 20)]
+        path.write_text('\n'.join(lines))
 
     return dict(
         pickle=(lambda p: p.write_bytes(pickle.dumps(film | dict(x=Spy(place)))), episodes),
@@ -75,15 +80,7 @@ def hostile(place) -> dict:
         bomb_gz=(lambda p: p.write_bytes(gzip.compress(bytes(2 << 20))), images.read_idx),
         bomb_h5=(h5_bomb, episodes),
         yaml=(lambda p: p.write_text(f'a: !!python/object/apply:os.mkdir ["{place}"]'), read_settings),
-        laughs=(
-            lambda p: p.write_text(
-                '\n'.join(
-                    ['a0: &a0 [1, 1]']
-                    + [f'a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}, *a{i - 1}]' for i in range(1, 20)]
-                )
-            ),
-            read_settings,
-        ),
+        laughs=(laughs, read_settings),
         environment=(lambda p: p.write_text('a: ${oc.env:HOME}'), read_settings),
         deep=(lambda p: p.write_text('{"a": ' + '[' * 99_999), read_json),
     )
@@ -97,9 +94,8 @@ def test_harm(name, tmp_path, monkeypatch):
     write, read = hostile(tmp_path / 'made')[name]
     path = tmp_path / 'a.npz'
     write(path)
-    assert [fate for _, fate in attempt(read, path, [(name, path.read_bytes())], seconds=5)] == ['refused'] and not (
-        tmp_path / 'made'
-    ).exists()
+    assert [fate for _, fate in attempt(read, path, [(name, path.read_bytes())], seconds=5)] == ['refused']
+    assert not (tmp_path / 'made').exists()
 
 
 def test_safetensors_headers(tmp_path):
@@ -116,7 +112,8 @@ def test_safetensors_headers(tmp_path):
         text = json.dumps(head | {first: head[first] | new}).encode()
         return struct.pack('<Q', len(text)) + text + body
 
-    cases = {f'{size}': struct.pack('<Q', size) + data[8:] for size in (0, 1, 2**31, 2**63, 2**64 - 1)} | dict(
+    cases = {f'{size}': struct.pack('<Q', size) + data[8:] for size in (0, 1, 2**31, 2**63, 2**64 - 1)}
+    cases |= dict(
         overlap=forged(data_offsets=head[second]['data_offsets']),
         outside=forged(data_offsets=[0, 10**12]),
         kind=forged(dtype='I64'),
@@ -126,9 +123,8 @@ def test_safetensors_headers(tmp_path):
         negative=forged(shape=[-1]),
         empty=b'',
     )
-    assert {
-        what: fate for what, fate in attempt(lambda p: CVAE.from_pretrained(tmp_path), path, cases.items())
-    } == dict.fromkeys(cases, 'refused')
+    fates = dict(attempt(lambda p: CVAE.from_pretrained(tmp_path), path, cases.items()))
+    assert fates == dict.fromkeys(cases, 'refused')
 
 
 def archive(path, members):
@@ -146,16 +142,14 @@ def member(name, size=0, **what):
 
 
 def test_archives_write_nowhere_else(tmp_path, monkeypatch):
-    "Members that climb, links, devices and doubles: what is wanted lands under its own name, in its folder, or nothing does."
+    "Of members that climb, links, devices and doubles, only what is wanted lands, under its name and in its folder."
     monkeypatch.setenv('VAEBOOK_CACHE', str(tmp_path / 'cache'))
     want = Files(dict(a=download.hashlib.md5(b'right').hexdigest()))
     (tmp_path / 'secret').write_text('secret')
     archive(tmp_path / 'x.tar', [(member('../../a', 5), b'right'), (member('/etc/a2', 5), b'wrong')])
     download._from_tar(tmp_path / 'x.tar', want, tmp_path / 'out/here')
-    assert [p.relative_to(tmp_path).as_posix() for p in sorted((tmp_path / 'out').rglob('*'))] == [
-        'out/here',
-        'out/here/a',
-    ]
+    made = [p.relative_to(tmp_path).as_posix() for p in sorted((tmp_path / 'out').rglob('*'))]
+    assert made == ['out/here', 'out/here/a']
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE):
         archive(tmp_path / 'y.tar', [(member('a', type=kind, linkname=str(tmp_path / 'secret')), b'')])
         download._from_tar(tmp_path / 'y.tar', want, tmp_path / 'linked')
@@ -165,10 +159,8 @@ def test_archives_write_nowhere_else(tmp_path, monkeypatch):
     download._from_zip(tmp_path / 'x.whl', want, tmp_path / 'zipped')
     assert [p.name for p in (tmp_path / 'zipped').iterdir()] == ['a']
     tree = download.Tree('.txt', 1, '0' * 64, 'in/')
-    archive(
-        tmp_path / 'z.tar',
-        [(member('in/../../b.txt', 1), b'x'), (member('in/c.txt', type=tarfile.SYMTYPE, linkname='/etc/passwd'), b'')],
-    )
+    link = member('in/c.txt', type=tarfile.SYMTYPE, linkname='/etc/passwd')
+    archive(tmp_path / 'z.tar', [(member('in/../../b.txt', 1), b'x'), (link, b'')])
     with pytest.raises(BadInput, match='it has 0'):
         download._extract_tree(tmp_path / 'z.tar', tree, tmp_path / 'planted')
     assert not (tmp_path / 'planted').exists() and not (tmp_path / 'b.txt').exists()
@@ -199,17 +191,7 @@ def test_archives_that_are_damaged(tmp_path, monkeypatch):
     (tmp_path / 'own/packed').mkdir(parents=True)
     for what, broken in mutations(data.getvalue(), 60):
         md5 = download.hashlib.md5(broken).hexdigest()
-        monkeypatch.setitem(
-            download.SOURCES,
-            'packed',
-            Source(
-                'Packed',
-                'tests',
-                'none',
-                'https://example.org',
-                (Files(dict(a='0' * 32), archives={'https://example.invalid/all.tar.gz': md5}),),
-            ),
-        )
+        publish(monkeypatch, 'packed', Files(dict(a='0' * 32), archives={'https://example.invalid/all.tar.gz': md5}))
         (tmp_path / 'own/packed/all.tar.gz').write_bytes(broken)
         with pytest.raises(DownloadError, match='Packed cannot be had'):
             download.fetch('packed')

@@ -1,11 +1,11 @@
-"Loaders of the user's own (`dataset.module`): the same batches in every process, after a kill, and whatever the model draws."
+"Loaders of the user's own (`dataset.module`): the same batches in every process, after a kill, for any model."
 
-import os, subprocess, sys
+import subprocess, sys
 
 import pytest
 import torch
 
-from helpers import command, metrics
+from helpers import metrics, torchrun
 from vaebook.core.config import compose
 from vaebook.data.own_loaders import IsolatedRNG, from_module
 from vaebook.models import FSQVQVAE
@@ -41,21 +41,21 @@ assert all(mine), 'a process had no sample'
 parts = [None] * size
 dist.all_gather_object(parts, mine)
 seen = [sorted(sum(step, [])) for step in zip(*parts)]
-if rank == 0: print(len(seen), len({x for step in seen for x in step}), all(len(set(step)) == len(step) for step in seen), seen)
+if rank == 0:
+    samples = {x for step in seen for x in step}
+    once = all(len(set(step)) == len(step) for step in seen)
+    print(len(seen), len(samples), once, seen)
 dist.destroy_process_group()
 '''
 
-BROKEN = SHUFFLED.replace('walks[:33], True)', 'walks[:33], True).dataset and Broken()').replace(
-    'def prepare',
-    '''
+FAILS = '''
 class Broken:
     def __len__(self): return 5
     def __iter__(self):
         yield torch.zeros(4, 8, 3)
         raise OSError('the disk is gone')
-
-def prepare''',
-)
+'''
+BROKEN = FAILS + SHUFFLED.replace('loader(walks[:33], True)', 'Broken()')
 
 
 def module(folder, source):
@@ -66,25 +66,15 @@ def module(folder, source):
 def together(folder, code, *arguments):
     "The end of a script in two processes: (exit code, what it printed)."
     (folder / 'script.py').write_text(code)
-    line = [
-        sys.executable,
-        '-m',
-        'torch.distributed.run',
-        '--standalone',
-        '--nproc-per-node=2',
-        'script.py',
-        *map(str, arguments),
-    ]
-    done = subprocess.run(
-        line, cwd=folder, capture_output=True, text=True, timeout=240, env=os.environ | dict(OMP_NUM_THREADS='1')
-    )
+    line = [sys.executable, *'-m torch.distributed.run --standalone --nproc-per-node=2 script.py'.split(), *arguments]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=240)
     return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('source', [SHUFFLED, UNSEEDED], ids=['seeded', 'seeded by the clock'])
 def test_two_processes_share_each_epoch(source, tmp_path):
-    "In every epoch each sample is seen once, by one process; the last batch, one sample for two processes, is passed over."
+    "Each epoch shows a sample once, to one process; the last batch, one sample for two processes, is passed over."
     code, words = together(tmp_path, GATHER, module(tmp_path, source))
     assert code == 0, words[-3000:]
     steps, samples, once, rest = words.strip().split('\n')[0].split(' ', 3)
@@ -128,35 +118,21 @@ def test_random_numbers_outside_stay(tmp_path):
 def test_resumed_and_in_two_processes(tmp_path):
     "Stopped and gone on with, or in two processes of half the batch: the weights of the unbroken run of one."
     path = module(tmp_path, SHUFFLED.replace('44', '43').replace('33', '32'))
-    few = f'dataset.module={path} model.hidden_dim=16 model.augment=0 model.code_norm=none trainer.val_every_n_steps=6 trainer.scheduler.name=constant trainer.scheduler.warmup_steps=0 trainer.progress_bar=false logger=csv trainer.accelerator=cpu'
-    run = lambda name, steps, **more: train(
-        compose(
-            'latent_actions',
-            f'{few} trainer.batch_size=8 trainer.max_steps={steps}',
-            run_dir=str(tmp_path / name),
-            **more,
-        )
-    )
+    few = f'dataset.module={path} model.hidden_dim=16 model.augment=0 model.code_norm=none logger=csv '
+    few += 'trainer.val_every_n_steps=6 trainer.scheduler.name=constant trainer.scheduler.warmup_steps=0 '
+    few += 'trainer.progress_bar=false trainer.accelerator=cpu'
+
+    def run(name, steps):
+        words = f'{few} trainer.batch_size=8 trainer.max_steps={steps}'
+        train(compose('latent_actions', words, run_dir=str(tmp_path / name)))
+
     run('whole', 18)
     run('cut', 12)
     train(compose('latent_actions', 'trainer.max_steps=18', resume=str(tmp_path / 'cut')))
-    line = (
-        '-m',
-        'torch.distributed.run',
-        '--standalone',
-        '--nproc-per-node=2',
-        '-m',
-        'vaebook.train',
-        'recipe=latent_actions',
-        'run_dir=two',
-        'trainer.batch_size=4',
-        'trainer.max_steps=18',
-    )
-    command(*line, *few.split(), cwd=tmp_path, env=dict(OMP_NUM_THREADS='1'))
-    whole, cut, two = (
-        FSQVQVAE.from_pretrained(tmp_path / name / 'model').state_dict() for name in ('whole', 'cut', 'two')
-    )
-    assert all(torch.equal(whole[k], cut[k]) for k in whole) and metrics(tmp_path / 'whole') == metrics(
-        tmp_path / 'cut'
-    )
+    line = '-m vaebook.train recipe=latent_actions run_dir=two trainer.batch_size=4 trainer.max_steps=18'
+    torchrun(*line.split(), *few.split(), cwd=tmp_path)
+    models = [FSQVQVAE.from_pretrained(tmp_path / name / 'model') for name in ('whole', 'cut', 'two')]
+    whole, cut, two = (model.state_dict() for model in models)
+    assert all(torch.equal(whole[k], cut[k]) for k in whole)
+    assert metrics(tmp_path / 'whole') == metrics(tmp_path / 'cut')
     assert all(torch.allclose(whole[k].float(), two[k].float(), atol=1e-5) for k in whole)

@@ -1,4 +1,4 @@
-"The action chapter as a user meets it: the seed's command lines, two engines, several processes, killed runs, other people's loaders."
+"The action chapter as a user meets it: the seed's command lines, engines, processes, killed runs, foreign loaders."
 
 import json, os, subprocess, sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import command, follows_golden, killed, measured, metrics, said, weights
+from helpers import command, follows_golden, killed, measured, metrics, papermill, pictures, said, torchrun, weights
 from vaebook.core.config import compose
 from vaebook.core import BadInput
 from vaebook.models import ActionTokenizer, FSQVQVAE
@@ -30,23 +30,14 @@ def first(tmp_path_factory):
 
 
 def test_run_folder(first):
-    assert {
-        'rmse',
-        'rmse/reach',
-        'rmse/stack',
-        'bits_per_chunk',
-        'effective_bits',
-        'perplexity',
-        'dead_positions',
-    } <= set(metrics(first))
-    assert {p.name for p in (first / 'checkpoints').iterdir()} == {'best_step_60', 'final_step_60', 'last.ckpt'}
-    assert {'config.json', 'model.safetensors', 'pytorch_model.bin'} == {
-        p.name for p in (first / 'checkpoints/best_step_60').iterdir()
-    }
-    assert (
-        Path(os.environ['LAST_VAL_FIG']) == first / 'figures/val_metrics_step_60.png'
-        and Path(os.environ['LAST_VAL_FIG']).stat().st_size > 1000
-    )
+    numbers = 'rmse rmse/reach rmse/stack bits_per_chunk effective_bits perplexity dead_positions'
+    assert set(numbers.split()) <= set(metrics(first))
+    kept = first / 'checkpoints'
+    assert {p.name for p in kept.iterdir()} == {'best_step_60', 'final_step_60', 'last.ckpt'}
+    best = {p.name for p in (kept / 'best_step_60').iterdir()}
+    assert best == {'config.json', 'model.safetensors', 'pytorch_model.bin'}
+    figure = Path(os.environ['LAST_VAL_FIG'])
+    assert figure == first / 'figures/val_metrics_step_60.png' and figure.stat().st_size > 1000
 
 
 def test_golden_curve(first):
@@ -55,9 +46,8 @@ def test_golden_curve(first):
 
 def test_checkpoints_load(first):
     "Each checkpoint is a model and a tokenizer; the state dict is plain."
-    models = [
-        FSQVQVAE.from_pretrained(first / f) for f in ('model', 'checkpoints/best_step_60', 'checkpoints/final_step_60')
-    ]
+    folders = 'model', 'checkpoints/best_step_60', 'checkpoints/final_step_60'
+    models = [FSQVQVAE.from_pretrained(first / folder) for folder in folders]
     x = torch.rand(50, 32, 4) * 2 - 1
     ids = [ActionTokenizer(m).encode(x) for m in models]
     assert torch.equal(ids[0], ids[2])
@@ -87,75 +77,23 @@ def test_two_engines_are_one(first, tmp_path):
 
 @pytest.mark.slow
 def test_papermill_door(first, tmp_path):
-    notebook = Path(__file__).resolve().parents[2] / 'nbs/train_latent_actions.ipynb'
-    command(
-        '-m',
-        'papermill',
-        notebook,
-        'out.ipynb',
-        '--no-progress-bar',
-        '-p',
-        'smoke',
-        'True',
-        '-p',
-        'run_dir',
-        'run',
-        '-p',
-        'logger',
-        'csv',
-        cwd=tmp_path,
-    )
+    papermill('train_latent_actions', tmp_path, smoke=True, run_dir='run', logger='csv')
     assert metrics(tmp_path / 'run') == metrics(first)
-    shown = sum(
-        'image/png' in o.get('data', {})
-        for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells']
-        for o in c.get('outputs', [])
-    )
-    assert shown >= 5
+    assert pictures(tmp_path / 'out.ipynb') >= 5
 
 
 @pytest.mark.slow
 def test_the_seeds_command_lines(tmp_path):
     "Both lines of the origin's README, made small at their end; a transformer key selects the transformer."
-    small = ['smoke=true', 'run_dir=run', *QUIET.split()[:1]]
-    said(
-        'recipe=latent_actions',
-        'trainer.num_steps=20000',
-        'dataset.batch_size=256',
-        'model.latent_dim=512',
-        'trainer.max_val_batches=1',
-        '--cfg',
-        'job',
-        cwd=tmp_path,
-    )
-    command(
-        '-m',
-        'vaebook.train',
-        'recipe=latent_actions',
-        'trainer.num_steps=2',
-        'dataset.batch_size=256',
-        'model.latent_dim=512',
-        'model.hidden_dim=32',
-        *small,
-        cwd=tmp_path,
-    )
+    first = 'recipe=latent_actions trainer.num_steps={} dataset.batch_size=256 model.latent_dim=512'
+    said(*first.format(20_000).split(), 'trainer.max_val_batches=1', '--cfg', 'job', cwd=tmp_path)
+    small = 'model.hidden_dim=32 smoke=true run_dir=run trainer.progress_bar=false'
+    command('-m', 'vaebook.train', *first.format(2).split(), *small.split(), cwd=tmp_path)
     assert json.loads((tmp_path / 'run/model/config.json').read_text())['config']['latent_dim'] == 512
     assert any('qkv' in k for k in FSQVQVAE.from_pretrained(tmp_path / 'run/model').state_dict())
-    second = [
-        'model.latent_dim=384',
-        'model.num_encoder_layers=6',
-        'model.num_decoder_layers=6',
-        'model.fsq_levels=[9,9,9,9]',
-    ]
-    said(
-        *second,
-        'model.hidden_dim=32',
-        'trainer.num_steps=2',
-        'smoke=true',
-        'run_dir=second',
-        'clearml.enable=false',
-        cwd=tmp_path,
-    )
+    second = 'model.latent_dim=384 model.num_encoder_layers=6 model.num_decoder_layers=6 model.fsq_levels=[9,9,9,9]'
+    small = 'model.hidden_dim=32 trainer.num_steps=2 smoke=true run_dir=second clearml.enable=false'
+    said(*second.split(), *small.split(), cwd=tmp_path)
     model = FSQVQVAE.from_pretrained(tmp_path / 'second/model')
     assert model.bottleneck.vocab_size == 9**4 and len(model.encoder[0].blocks) == 6
     assert {p.name for p in tmp_path.iterdir()} == {'run', 'second'}
@@ -166,46 +104,16 @@ def test_the_seeds_command_lines(tmp_path):
 
 @pytest.mark.slow
 def test_launchers(tmp_path):
-    """torchrun with two processes: one run folder, written once, the result of one process with the doubled batch (without augmentation, whose noise is each
-    process's own); accelerate launch without a recipe is this chapter."""
-    few = [
-        'smoke=true',
-        'model.augment=0',
-        'trainer.optimizer.lr=0.0005',
-        'trainer.num_steps=6',
-        'trainer.val_every_n_steps=3',
-        'trainer.accelerator=cpu',
-        *QUIET.split(),
-    ]
-    words = command(
-        '-m',
-        'torch.distributed.run',
-        '--standalone',
-        '--nproc-per-node',
-        2,
-        '-m',
-        'vaebook.train',
-        'recipe=latent_actions',
-        'run_dir=two',
-        'dataset.batch_size=64',
-        *few,
-        cwd=tmp_path,
-        env=dict(OMP_NUM_THREADS='1'),
-    )
+    """Two processes under torchrun: one run folder, written once, the result of one process with the doubled batch.
+
+    Without augmentation, whose noise is each process's own. `accelerate launch` without a recipe is this chapter."""
+    few = f'{QUIET} smoke=true model.augment=0 trainer.optimizer.lr=0.0005 trainer.num_steps=6'.split()
+    few += ['trainer.val_every_n_steps=3', 'trainer.accelerator=cpu']
+    two = '-m vaebook.train recipe=latent_actions run_dir=two dataset.batch_size=64'
+    words = torchrun(*two.split(), *few, cwd=tmp_path)
     assert words.count('bits_per_chunk') == 1
-    command(
-        '-m',
-        'accelerate.commands.launch',
-        '--cpu',
-        '--num_processes',
-        1,
-        '-m',
-        'vaebook.train',
-        'run_dir=one',
-        'dataset.batch_size=128',
-        *few,
-        cwd=tmp_path,
-    )
+    one = '-m accelerate.commands.launch --cpu --num_processes 1 -m vaebook.train run_dir=one dataset.batch_size=128'
+    command(*one.split(), *few, cwd=tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {'one', 'two'}
     assert metrics(tmp_path / 'two') == pytest.approx(metrics(tmp_path / 'one'), rel=1e-3)
     a, b = (FSQVQVAE.from_pretrained(tmp_path / n / 'model').state_dict() for n in ('one', 'two'))
@@ -219,18 +127,17 @@ def test_killed_and_resumed(tmp_path):
     measured(smoke(tmp_path / 'whole', steps))
     killed(tmp_path / 'cut', 'recipe=latent_actions', 'smoke=true', *QUIET.split(), *steps.split())
     assert train(compose('latent_actions', resume=str(tmp_path / 'cut'))) == metrics(tmp_path / 'whole')
-    assert (
-        weights(tmp_path / 'cut') == weights(tmp_path / 'whole')
-        and (tmp_path / 'cut/metrics.csv').read_text() == (tmp_path / 'whole/metrics.csv').read_text()
-    )
+    assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole')
+    assert (tmp_path / 'cut/metrics.csv').read_text() == (tmp_path / 'whole/metrics.csv').read_text()
 
 
 def test_resume_of_other_data(tmp_path):
     "A run on another data set than the recipe's is resumed from its folder alone."
     rng = np.random.default_rng(0)
     np.savez(tmp_path / 'walk.npz', actions=rng.normal(size=(400, 2)).cumsum(0).astype(np.float32), lengths=[50] * 8)
-    steps = f'{QUIET} model.hidden_dim=16 trainer.batch_size=32 trainer.val_every_n_steps=4 dataset.root={tmp_path}/walk.npz'
-    train(compose('latent_actions', f'{steps} trainer.max_steps=8', dataset='npz', run_dir=str(tmp_path / 'run')))
+    words = f'{QUIET} dataset=npz dataset.root={tmp_path}/walk.npz model.hidden_dim=16'
+    words += ' trainer.batch_size=32 trainer.val_every_n_steps=4 trainer.max_steps=8'
+    train(compose('latent_actions', words, run_dir=str(tmp_path / 'run')))
     assert 'rmse/walk' in train(compose('latent_actions', 'trainer.max_steps=12', resume=str(tmp_path / 'run')))
 
 
@@ -256,35 +163,29 @@ def test_bad_values(given, message, tmp_path):
     assert not list(tmp_path.rglob('model'))
 
 
+NO_ACTIONS = '''
+import torch
+def prepare_dataloaders(batch_size):
+    return torch.zeros(10, 3), [dict(x=1)], {"a": [dict(x=1)]}
+'''
+
+
 @pytest.mark.parametrize(
     'source, message',
     [
         ('', 'prepare_dataloaders'),
         ('def prepare_dataloaders(batch_size): return 3', 'example_actions'),
-        (
-            'import torch\ndef prepare_dataloaders(batch_size): return torch.zeros(10, 3), [dict(x=1)], {"a": [dict(x=1)]}',
-            'actions',
-        ),
+        (NO_ACTIONS, 'actions'),
     ],
 )
 def test_bad_modules(source, message, tmp_path):
     (tmp_path / 'dataset.py').write_text(source)
+    words = f'{QUIET} dataset.module={tmp_path}/dataset.py dataset.horizon=10'
     with pytest.raises(BadInput, match=message):
-        train(
-            compose(
-                'latent_actions',
-                f'{QUIET} dataset.module={tmp_path}/dataset.py dataset.horizon=10',
-                run_dir=str(tmp_path / 'run'),
-            )
-        )
+        train(compose('latent_actions', words, run_dir=str(tmp_path / 'run')))
 
 
-@pytest.mark.slow
-def test_auto_processor(first, tmp_path):
-    "Hugging Face's AutoProcessor finds the tokenizer in its folder, in a process with a HOME of its own."
-    ActionTokenizer.from_pretrained(first / 'model').save_pretrained(tmp_path / 'tokenizer')
-    np.save(tmp_path / 'x.npy', x := np.random.default_rng(0).uniform(-1, 1, (3, 32, 4)))
-    code = '''
+AUTO_PROCESSOR = '''
 import numpy as np
 from transformers import AutoProcessor
 tok = AutoProcessor.from_pretrained('tokenizer', trust_remote_code=True)
@@ -292,10 +193,16 @@ ids = tok(np.load('x.npy'))
 assert type(ids[0][0]) is int and tok.decode(ids, time_horizon=32, action_dim=4).shape == (3, 32, 4)
 print(ids)
 '''
-    (tmp_path / 'use.py').write_text(code)
+
+
+@pytest.mark.slow
+def test_auto_processor(first, tmp_path):
+    "Hugging Face's AutoProcessor finds the tokenizer in its folder, in a process with a HOME of its own."
+    ActionTokenizer.from_pretrained(first / 'model').save_pretrained(tmp_path / 'tokenizer')
+    np.save(tmp_path / 'x.npy', x := np.random.default_rng(0).uniform(-1, 1, (3, 32, 4)))
+    (tmp_path / 'use.py').write_text(AUTO_PROCESSOR)
     home = dict(HOME=str(tmp_path / 'home'), HF_HOME=str(tmp_path / 'home/hf'), HF_HUB_OFFLINE='1')
-    done = subprocess.run(
-        [sys.executable, 'use.py'], cwd=tmp_path, env=os.environ | home, capture_output=True, text=True
-    )
+    line = [sys.executable, 'use.py']
+    done = subprocess.run(line, cwd=tmp_path, env=os.environ | home, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == ActionTokenizer.from_pretrained(first / 'model')(x)

@@ -1,4 +1,4 @@
-"The audio chapter's promises that need a run: the seed's commands, resume, every bottleneck and model by key, bad input, files of the user's, flat memory."
+"The audio chapter's promises that need a run: the seed's commands, resume, every choice by key, bad input, own files."
 
 import math
 
@@ -27,16 +27,22 @@ def sounds(tmp_path):
     return tmp_path / 'sounds'
 
 
+SEED = '''
+    model=SEANet_real data=jamendo_highres data.train_dataloader.batch_size=2 dataset.synthetic=false dataset.channels=2
+    model.autoencoder.pre_transform=none
+    trainer.seed=7 trainer.num_gpus=0 trainer.optimizer.type=RAdam trainer.optimizer.config.lr=1e-3
+    trainer.scheduler.type=InverseLR trainer.scheduler.config.inv_gamma=10.
+    trainer.trainer.gradient_clip_val=20. trainer.trainer.accumulate_grad_batches=2 trainer.wandb.use_wandb=false
+    trainer.loss_config.spectral.stft_mse.config.reduction=mean trainer.loss_config.spectral.weights.stft_mse=2.0
+    trainer.loss_config.bottleneck.weights.kl=1.0 trainer.eval_loss_config.stft.fft_size=512
+    trainer.eval_loss_config.stft.hop_size=128 trainer.eval_loss_config.stft.win_length=512
+'''
+
+
 @pytest.mark.slow
 def test_the_seeds_commands(tmp_path, sounds):
     "`model=SEANet_real data=jamendo_highres` with a folder of the user's, and the keys of the seed's document."
-    cfg = smoke(
-        tmp_path / 'run',
-        f'model=SEANet_real data=jamendo_highres data.train_dataset.audio_dir={sounds} data.train_dataloader.batch_size=2 dataset.synthetic=false dataset.channels=2 '
-        'trainer.seed=7 trainer.num_gpus=0 trainer.optimizer.type=RAdam trainer.optimizer.config.lr=1e-3 trainer.scheduler.type=InverseLR trainer.scheduler.config.inv_gamma=10. '
-        'trainer.trainer.gradient_clip_val=20. trainer.trainer.accumulate_grad_batches=2 trainer.loss_config.spectral.stft_mse.config.reduction=mean trainer.loss_config.spectral.weights.stft_mse=2.0 '
-        'trainer.loss_config.bottleneck.weights.kl=1.0 trainer.eval_loss_config.stft.fft_size=512 trainer.eval_loss_config.stft.hop_size=128 trainer.eval_loss_config.stft.win_length=512 trainer.wandb.use_wandb=false model.autoencoder.pre_transform=none',
-    )
+    cfg = smoke(tmp_path / 'run', f'{SEED} data.train_dataset.audio_dir={sounds}')
     assert cfg.model.name == 'seanet_real' and cfg.seed == 7 and cfg.trainer.accelerator == 'cpu'
     numbers = train(cfg)
     assert numbers == metrics(tmp_path / 'run') and math.isfinite(numbers['si_sdr']) and numbers['clips'] == 1
@@ -44,6 +50,8 @@ def test_the_seeds_commands(tmp_path, sounds):
     assert (model.channels, model.sample_rate, model.config['pre_transform']) == (2, 16000, 'none')
 
 
+GAN = 'loss.discriminator.weights.adversarial=1 loss.discriminator.weights.feature_matching=1 '
+GAN += 'loss.discriminator.config={filters:2,n_ffts:[512,256]} balancer=true'
 CHANGES = [
     'model=seanet_wide model.encoder.width=4',
     'model=seanet_wave model.encoder.width=3',
@@ -57,7 +65,7 @@ CHANGES = [
     'model.bottleneck={type:dac_rvq,codebook_size:16,num_quantizers:2}',
     'model.bottleneck={type:fsq,levels:[8,8,5]}',
     'loss.spectral.weights.mel=1 loss.spectral.weights.phase=1 loss.time.weights.l2=1 loss.time.weights.sisdr=0.1',
-    'loss.discriminator.weights.adversarial=1 loss.discriminator.weights.feature_matching=1 loss.discriminator.config={filters:2,n_ffts:[512,256]} balancer=true',
+    GAN,
     'trainer.engine=accelerate trainer.precision=bf16-mixed',
 ]
 
@@ -66,16 +74,13 @@ CHANGES = [
 @pytest.mark.parametrize('changes', CHANGES)
 def test_every_choice_trains(tmp_path, changes):
     "Each runs from data to numbers, and its model comes back from the folder with the same latents."
-    blocks, rest = (
-        [c for c in changes.split() if not c.startswith('bottleneck=')],
-        {k: v for k, v in (c.split('=') for c in changes.split() if c.startswith('bottleneck='))},
-    )
-    cfg = smoke(tmp_path / 'run', ' '.join(f"'{b}'" if '{' in b else b for b in blocks), **rest)
+    named = [c for c in changes.split() if c.startswith('bottleneck=')]
+    blocks = [f"'{c}'" if '{' in c else c for c in changes.split() if c not in named]
+    cfg = smoke(tmp_path / 'run', ' '.join(blocks), **dict(c.split('=') for c in named))
     body = experiment(cfg)
     numbers = body.evaluate()
-    assert all(math.isfinite(v) for k, v in numbers.items() if k not in ('pesq', 'stoi')) and ('kbps' in numbers) != (
-        'compression' in numbers
-    )
+    assert all(math.isfinite(v) for k, v in numbers.items() if k not in ('pesq', 'stoi'))
+    assert ('kbps' in numbers) != ('compression' in numbers)
     x = body.held_out()
     with torch.no_grad():
         assert torch.equal(load_run(tmp_path / 'run').model.eval().encode(x).z, body.model.eval().encode(x).z)
@@ -83,8 +88,9 @@ def test_every_choice_trains(tmp_path, changes):
 
 @pytest.mark.slow
 def test_resume_is_exact(tmp_path):
-    "Four steps, then four more from the checkpoint: the weights of eight at once; noise, codebooks and the schedule included."
-    how = "'model.bottleneck={type:rvq,codebook_size:16,num_quantizers:2,kmeans_init_samples:16,dropout:0.5}' trainer.val_every_n_steps=2 trainer.scheduler.name=constant"
+    "Four steps, then four more from the checkpoint: the weights of eight at once, by noise, codebooks and schedule."
+    how = "'model.bottleneck={type:rvq,codebook_size:16,num_quantizers:2,kmeans_init_samples:16,dropout:0.5}'"
+    how += ' trainer.val_every_n_steps=2 trainer.scheduler.name=constant'
     train(smoke(tmp_path / 'whole', f'{how} trainer.max_steps=8'))
     train(smoke(tmp_path / 'parts', how))
     train(smoke(tmp_path / 'parts', f'{how} trainer.max_steps=8', resume=str(tmp_path / 'parts')))
@@ -93,7 +99,7 @@ def test_resume_is_exact(tmp_path):
 
 def test_bad_input_is_named(tmp_path, sounds):
     "What is wrong is said before training: keys, weights, losses, folders, channels."
-    for changes, words in {
+    wrong = {
         'loss.spectral.weights.stft_mse=-1': 'weight',
         'loss.spectral.weights.mrsftf=1': 'mrstft',
         'model.encoder.algebar=real': 'algebra',
@@ -101,7 +107,8 @@ def test_bad_input_is_named(tmp_path, sounds):
         'eval_loss.pesk.zero_mean=true': 'sisdr',
         'model.dim=63': 'multiple of 2',
         'dataset.samples=100': 'window',
-    }.items():
+    }
+    for changes, words in wrong.items():
         with pytest.raises(BadInput, match=words):
             experiment(smoke(tmp_path / 'x', changes)).first_loss()
     with pytest.raises(BadInput, match='root'):
@@ -109,17 +116,10 @@ def test_bad_input_is_named(tmp_path, sounds):
     with pytest.raises(BadInput, match='folder'):
         experiment(smoke(tmp_path / 'x', 'dataset.synthetic=false', audio_dir=str(tmp_path / 'none'))).data()
     (sounds / 'broken.wav').write_bytes(b'RIFF')
+    real = 'dataset.synthetic=false dataset.sample_rate=8000'
     with pytest.raises(BadInput, match='broken.wav'):
-        experiment(
-            smoke(tmp_path / 'x', 'dataset.synthetic=false dataset.sample_rate=8000', audio_dir=str(sounds))
-        ).data()
-    body = experiment(
-        smoke(
-            tmp_path / 'x',
-            'dataset.synthetic=false dataset.sample_rate=8000 dataset.skip_broken=true',
-            audio_dir=str(sounds),
-        )
-    )
+        experiment(smoke(tmp_path / 'x', real, audio_dir=str(sounds))).data()
+    body = experiment(smoke(tmp_path / 'x', f'{real} dataset.skip_broken=true', audio_dir=str(sounds)))
     assert 'broken.wav' in str(body.data().skipped)
     assert not (tmp_path / 'x').exists()
 

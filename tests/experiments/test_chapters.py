@@ -1,26 +1,30 @@
-"""The five chapters through their front door, in two processes as in one, under both engines, with the devices that a machine has by itself.
+"""The five chapters through their front door: in two processes as in one, under both engines, on any device.
 
-All are `vaebook.train`, and all see the same batches. The noise that models draw for themselves is each process's own; here it is dealt out as the samples are
-(drawn for the batch of all processes, of which each takes its rows), so that weights can be compared. The optimiser is SGD without clipping, as Adam and clipping
-hide gradients that are too large by a factor. What depends on a batch as a whole and is no mean of its samples (`perplexity`, `psnr`) is another number in halves."""
+All are `vaebook.train`, and all see the same batches. The noise that models draw for themselves is each process's own;
+here it is dealt out as the samples are (drawn for the batch of all processes, of which each takes its rows), so that
+weights can be compared. The optimiser is SGD without clipping, as Adam and clipping hide gradients that are too large
+by a factor. What depends on a batch as a whole and is no mean of its samples (`perplexity`, `psnr`) is another number
+in halves."""
 
-import csv, os, re, subprocess, sys
+import csv, re, subprocess, sys
 from pathlib import Path
 
 import pytest
 import torch
 
-ALL = (
-    'smoke=true logger=csv trainer.progress_bar=false trainer.max_steps=4 trainer.val_every_n_steps=4 trainer.log_every_n_steps=1 '
-    'trainer.optimizer.name=SGD trainer.gradient_clip_val=null trainer.scheduler.warmup_steps=0 trainer.scheduler.name=constant'
-)
-CHAPTERS = dict(  # name → (batch of all processes, overrides)
+ALL = '''
+    smoke=true logger=csv trainer.progress_bar=false trainer.max_steps=4 trainer.val_every_n_steps=4
+    trainer.log_every_n_steps=1 trainer.optimizer.name=SGD trainer.gradient_clip_val=null
+    trainer.scheduler.warmup_steps=0 trainer.scheduler.name=constant
+'''
+# name → (batch of all processes, overrides); without VQ, whose codebook begins with vectors of process 0
+CHAPTERS = dict(
     images=(24, 'recipe=dummy loss.causal_warmup_steps=0 classifier.trainer.max_steps=4 trainer.optimizer.lr=0.0001'),
     video=(4, 'recipe=causal_video trainer.optimizer.lr=0.1'),
     actions=(128, 'recipe=latent_actions trainer.optimizer.lr=0.1'),
     audio=(6, 'recipe=audio trainer.optimizer.lr=0.0001'),
     world=(8, 'recipe=world_model model.quantizer=fsq dream.pictures=0 dream.monitor=0 trainer.optimizer.lr=0.00001'),
-)  # a codebook begins with vectors of process 0
+)
 SHARDED = dict(fsdp=('actions', 'trainer.strategy=fsdp'))  # name → (the chapter, what is added): in two processes alone
 ENGINES = ['lightning', 'accelerate']
 
@@ -35,14 +39,9 @@ def line(name, home, engine, processes):
 def launch(home, engine, processes):
     "Train every chapter in so many processes; each leaves its weights before and after in `home`."
     many = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}'] if processes > 1 else []
+    line = [sys.executable, *many, __file__, home, engine]
     with (home / 'said').open('w') as said:
-        return subprocess.Popen(
-            [sys.executable, *many, __file__, str(home), engine],
-            stdout=said,
-            stderr=said,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | dict(OMP_NUM_THREADS='1'),
-        )
+        return subprocess.Popen(line, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope='module')
@@ -57,13 +56,15 @@ def runs(tmp_path_factory):
 
 def logged(run):
     "(step, term) → value, of the means that do not depend on the batch as a whole."
-    rows = csv.DictReader((run / 'metrics.csv').open())
-    return {
-        (row['step'], k): float(v)
-        for row in rows
-        for k, v in row.items()
-        if v and k != 'step' and not re.search('perplexity|psnr', k)
-    }
+    found = {}
+    for row in csv.DictReader((run / 'metrics.csv').open()):
+        step = row.pop('step')
+        found |= {(step, k): float(v) for k, v in row.items() if v and not re.search('perplexity|psnr', k)}
+    return found
+
+
+def tree(run):
+    return sorted(str(p.relative_to(run)) for p in run.rglob('*'))
 
 
 @pytest.mark.slow
@@ -74,11 +75,7 @@ def test_both_engines_are_one(name, runs):
     (_, one), (_, other) = (torch.load(runs[home] / f'{name}_0.pt') for home in ('one', 'open'))
     assert torch.equal(one, other)
     assert logged(runs['one'] / name) == pytest.approx(logged(runs['open'] / name), rel=1e-6)
-    files = [
-        sorted(str(p.relative_to(runs[home] / name)) for p in (runs[home] / name).rglob('*'))
-        for home in ('one', 'open')
-    ]
-    assert files[0] == files[1]
+    assert tree(runs['one'] / name) == tree(runs['open'] / name)
 
 
 @pytest.mark.slow
@@ -86,23 +83,17 @@ def test_both_engines_are_one(name, runs):
 @pytest.mark.parametrize('name, engine', [(n, e) for n in [*CHAPTERS, *SHARDED] for e in ENGINES])
 def test_two_processes_are_one(name, engine, runs):
     "Weights to a thousandth of the way they went, every mean that is logged to 1e-4; one run folder, one voice."
-    alone = SHARDED.get(name, [name])[0]
-    (before, one), (_, two), (_, second) = (
-        torch.load(home / f'{n}_{rank}.pt')
-        for n, home, rank in [(alone, runs['one'], 0), (name, runs[engine], 0), (name, runs[engine], 1)]
-    )
-    far, apart = ((a - b).abs().max() for a, b in [(one, before), (one, two)])
+    alone, together = runs['one'] / SHARDED.get(name, [name])[0], runs[engine] / name
+    before, one = torch.load(f'{alone}_0.pt')
+    two, second = (torch.load(f'{together}_{rank}.pt')[1] for rank in (0, 1))
+    far, apart = (one - before).abs().max(), (one - two).abs().max()
     print(f'{name} {engine}: moved {far:.2g}, apart {apart:.2g}, {apart / far:.1e} of it')
     assert torch.equal(two, second) and far > 1e-5 and apart < 1e-3 * far
-    a, b = (logged(home / n) for home, n in [(runs['one'], alone), (runs[engine], name)])
+    a, b = logged(alone), logged(together)
     assert a.keys() == b.keys() and len(a) > 4
     for key in a:
         assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-6), key
-    names = [
-        sorted(str(p.relative_to(home / n)) for p in (home / n).rglob('*'))
-        for home, n in [(runs['one'], alone), (runs[engine], name)]
-    ]
-    assert names[0] == names[1] and 'model/model.safetensors' in names[0]
+    assert tree(alone) == tree(together) and 'model/model.safetensors' in tree(alone)
     assert (runs[engine] / 'said').read_text().count(f'{name}: finished') == 1
 
 
@@ -127,17 +118,17 @@ class Dealt(torch.overrides.TorchFunctionMode):
     def __torch_function__(self, f, types, args=(), kwargs=None):
         if f not in DRAWN:
             return f(*args, **kwargs or {})
-        shape = (
-            list(args[0].shape)
-            if isinstance(args[0], torch.Tensor)
-            else list(args[0] if isinstance(args[0], (tuple, list)) else args)
-        )
+        first = args[0]
+        if isinstance(first, torch.Tensor):
+            shape = list(first.shape)
+        else:
+            shape = list(first if isinstance(first, (tuple, list)) else args)
         here = shape.index(self.samples) if self.samples in shape else None
         if here is not None:
             shape[here] *= self.size
         full = getattr(torch.empty(shape), DRAWN[f])()
         mine = full if here is None else full.unflatten(here, (self.samples, self.size)).select(here + 1, self.rank)
-        return args[0].copy_(mine) if f is torch.Tensor.exponential_ else mine
+        return first.copy_(mine) if f is torch.Tensor.exponential_ else mine
 
 
 def process(home, engine):
@@ -150,7 +141,9 @@ def process(home, engine):
 
     rank, size = world()
     call, fit = step.Step.__call__, experiment.fit
-    flat = lambda objective: torch.cat([p.detach().flatten().clone() for p in objective.parameters()])
+
+    def flat(objective):
+        return torch.cat([p.detach().flatten().clone() for p in objective.parameters()])
 
     def dealt(self, batch):
         with Dealt(len(next(iter(batch.values()))), rank, size):

@@ -1,4 +1,4 @@
-"The smoke runs of video, audio and world follow their stored curves; those of images and actions are in their chapters' tests, beside the runs they share."
+"The smoke runs of video, audio and world follow their stored curves; the other two are in their chapters' tests."
 
 import pytest
 
@@ -12,13 +12,7 @@ from vaebook.train import experiment
     'kind, name', [('causal_video', 'train_causal_video'), ('audio', 'train_audio'), ('world', 'train_world_model')]
 )
 def test_golden_curve(kind, name, tmp_path):
-    run = experiment(
-        compose(
-            kind,
-            'trainer.progress_bar=false logger=csv trainer.num_threads=1',
-            smoke=True,
-            run_dir=str(tmp_path / 'run'),
-        )
-    )
+    words = 'trainer.progress_bar=false logger=csv trainer.num_threads=1'
+    run = experiment(compose(kind, words, smoke=True, run_dir=str(tmp_path / 'run')))
     run.fit()
     follows_golden(run.folder(), f'{name}_smoke')

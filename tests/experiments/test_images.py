@@ -1,6 +1,7 @@
-"""Experiments as a user meets them: three doors, golden curve, killed and resumed runs, bad input, full disks, the command lines.
+"""Experiments as a user meets them: three doors, golden curve, killed and resumed runs, bad input, full disks.
 
-The golden curve is that of the smoke run; after a change that means to alter it: `VAEBOOK_GOLDEN=write pytest -k golden`, which writes those of all chapters."""
+The golden curve is that of the smoke run; after a change that means to alter it: `VAEBOOK_GOLDEN=write pytest -k
+golden`, which writes those of all chapters."""
 
 import csv, json, os, shutil, subprocess, sys
 from pathlib import Path
@@ -8,7 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import column, command, follows_golden, killed, measured, metrics, same, weights
+from helpers import (
+    column,
+    command,
+    follows_golden,
+    killed,
+    measured,
+    metrics,
+    mount,
+    papermill,
+    pictures,
+    same,
+    weights,
+)
 from vaebook.core.config import compose
 from vaebook.core import BadInput
 from vaebook.models import CNN, CVAE
@@ -20,15 +33,8 @@ QUIET = 'trainer.progress_bar=false logger=csv'
 
 
 def smoke(run_dir, overrides='', **given):
-    return compose(
-        'cvae',
-        f'{QUIET} {overrides}',
-        **dict(dataset='digits', smoke=True) | (dict(run_dir=str(run_dir)) if run_dir else {}) | given,
-    )
-
-
-def papermill(notebook, *args, **kwargs):
-    return command('-m', 'papermill', ROOT / f'nbs/{notebook}.ipynb', 'out.ipynb', '--no-progress-bar', *args, **kwargs)
+    place = dict(run_dir=str(run_dir)) if run_dir else {}
+    return compose('cvae', f'{QUIET} {overrides}', **dict(dataset='digits', smoke=True) | place | given)
 
 
 @pytest.fixture(scope='module')
@@ -40,13 +46,9 @@ def first(tmp_path_factory):
 
 
 def curve(run):
-    rows = list(csv.DictReader((run / 'metrics.csv').open()))
     keys = ['train/recon', 'train/kl', 'train/causal_effect', 'val/total']
-    return [
-        [int(r['step'])] + [float(r[k]) if r.get(k) else None for k in keys]
-        for r in rows
-        if any(r.get(k) for k in keys)
-    ]
+    rows = [r for r in csv.DictReader((run / 'metrics.csv').open()) if any(r.get(k) for k in keys)]
+    return [[int(r['step'])] + [float(r[k]) if r.get(k) else None for k in keys] for r in rows]
 
 
 @pytest.mark.slow
@@ -55,28 +57,12 @@ def test_golden_curve(first):
 
 
 def test_run_folder(first):
-    names = {p.name for p in first.iterdir()}
-    assert {
-        'config.yaml',
-        'environment.json',
-        'metrics.csv',
-        'metrics.json',
-        'checkpoints',
-        'figures',
-        'model',
-    } <= names
+    files = 'config.yaml environment.json metrics.csv metrics.json checkpoints figures model'
+    assert set(files.split()) <= {p.name for p in first.iterdir()}
     step, _ = min(column(first, 'val/total'), key=lambda row: row[1])
     assert {p.name for p in (first / 'checkpoints').iterdir()} == {f'best_step_{step}', 'final_step_60', 'last.ckpt'}
-    assert {
-        'classifier_accuracy',
-        'causal_effect',
-        'nll',
-        'recon',
-        'kl',
-        'agreement',
-        'flow/alpha_0',
-        'flow/beta_0',
-    } <= set(metrics(first))
+    numbers = 'classifier_accuracy causal_effect nll recon kl agreement flow/alpha_0 flow/beta_0'
+    assert set(numbers.split()) <= set(metrics(first))
     env = json.loads((first / 'environment.json').read_text())
     assert len(env['packages_sha256']) == 64 and env['threads'] and env['fit_seconds'] > 0
     for file in ('config.yaml', 'environment.json'):
@@ -92,9 +78,8 @@ def test_two_runs_are_one(first, tmp_path):
 
 def test_reload(first):
     model = CVAE.from_pretrained(first / 'model')
-    state = {
-        k.removeprefix('model.'): v for k, v in read_checkpoint(first / 'checkpoints/last.ckpt')['objective'].items()
-    }
+    saved = read_checkpoint(first / 'checkpoints/last.ckpt')['objective']
+    state = {k.removeprefix('model.'): v for k, v in saved.items()}
     assert set(state) == set(model.state_dict()), 'a checkpoint holds the model and nothing of the classifier'
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     for kept in (first / 'checkpoints').glob('*_step_60'):
@@ -104,16 +89,11 @@ def test_reload(first):
 @pytest.mark.slow
 def test_papermill_door(first, tmp_path):
     "The notebook's metrics are those of train(cfg)."
-    papermill('train_cvae', '-p', 'dataset', 'digits', '-p', 'smoke', 'True', '-p', 'run_dir', 'run', cwd=tmp_path)
+    papermill('train_cvae', tmp_path, dataset='digits', smoke=True, run_dir='run')
     assert metrics(tmp_path / 'run') == metrics(first)
     figures = {p.name for p in (tmp_path / 'run/figures').iterdir()}
     assert {'images.png', 'flow.png', 'loss_curves.png', 'sweep_alpha_0.png', 'strip_0.png'} <= figures
-    shown = sum(
-        'image/png' in o.get('data', {})
-        for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells']
-        for o in c.get('outputs', [])
-    )
-    assert shown >= 5
+    assert pictures(tmp_path / 'out.ipynb') >= 5
 
 
 def files(folder):
@@ -124,22 +104,15 @@ def files(folder):
 def test_explore(first, tmp_path):
     "A run is explored as it is, and left as it was; a folder that is no run, and a misspelt parameter, are refused."
     before = files(first)
-    papermill('explore_cvae', '-p', 'run', first, '-p', 'order', 'usage', cwd=tmp_path)
+    papermill('explore_cvae', tmp_path, run=first, order='usage')
     assert files(first) == before
-    shown = [
-        o['data']
-        for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells']
-        for o in c.get('outputs', [])
-        if 'data' in o
-    ]
-    widgets = [
-        'application/vnd.jupyter.widget-view+json' in d
-        for d in shown
-        if 'createImageBitmap' in ''.join(d.get('text/html', ''))
-    ]
-    assert widgets == [False, True, False], 'a film, the live explorer, and the film of a plane'
-    assert 'the folder of a finished run' in papermill('explore_cvae', '-p', 'run', tmp_path, cwd=tmp_path, ok=False)
-    assert "Did you mean 'order'" in papermill('explore_cvae', '-p', 'oder', 'kl', cwd=tmp_path, ok=False)
+    cells = json.loads((tmp_path / 'out.ipynb').read_text())['cells']
+    shown = [o['data'] for c in cells for o in c.get('outputs', []) if 'data' in o]
+    films = [data for data in shown if 'createImageBitmap' in ''.join(data.get('text/html', ''))]
+    live = ['application/vnd.jupyter.widget-view+json' in data for data in films]
+    assert live == [False, True, False], 'a film, the live explorer, and the film of a plane'
+    assert 'the folder of a finished run' in papermill('explore_cvae', tmp_path, run=tmp_path, ok=False)
+    assert "Did you mean 'order'" in papermill('explore_cvae', tmp_path, oder='kl', ok=False)
 
 
 def test_reopened_run_trains_nothing(first, tmp_path):
@@ -155,35 +128,17 @@ def test_reopened_run_trains_nothing(first, tmp_path):
 @pytest.mark.slow
 def test_command_line_door(first, tmp_path):
     "vaebook-train, with names of other origins."
-    command(
-        '-m',
-        'vaebook.train',
-        'data=digits',
-        'smoke=true',
-        'trainer.seed=42',
-        'run_dir=run',
-        *QUIET.split(),
-        cwd=tmp_path,
-    )
+    line = f'-m vaebook.train data=digits smoke=true trainer.seed=42 run_dir=run {QUIET}'
+    command(*line.split(), cwd=tmp_path)
     assert metrics(tmp_path / 'run') == metrics(first)
     assert {p.name for p in tmp_path.iterdir()} == {'run'}, 'nothing is written outside the run folder'
 
 
 @pytest.mark.slow
 def test_multirun(tmp_path):
-    few = ['trainer.max_steps=3', 'classifier.trainer.max_steps=3', *QUIET.split()]
-    command(
-        '-m',
-        'vaebook.train',
-        '-m',
-        'dataset=digits',
-        'smoke=true',
-        'seed=1,2',
-        'hydra/launcher=joblib',
-        'hydra.launcher.n_jobs=2',
-        *few,
-        cwd=tmp_path,
-    )
+    few = f'smoke=true trainer.max_steps=3 classifier.trainer.max_steps=3 {QUIET}'
+    line = f'-m vaebook.train -m dataset=digits seed=1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2 {few}'
+    command(*line.split(), cwd=tmp_path)
     assert sorted(p.parent.name for p in (tmp_path / 'outputs').glob('*/*/metrics.json')) == ['seed=1', 'seed=2']
 
 
@@ -193,12 +148,10 @@ def test_killed_and_resumed(tmp_path):
     steps = 'trainer.max_steps=66 trainer.ema_decay=0.9'
     measured(smoke(tmp_path / 'whole', steps))
     killed(tmp_path / 'cut', 'dataset=digits', 'smoke=true', *QUIET.split(), *steps.split())
-    assert measured(compose('cvae', resume=str(tmp_path / 'cut'))) == metrics(tmp_path / 'whole'), (
-        'the folder says all that is needed'
-    )
-    assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole') and curve(tmp_path / 'cut') == curve(
-        tmp_path / 'whole'
-    )
+    resumed = measured(compose('cvae', resume=str(tmp_path / 'cut')))
+    assert resumed == metrics(tmp_path / 'whole'), 'the folder says all that is needed'
+    assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole')
+    assert curve(tmp_path / 'cut') == curve(tmp_path / 'whole')
 
 
 @pytest.mark.slow
@@ -225,15 +178,14 @@ def test_resume_refuses(first, tmp_path):
 @pytest.mark.parametrize(
     'given, message',
     [
-        (['-p', 'datset', 'mnist'], "parameter='datset'"),
-        (['-p', 'include_classes', '3,99'], '99'),
-        (['-p', 'alpha_samples', '1'], 'alpha_samples=1'),
+        (dict(datset='mnist'), "parameter='datset'"),
+        (dict(dataset='digits', include_classes='3,99'), '99'),
+        (dict(dataset='digits', alpha_samples=1), 'alpha_samples=1'),
     ],
 )
 def test_bad_parameters(given, message, tmp_path):
     "papermill ends with an error that names the value; no run folder is left."
-    dataset = [] if 'datset' in given else ['-p', 'dataset', 'digits']
-    assert message in papermill('train_cvae', *dataset, *given, cwd=tmp_path, ok=False)
+    assert message in papermill('train_cvae', tmp_path, ok=False, **given)
     assert [p.name for p in tmp_path.iterdir()] == ['out.ipynb']
 
 
@@ -267,15 +219,11 @@ def test_bad_values(given, message, tmp_path):
 @pytest.mark.slow
 def test_command_line_error(tmp_path):
     for given in ('dataset=imagenet', 'model.n_alpha=-1', 'loss.use_causal=nope'):
-        done = subprocess.run(
-            [sys.executable, '-m', 'vaebook.train', given, 'size=cpu'], cwd=tmp_path, capture_output=True, text=True
-        )
-        assert (
-            done.returncode == 2
-            and done.stderr.startswith('vaebook-train: ')
-            and given.partition('=')[0].split('.')[-1] in done.stderr
-            and done.stderr.count('\n') == 1
-        ), done.stderr
+        line = [sys.executable, '-m', 'vaebook.train', given, 'size=cpu']
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+        key = given.partition('=')[0].split('.')[-1]
+        assert done.returncode == 2 and key in done.stderr, done.stderr
+        assert done.stderr.startswith('vaebook-train: ') and done.stderr.count('\n') == 1, done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -289,16 +237,6 @@ def test_taken_and_unwritable_folders(first, tmp_path):
         train(smoke(tmp_path / 'file/run'))
     with pytest.raises(BadInput, match='log_dir=.* Choose another log_dir'):
         train(smoke(tmp_path / 'run', 'logger=tensorboard', log_dir=str(tmp_path / 'file/logs')))
-
-
-def mount(folder, *options):
-    folder.mkdir()
-    return (
-        subprocess.run(
-            ['mount', '-t', 'tmpfs', '-o', ','.join(options), 'tmpfs', folder], capture_output=True
-        ).returncode
-        == 0
-    )
 
 
 @pytest.mark.parametrize(
@@ -338,17 +276,10 @@ def test_named_classifier_is_reused(tmp_path):
     torch.manual_seed(0)
     net = build_classifier('mnist_cnn', 10, (1, 28, 28), width=4)
     torch.save(net.state_dict(), tmp_path / 'mine')
-    cfg = compose(
-        'cvae',
-        f'{QUIET} trainer.max_steps=3 classifier.model.width=4 model.width=4',
-        dataset='digits',
-        save_dir=str(tmp_path),
-        model_name='mine',
-        run_dir=str(tmp_path / 'run'),
-    )
-    run = experiment(cfg)
+    words = f'{QUIET} dataset=digits model_name=mine trainer.max_steps=3 classifier.model.width=4 model.width=4'
+    run = experiment(compose('cvae', words, save_dir=str(tmp_path), run_dir=str(tmp_path / 'run')))
     run.fit()
-    assert all(torch.equal(a, b) for a, b in zip(run.black_box().state_dict().values(), net.state_dict().values()))
+    assert same(list(run.black_box().state_dict().values()), list(net.state_dict().values()))
     assert not (tmp_path / 'run/classifier').exists()
 
 
@@ -378,19 +309,20 @@ def test_known_factors_are_scored(first, tmp_path):
     assert {'mig', 'mig_size', 'sap', 'dci_informativeness'} <= set(found) and 'mig' not in metrics(first)
 
 
-@pytest.mark.slow
-def test_flat_memory():
-    "The causal term in chunks: its peak of activations does not grow with the draws."
-    code = '''
+PEAKS = '''
 import resource, torch
 from vaebook.losses import CausalObjective
 from vaebook.models import CVAE, CNN
 torch.set_num_threads(1)
 objective = CausalObjective(CVAE(2, 4, width=16), CNN(3, width=8), chunk_size=32)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 for a in (8, 16, 128):
     objective.effect([0, 1], a, 16).backward()
-    print(peak())
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 '''
-    small, _, large = map(float, command('-c', code, cwd=ROOT).split())
+
+
+@pytest.mark.slow
+def test_flat_memory():
+    "The causal term in chunks: its peak of activations does not grow with the draws."
+    small, _, large = map(float, command('-c', PEAKS, cwd=ROOT).split())
     assert large - small < 60, f'{large - small} MiB more for 16 times the draws'

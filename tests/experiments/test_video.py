@@ -1,4 +1,4 @@
-"The video chapter's promises that need a process of their own, or a longer run than a lesson: flat memory, recipes, a discriminator, real files."
+"The video chapter's promises that want a process or a longer run: flat memory, recipes, a discriminator, real files."
 
 import pytest
 import torch
@@ -18,12 +18,18 @@ import sys, torch
 from vaebook.models import CausalVAE
 
 torch.set_num_threads(1)
-kib = lambda key: int(next(l.split()[1] for l in open('/proc/self/status') if l.startswith(key)))
 model = CausalVAE().eval().requires_grad_(False)
-frames = lambda n: (torch.rand(1, 3, min(4, n - i), 128, 128) * 2 - 1 for i in range(0, n, 4))
-run = lambda n: sum(x.shape[2] for x in model.decode_stream(latent.z for latent in model.encode_stream(frames(n))))
-before = kib('VmRSS')
-assert run(int(sys.argv[1])) >= int(sys.argv[1])
+
+def kib(key):
+    return int(next(l.split()[1] for l in open('/proc/self/status') if l.startswith(key)))
+
+def frames(n):
+    for i in range(0, n, 4):
+        yield torch.rand(1, 3, min(4, n - i), 128, 128) * 2 - 1
+
+n, before = int(sys.argv[1]), kib('VmRSS')
+latents = (latent.z for latent in model.encode_stream(frames(n)))
+assert sum(x.shape[2] for x in model.decode_stream(latents)) >= n
 print(kib('VmHWM') - before, before)
 '''
 
@@ -45,30 +51,24 @@ def test_published_size_composes():
 
 
 def test_from_files_to_numbers(tmp_path):
-    "A folder of films by its path alone; reopened, the model is the trained one, and a stream equals the whole after training."
+    "A folder of films by its path alone; reopened, the model is the trained one, whose stream equals the whole."
     clips = load_videos('moving', sprites='shapes', num_frames=40, resolution=48).val[torch.arange(3)]['video']
     for i, clip in enumerate(clips):
         write_video(tmp_path / f'films/{i}.mp4', to_bytes(clip), 12)
     (tmp_path / 'films/broken.mp4').write_bytes(b'no film')
-    cfg = compose(
-        'causal_video',
-        f'{QUIET} dataset.synthetic=false trainer.max_steps=6',
-        video_path=str(tmp_path / 'films'),
-        smoke=True,
-        run_dir=str(tmp_path / 'run'),
-    )
+    words = f'{QUIET} dataset.synthetic=false trainer.max_steps=6'
+    places = dict(video_path=str(tmp_path / 'films'), run_dir=str(tmp_path / 'run'))
+    cfg = compose('causal_video', words, smoke=True, **places)
     assert cfg.dataset.name == 'video_folder'
     numbers = train(cfg)
-    assert {'psnr', 'ssim', 'temporal_error', 'kl', 'psnr_floor'} <= set(numbers) and numbers == metrics(
-        tmp_path / 'run'
-    )
+    assert {'psnr', 'ssim', 'temporal_error', 'kl', 'psnr_floor'} <= set(numbers)
+    assert numbers == metrics(tmp_path / 'run')
     body = load_run(tmp_path / 'run')
     model, x = body.model.double(), body.held_out().double()
     with torch.no_grad():
         whole = model.decode(model.encode(x).z, x.shape[2])
-        parts = torch.cat(
-            list(model.decode_stream((latent.z for latent in model.encode_stream(x.split(2, 2))), x.shape[2])), 2
-        )
+        latents = (latent.z for latent in model.encode_stream(x.split(2, 2)))
+        parts = torch.cat(list(model.decode_stream(latents, x.shape[2])), 2)
     assert (whole - parts).abs().max() < 1e-12
     assert (tmp_path / 'run/figures/reconstructions_step_6.mp4').stat().st_size > 500
 
@@ -85,9 +85,8 @@ def test_from_files_to_numbers(tmp_path):
     ],
 )
 def test_variants_are_keys(changes, tmp_path):
-    numbers = train(
-        compose('causal_video', f'{QUIET} trainer.max_steps=4 {changes}', smoke=True, run_dir=str(tmp_path / 'run'))
-    )
+    words = f'{QUIET} trainer.max_steps=4 {changes}'
+    numbers = train(compose('causal_video', words, smoke=True, run_dir=str(tmp_path / 'run')))
     assert 0 < numbers['psnr'] < 60
 
 

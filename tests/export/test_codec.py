@@ -13,8 +13,12 @@ from vaebook.core import BadInput
 from vaebook.data.audio import Tones, read_audio, pcm_to_float, wav_writer, write_wav
 from vaebook.models.audio import AudioAutoencoder
 
-pytest.importorskip('av'), pytest.importorskip('soxr')
-tone = lambda seconds, rate=8000, channels=1: pcm_to_float(Tones(1, int(seconds * rate), rate, channels)[0]['audio'][0])
+pytest.importorskip('av')
+pytest.importorskip('soxr')
+
+
+def tone(seconds, rate=8000, channels=1):
+    return pcm_to_float(Tones(1, int(seconds * rate), rate, channels)[0]['audio'][0])
 
 
 KINDS = dict(
@@ -28,9 +32,7 @@ KINDS = dict(
     complex_vae={},
 )
 WAVE = dict(encoder=dict(width=4, strides=[(1, 4), (1, 4), (1, 4)]))
-SPECTRUM = dict(
-    stft=dict(n_fft=128, hop=32), encoder=dict(width=4, first_stride=(4, 2), strides=[(4, 1), (4, 1)])
-)  # complex
+SPECTRUM = dict(stft=dict(n_fft=128, hop=32), encoder=dict(width=4, first_stride=(4, 2), strides=[(4, 1), (4, 1)]))
 NETS = dict(wave=WAVE, complex=SPECTRUM)
 
 
@@ -38,13 +40,16 @@ NETS = dict(wave=WAVE, complex=SPECTRUM)
 def small(kind='rvq', channels=1, net='wave', sample_rate=8000, **encoder):
     "A model of 64 samples a frame whose codebooks have heard noise."
     torch.manual_seed(0)
-    options = NETS[net] | dict(encoder=NETS[net]['encoder'] | encoder)
-    model = AudioAutoencoder(
-        channels, sample_rate, 8, bottleneck=dict(type=kind, **KINDS[kind]), **options
-    ).requires_grad_(False)
+    options = NETS[net] | dict(encoder=NETS[net]['encoder'] | encoder, bottleneck=dict(type=kind, **KINDS[kind]))
+    model = AudioAutoencoder(channels, sample_rate, 8, **options).requires_grad_(False)
     for _ in range(5):
         model.encode(torch.randn(1, channels, 16000) / 4)
     return model.eval()
+
+
+def run(*args):
+    "`vaebook codec <args>`, in this process."
+    main(['codec', *map(str, args)])
 
 
 def codec(kind='rvq', channels=1, seconds=0.5, **options):
@@ -58,13 +63,12 @@ def same(c, a, x):
     whole = latent.info['indices'].view(1, a.header.frames, -1).movedim(1, 2) if ids else latent.z
     assert a.numbers.shape == whole.shape
     if ids:
-        assert (a.numbers != whole).float().mean() < 1e-3 and whole.unique().numel() > 3, (
-            'a tie may fall the other way by rounding'
-        )
+        assert (a.numbers != whole).float().mean() < 1e-3, 'a tie may fall the other way by rounding'
+        assert whole.unique().numel() > 3
     else:
         assert (a.numbers.float() - whole).abs().max() < 2e-3, 'float16'
-    back = c.decode(a)
-    assert back.shape == x.shape and (back - c.model.decode(c.to_latents(a.numbers), x.shape[1])[0]).abs().max() < 1e-5
+    back, at_once = c.decode(a), c.model.decode(c.to_latents(a.numbers), x.shape[1])[0]
+    assert back.shape == x.shape and (back - at_once).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -81,18 +85,15 @@ def same(c, a, x):
     ],
 )
 def test_chunks_are_the_whole(kind, options, tmp_path):
-    "In pieces of any length, in chunks or as a stream, the codes and the sound of the model at once; a file of them is exact."
+    "In pieces of any length, in chunks or as a stream: the codes and the sound of the whole; a file of them is exact."
     model = small(kind, **options)
     x = tone(5.01)
     for seconds in (0.1, 0.5, 1000):
         c = Codec(model, seconds)
         same(c, a := c.encode(x), x)
     back = Codes.open(a.save(tmp_path / 'a.vbk'))
-    assert (
-        back.numbers.equal(a.numbers)
-        and back.header == a.header
-        and model.has_finite_context == ('lstm' not in options)
-    )
+    assert back.numbers.equal(a.numbers) and back.header == a.header
+    assert model.has_finite_context == ('lstm' not in options)
 
 
 def test_an_lstm_without_causality_is_refused():
@@ -104,15 +105,13 @@ def test_encodec(tmp_path):
     "EnCodec's folder is a model for the shell: its LSTM makes it a stream."
     transformers = pytest.importorskip('transformers')
     torch.manual_seed(0)
-    transformers.EncodecModel(
-        transformers.EncodecConfig(num_filters=4, hidden_size=16, codebook_size=16, target_bandwidths=[1.2])
-    ).save_pretrained(tmp_path / 'model')
+    sizes = dict(num_filters=4, hidden_size=16, codebook_size=16, target_bandwidths=[1.2])
+    transformers.EncodecModel(transformers.EncodecConfig(**sizes)).save_pretrained(tmp_path / 'model')
     write_wav(tmp_path / 'in.wav', tone(2, 44100, 2), 44100)
-    main(['codec', 'encode', str(tmp_path / 'in.wav'), str(tmp_path / 'out.vbk'), '--model', str(tmp_path / 'model')])
-    main(['codec', 'decode', str(tmp_path / 'out.vbk'), str(tmp_path / 'back.wav'), '--model', str(tmp_path / 'model')])
-    assert read_audio(tmp_path / 'back.wav')[0].shape == (2, 88200) and Codes.open(
-        tmp_path / 'out.vbk'
-    ).numbers.shape == (2, 4, 150)
+    run('encode', tmp_path / 'in.wav', tmp_path / 'out.vbk', '--model', tmp_path / 'model')
+    run('decode', tmp_path / 'out.vbk', tmp_path / 'back.wav', '--model', tmp_path / 'model')
+    assert read_audio(tmp_path / 'back.wav')[0].shape == (2, 88200)
+    assert Codes.open(tmp_path / 'out.vbk').numbers.shape == (2, 4, 150)
 
 
 MANY = codec(), codec('vae', 2), codec('complex_vae', net='complex', causal=True), codec('vae', lstm=1, causal=True)
@@ -236,8 +235,10 @@ print(re.search(r'VmHWM:\s+(\d+)', open('/proc/self/status').read())[1])
 @pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='the peak is read as Linux tells it')
 @pytest.mark.parametrize('kind, net', [('rvq', 'wave'), ('complex_vae', 'complex')])
 def test_memory_is_flat(kind, net, tmp_path):
-    """Ten minutes peak at most 1.2 times where 20 seconds do, from a file to a file, from the process's start; 600 s of 16 kHz stereo are 77 MB as floats.
-    The peak is VmHWM: ru_maxrss of a child begins with the memory of its parent, which here is the larger."""
+    """Ten minutes peak at most 1.2 times where 20 seconds do, from a file to a file, from the process's start.
+
+    600 s of 16 kHz stereo are 77 MB as floats. The peak is VmHWM: ru_maxrss of a child begins with the memory of its
+    parent, which here is the larger."""
     (tmp_path / 'measure.py').write_text(MEMORY)
     peaks, x = [], tone(20, 16000, 2)
     for seconds in (20, 600):
@@ -256,9 +257,9 @@ def test_shell(tmp_path, monkeypatch, capsys):
     (tmp_path / 'a').mkdir()
     for i in range(2):
         write_wav(tmp_path / f'a/{i}.wav', tone(1 + i, 16000, 2), 16000)
-    run = lambda *args: main(['codec', *map(str, args)])
+    M = '--model', tmp_path / 'model'
     for i in range(2):
-        run('encode', tmp_path / f'a/{i}.wav', tmp_path / f'{i}.vbk', '--kbps', 2, '--model', tmp_path / 'model')
+        run('encode', tmp_path / f'a/{i}.wav', tmp_path / f'{i}.vbk', '--kbps', 2, *M)
         monkeypatch.setenv('VAEBOOK_MODEL', str(tmp_path / 'model'))
         run('decode', tmp_path / f'{i}.vbk', tmp_path / f'b/{i}.wav')
         monkeypatch.delenv('VAEBOOK_MODEL')
@@ -270,8 +271,7 @@ def test_shell(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     (tmp_path / 'text.wav').write_text('no sound')
     (tmp_path / 'empty').mkdir()
-    M = ('--model', tmp_path / 'model')
-    for args, says in [
+    wrong = [
         (('encode', tmp_path / 'a/0.wav', 'x.vbk', *M, '--which', 'best'), 'kept its best model'),
         (('encode', tmp_path / 'no.wav', 'x.vbk', *M), 'no.wav'),
         (('encode', tmp_path / 'text.wav', 'x.vbk', *M), 'FFmpeg can read'),
@@ -281,7 +281,8 @@ def test_shell(tmp_path, monkeypatch, capsys):
         (('decode', tmp_path / '0.vbk', 'x.wav', '--model', tmp_path / 'empty'), 'config.json'),
         (('eval', tmp_path / 'a', tmp_path / 'empty'), 'at least one file'),
         (('eval', tmp_path / 'a', tmp_path / 'nowhere'), 'a folder of sounds'),
-    ]:
+    ]
+    for args, says in wrong:
         with pytest.raises(SystemExit) as e:
             run(*args)
         err = capsys.readouterr().err

@@ -1,7 +1,8 @@
 """Models on the Hub: `push_to_hub` and `from_pretrained('user/model')`, against a small hub of our own on this machine.
 
-The hub answers what `huggingface_hub` really asks for: repositories, branches, uploads (small files in the commit, weights
-by the LFS protocol), files with their etag and commit. Xet, the third way, needs a server that cannot be stood in for."""
+The hub answers what `huggingface_hub` really asks for: repositories, branches, uploads (small files in the commit,
+weights by the LFS protocol), files with their etag and commit. Xet, the third way, needs a server that cannot be stood
+in for."""
 
 import base64, hashlib, http.server, json, os, re, shlex, subprocess, sys, threading, time
 from pathlib import Path
@@ -29,7 +30,9 @@ TOKEN = 'hf_ThisIsTheSecretOfTheTest'
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    "Repositories in memory: {name: {'private', 'branches': {branch: commit}, 'commits': {commit: {path: bytes}}}}; `trouble` makes some requests fail."
+    """Repositories in memory: {name: {'private', 'branches': {branch: commit}, 'commits': {commit: {path: bytes}}}}.
+
+    `trouble` makes some requests fail."""
 
     protocol_version = 'HTTP/1.1'
     repos, blobs, log, trouble = {}, {}, [], {}
@@ -123,32 +126,20 @@ class Hub(http.server.BaseHTTPRequestHandler):
             return
         if revision not in repo['branches']:
             return self.no(404, 'RevisionNotFound', 'Invalid rev id')
-        self.answer(
-            {
-                'files': [
-                    dict(
-                        path=f['path'],
-                        uploadMode='lfs' if f['path'].endswith(('.safetensors', '.png')) else 'regular',
-                        shouldIgnore=False,
-                        oid=None,
-                    )
-                    for f in json.loads(sent)['files']
-                ]
-            }
-        )
+        files = []
+        for path in (f['path'] for f in json.loads(sent)['files']):
+            mode = 'lfs' if path.endswith(('.safetensors', '.png')) else 'regular'
+            files.append(dict(path=path, uploadMode=mode, shouldIgnore=False, oid=None))
+        self.answer({'files': files})
 
     def batch(self, sent, name):
-        href = lambda oid: (
-            {}
-            if oid in self.blobs
-            else {'actions': {'upload': {'href': f'http://{self.headers["Host"]}/storage/{oid}'}}}
-        )
-        self.answer(
-            {
-                'transfer': 'basic',
-                'objects': [dict(oid=o['oid'], size=o['size'], **href(o['oid'])) for o in json.loads(sent)['objects']],
-            }
-        )
+        objects = []
+        for o in json.loads(sent)['objects']:
+            found = dict(oid=o['oid'], size=o['size'])
+            if o['oid'] not in self.blobs:
+                found['actions'] = {'upload': {'href': f'http://{self.headers["Host"]}/storage/{o["oid"]}'}}
+            objects.append(found)
+        self.answer({'transfer': 'basic', 'objects': objects})
 
     def store(self, sent, oid):
         if self.command != 'PUT':
@@ -168,14 +159,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 files[value['path']] = self.blobs[value['oid']]
         oid = hashlib.sha1(repr((name, sorted(files), time.time())).encode()).hexdigest()
         repo['commits'][oid], repo['branches'][revision] = files, oid
-        self.answer(
-            {
-                'success': True,
-                'commitOid': oid,
-                'commitUrl': f'http://{self.headers["Host"]}/{name}/commit/{oid}',
-                'hookOutput': '',
-            }
-        )
+        url = f'http://{self.headers["Host"]}/{name}/commit/{oid}'
+        self.answer({'success': True, 'commitOid': oid, 'commitUrl': url, 'hookOutput': ''})
 
     def resolve(self, sent, name, revision, path):
         if not (repo := self.known(name)):
@@ -186,12 +171,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if path not in repo['commits'][oid]:
             return self.answer({}, 404, X_Error_Code='EntryNotFound', X_Repo_Commit=oid)
         data = repo['commits'][oid][path]
-        headers = dict(
-            X_Repo_Commit=oid,
-            ETag=f'"{hashlib.sha256(data).hexdigest()}"',
-            X_Linked_Size=len(data),
-            Accept_Ranges='bytes',
-        )
+        etag = f'"{hashlib.sha256(data).hexdigest()}"'
+        headers = dict(X_Repo_Commit=oid, ETag=etag, X_Linked_Size=len(data), Accept_Ranges='bytes')
         if self.command == 'GET' and self.trouble.get('cut'):  # the line breaks after half of the file, without a word
             headers['Content_Length'], data = len(data) // 2, data[: len(data) // 2]
         start = int(re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', 'bytes=0-'))[1])
@@ -209,24 +190,18 @@ def address():
 
 @pytest.fixture(autouse=True)
 def quiet(address, tmp_path, monkeypatch):
-    "`huggingface_hub` of this process asks our hub, keeps its cache and token in a folder of this test, and leaves Xet alone."
+    "`huggingface_hub` of this process asks our hub, without Xet; its cache and token are in a folder of this test."
     from huggingface_hub import constants, file_download
     from huggingface_hub.utils import _http
 
-    hurry = SimpleNamespace(
-        **vars(time) | dict(sleep=lambda seconds: None)
-    )  # it waits half a minute before it gives up
+    hurry = SimpleNamespace(**vars(time) | dict(sleep=lambda seconds: None))  # else it waits half a minute
     for module in (_http, file_download):
         monkeypatch.setattr(module, 'time', hurry)
-    for key, value in dict(
-        ENDPOINT=address,
-        HF_HOME=str(tmp_path / 'hf'),
-        HF_HUB_CACHE=str(tmp_path / 'hf/hub'),
-        HF_TOKEN_PATH=str(tmp_path / 'hf/token'),
-        HF_HUB_OFFLINE=False,
-        HF_HUB_DISABLE_XET=True,
-        HUGGINGFACE_CO_URL_TEMPLATE=address + '/{repo_id}/resolve/{revision}/{filename}',
-    ).items():
+    url = address + '/{repo_id}/resolve/{revision}/{filename}'
+    home, cache, token = (str(tmp_path / place) for place in ('hf', 'hf/hub', 'hf/token'))
+    settings = dict(ENDPOINT=address, HUGGINGFACE_CO_URL_TEMPLATE=url, HF_HUB_OFFLINE=False, HF_HUB_DISABLE_XET=True)
+    settings |= dict(HF_HOME=home, HF_HUB_CACHE=cache, HF_TOKEN_PATH=token)
+    for key, value in settings.items():
         monkeypatch.setattr(constants, key, value)
     monkeypatch.setenv('HF_HUB_DISABLE_PROGRESS_BARS', '1')
     for key in ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN', 'HF_HUB_OFFLINE'):
@@ -273,10 +248,8 @@ def test_nothing_but_config_and_weights_is_fetched(tmp_path):
     Hub.log.clear()
     CVAE.from_pretrained('ada/digits')
     assert {path.split('/')[-1] for _, path, _ in Hub.log} == {'config.json', 'model.safetensors'}
-    assert {p.name for p in (tmp_path / 'hf/hub').glob('models--*/snapshots/*/*')} == {
-        'config.json',
-        'model.safetensors',
-    }
+    cached = {p.name for p in (tmp_path / 'hf/hub').glob('models--*/snapshots/*/*')}
+    assert cached == {'config.json', 'model.safetensors'}
 
 
 def test_the_second_time_nothing_is_fetched_again_and_then_no_network_is_needed(monkeypatch):
@@ -295,10 +268,8 @@ def test_branches_and_commits():
     new.push_to_hub('ada/digits', token=TOKEN, revision='wider')
     assert same(CVAE.from_pretrained('ada/digits').state_dict(), old.state_dict())
     assert same(CVAE.from_pretrained('ada/digits', revision='wider').state_dict(), new.state_dict())
-    assert same(
-        CVAE.from_pretrained('ada/digits', revision=Hub.repos['ada/digits']['branches']['wider']).state_dict(),
-        new.state_dict(),
-    )
+    commit = Hub.repos['ada/digits']['branches']['wider']
+    assert same(CVAE.from_pretrained('ada/digits', revision=commit).state_dict(), new.state_dict())
     new.push_to_hub('ada/digits', token=TOKEN)  # a second push is a second commit
     assert same(CVAE.from_pretrained('ada/digits').state_dict(), new.state_dict())
 
@@ -327,16 +298,11 @@ def test_actions():
     "The tokenizer goes with the two files that AutoProcessor reads, and without the pickle of `save_pretrained`."
     model = FSQVQVAE(action_dim=2, horizon=8, hidden_dim=32).eval()
     model.push_to_hub('ada/tokens', token=TOKEN)
-    assert files('ada/tokens').keys() == {'config.json', 'model.safetensors', 'README.md'}
+    usual = {'config.json', 'model.safetensors', 'README.md'}
+    assert files('ada/tokens').keys() == usual
     chunks = torch.linspace(-1, 1, 32).view(2, 8, 2)
     ActionTokenizer(model).push_to_hub('ada/tokenizer', token=TOKEN)
-    assert files('ada/tokenizer').keys() == {
-        'config.json',
-        'model.safetensors',
-        'README.md',
-        'processor_config.json',
-        'processing_vaebook.py',
-    }
+    assert files('ada/tokenizer').keys() == usual | {'processor_config.json', 'processing_vaebook.py'}
     for name in ('ada/tokens', 'ada/tokenizer'):
         assert (ActionTokenizer.from_pretrained(name).encode(chunks) == ActionTokenizer(model).encode(chunks)).all()
     assert ActionTokenizer.from_pretrained('ada/tokenizer', revision='main').action_dim == 2
@@ -362,11 +328,17 @@ METRICS = dict(
 )
 
 
+def scientific(cfg):
+    "What of a configuration is no matter of place or taste."
+    personal = 'run_dir', 'resume', 'logger', 'trainer.progress_bar'
+    values = flatten_dict(OmegaConf.to_container(cfg))
+    return {k: v for k, v in values.items() if not k.removeprefix('classifier.').startswith(personal)}
+
+
 def untrained(name, folder, **more):
     "The run folder of an experiment, as if it had been trained, and the experiment."
-    body = experiment(
-        compose(name, run_dir=str(folder), **dict(smoke=True, overrides='trainer.progress_bar=false') | more)
-    )
+    given = dict(smoke=True, overrides='trainer.progress_bar=false') | more
+    body = experiment(compose(name, run_dir=str(folder), **given))
     body.model.save_pretrained(body.folder() / 'model')
     body.run.save_metrics(**METRICS[name])
     for figure in ('reconstructions', 'loss_curves', 'other'):
@@ -382,21 +354,14 @@ def test_every_chapter_has_a_card_that_keeps_its_word(name, tmp_path):
     sent = ActionTokenizer(model) if name == 'latent_actions' else model
     sent.push_to_hub('ada/it', tmp_path / 'run', token=TOKEN)
     card = files('ada/it')['README.md'].decode()
-    assert (
-        {p for p in files('ada/it') if p.endswith('.png')}
-        == {'figures/reconstructions.png', 'figures/loss_curves.png'}
-        == set(re.findall(r'\((figures/\S+)\)', card))
-    )
+    pictures = {'figures/reconstructions.png', 'figures/loss_curves.png'}
+    assert {p for p in files('ada/it') if p.endswith('.png')} == pictures
+    assert set(re.findall(r'\((figures/\S+)\)', card)) == pictures
     front = yaml.safe_load(card.split('---\n')[1])
-    assert (
-        front['library_name'] == 'vaebook' and 'license' not in front and 'model-index' not in front
-    )  # numbers of a smoke run are not for show
-    assert (
-        'its numbers mean nothing' in card
-        and 'arxiv.org/abs/' in card
-        and str(tmp_path) not in card
-        and 'nan' not in card
-    )
+    assert front['library_name'] == 'vaebook' and 'license' not in front
+    assert 'model-index' not in front, 'numbers of a smoke run are not for show'
+    assert 'its numbers mean nothing' in card and 'arxiv.org/abs/' in card
+    assert str(tmp_path) not in card and 'nan' not in card
     for metric in METRICS[name]:
         assert metric == 'stoi' or f'| {metric} |' in card
     lines = re.search(r'```python\n(.*?)\n```', card, re.S)[1]
@@ -407,40 +372,25 @@ def test_every_chapter_has_a_card_that_keeps_its_word(name, tmp_path):
     exec(lines, known)  # the three lines run as they stand
     command = shlex.split(re.search(r'^vaebook-train .*', card, re.M)[0])[1:]
     again = compose(name, overrides=[c for c in command if not c.startswith('experiment=')])
-    personal = 'run_dir', 'resume', 'logger', 'trainer.progress_bar'
-    new, old = (
-        {
-            k: v
-            for k, v in flatten_dict(OmegaConf.to_container(c)).items()
-            if not k.removeprefix('classifier.').startswith(personal)
-        }
-        for c in (again, body.cfg)
-    )
-    assert new == old  # the command is the run
+    assert scientific(again) == scientific(body.cfg)  # the command is the run
 
 
 def test_numbers_for_the_hub(tmp_path):
-    "A run that is none for smoke shows its headline numbers in the front matter; places and names of this machine stay here."
+    "A real run shows its headline numbers in the front matter; places and names of this machine stay here."
     own = Path('secret-of-ada')
     (own / 'cats').mkdir(parents=True)
     (own / 'dogs').mkdir()
     for kind in ('cats', 'dogs'):
         for i in range(40):
             Image.new('RGB', (28, 28), (i, i, i)).save(own / kind / f'{i}.png')
-    body = untrained(
-        'cvae',
-        tmp_path / 'run',
-        smoke=False,
-        dataset='folder',
-        overrides=f'dataset.root={own.resolve()} trainer.batch_size=8 classifier.trainer.max_steps=2 classifier.trainer.max_epochs=null trainer.progress_bar=false',
-    )
+    words = f'dataset.root={own.resolve()} trainer.batch_size=8 trainer.progress_bar=false'
+    words += ' classifier.trainer.max_steps=2 classifier.trainer.max_epochs=null'
+    body = untrained('cvae', tmp_path / 'run', smoke=False, dataset='folder', overrides=words)
     card = model_card(body.model, tmp_path / 'run', 'ada/pets')
     front = yaml.safe_load(card.split('---\n')[1])
     found = {m['type']: (m['value'], m['name']) for r in front['model-index'][0]['results'] for m in r['metrics']}
-    assert (
-        found == {'nll': (57.02, 'nll, nats an image'), 'causal_effect': (0.5, 'causal_effect, nats')}
-        and front['model-index'][0]['name'] == 'pets'
-    )
+    assert found == {'nll': (57.02, 'nll, nats an image'), 'causal_effect': (0.5, 'causal_effect, nats')}
+    assert front['model-index'][0]['name'] == 'pets'
     assert 'license' not in front and "its author's own data" in card  # nobody but Ada can say
     for root in (str(own.resolve()), own.name, f'[{own.name}, other]'):  # a relative one tells as much
         saved = tmp_path / 'run/config.yaml'

@@ -40,23 +40,16 @@ def test_mel_filters_are_slaneys(rate, n_fft, n_mels):
     theirs = pytest.importorskip('transformers.audio_utils').mel_filter_bank(
         n_fft // 2 + 1, n_mels, 0, rate / 2, rate, norm='slaney', mel_scale='slaney'
     )
-    torch.testing.assert_close(
-        mel_filters(rate, n_fft, n_mels, torch.device('cpu'), torch.float64), torch.from_numpy(theirs.T)
-    )
+    ours = mel_filters(rate, n_fft, n_mels, torch.device('cpu'), torch.float64)
+    torch.testing.assert_close(ours, torch.from_numpy(theirs.T))
 
 
 def test_inference_first_then_training():
     "Windows and filters cached in inference mode serve a later training step."
     x_hat, x = sounds(4096)
-    loss = AudioLoss(
-        dict(
-            spectral=dict(
-                mrstft=dict(config=dict(perceptual_weighting=True)),
-                weights=dict(mrstft=1.0, mel=1.0, phase=1.0, stft_mse=1.0),
-            )
-        ),
-        15999,
-    )
+    spectral = dict(weights=dict(mrstft=1.0, mel=1.0, phase=1.0, stft_mse=1.0))
+    spectral |= dict(mrstft=dict(config=dict(perceptual_weighting=True)))
+    loss = AudioLoss(dict(spectral=spectral), 15999)
     with torch.inference_mode():
         loss(dict(x=x, x_hat=x_hat))
     x_hat.requires_grad_()
@@ -66,13 +59,8 @@ def test_inference_first_then_training():
 
 def test_losses_are_float32_under_autocast():
     x_hat, x = sounds(4096)
-    loss = AudioLoss(
-        dict(
-            spectral=dict(weights=dict(mrstft=1.0, mel=1.0, phase=1.0, stft_mse=1.0)),
-            time=dict(weights=dict(l1=1.0, l2=1.0, sisdr=1.0)),
-        ),
-        16000,
-    )
+    spectral = dict(weights=dict(mrstft=1.0, mel=1.0, phase=1.0, stft_mse=1.0))
+    loss = AudioLoss(dict(spectral=spectral, time=dict(weights=dict(l1=1.0, l2=1.0, sisdr=1.0))), 16000)
     plain = loss(dict(x=x, x_hat=x_hat))
     with torch.autocast('cpu', torch.bfloat16):
         low = loss(dict(x=x, x_hat=x_hat))
@@ -82,20 +70,13 @@ def test_losses_are_float32_under_autocast():
 
 @pytest.mark.parametrize('name', ['mel', 'mrstft'])
 def test_loss_configuration_of_omegaconf(name):
-    conf = pytest.importorskip('omegaconf').OmegaConf.create(
-        {
-            'spectral': {
-                name: {'config': {'fft_sizes': [512, 256], **(dict(n_mels=20) if name == 'mel' else {})}},
-                'weights': {name: 2.0},
-            },
-            'discriminator': None,
-        }
-    )
+    OmegaConf = pytest.importorskip('omegaconf').OmegaConf
+    config = dict(fft_sizes=[512, 256]) | (dict(n_mels=20) if name == 'mel' else {})
+    given = {'spectral': {name: {'config': config}, 'weights': {name: 2.0}}, 'discriminator': None}
     x_hat, x = sounds(4096)
-    kind = dict(
-        mel=lambda: Mel(sample_rate=16000, fft_sizes=(512, 256), n_mels=20), mrstft=lambda: MRSTFT(fft_sizes=(512, 256))
-    )[name]()
-    torch.testing.assert_close(AudioLoss(conf, 16000)(dict(x=x, x_hat=x_hat)).total, 2 * kind(x_hat, x))
+    single = Mel(sample_rate=16000, **config) if name == 'mel' else MRSTFT(**config)
+    loss = AudioLoss(OmegaConf.create(given), 16000)
+    torch.testing.assert_close(loss(dict(x=x, x_hat=x_hat)).total, 2 * single(x_hat, x))
 
 
 def test_the_default_is_the_recipes():

@@ -1,4 +1,4 @@
-"EnCodec and DAC of transformers: full-size topologies give the same numbers, recipes have their sizes, and folders that cannot be read say why."
+"EnCodec and DAC of transformers: the same numbers at full size, the recipes' sizes, and errors for bad folders."
 
 import json
 
@@ -10,26 +10,13 @@ from helpers import set_json, set_weights
 from vaebook.core.config import load_yaml
 from vaebook.core import BadInput
 from vaebook.models.audio import AudioAutoencoder
-from vaebook.models.encodec_dac import (
-    _CONFIG,
-    _FILES,
-    dac_arguments,
-    encodec_arguments,
-    from_dac,
-    from_encodec,
-    load_audio,
-)
+from vaebook.models.encodec_dac import _CONFIG, _FILES
+from vaebook.models.encodec_dac import dac_arguments, encodec_arguments, from_dac, from_encodec, load_audio
 
 transformers = pytest.importorskip('transformers')
 SMALL = dict(num_filters=4, hidden_size=16, codebook_size=16, target_bandwidths=[0.3])
-TINY = dict(
-    encoder_hidden_size=4,
-    decoder_hidden_size=16,
-    downsampling_ratios=[2, 4],
-    codebook_size=16,
-    codebook_dim=4,
-    n_codebooks=2,
-)
+TINY = dict(encoder_hidden_size=4, decoder_hidden_size=16, downsampling_ratios=[2, 4])
+TINY |= dict(codebook_size=16, codebook_dim=4, n_codebooks=2)
 
 
 def encodec(**config):
@@ -191,12 +178,10 @@ def test_damaged_files(folder, tmp_path):
 def test_weights_of_torch_and_of_half_precision(folder):
     "pytorch_model.bin with g and v under their old names; nothing but tensors is unpickled."
     whole = from_encodec(folder).state_dict()
-    weights = {
-        k.replace('parametrizations.weight.original0', 'weight_g').replace(
-            'parametrizations.weight.original1', 'weight_v'
-        ): v
-        for k, v in load_file(folder / _FILES[0]).items()
-    }
+    weights = {}
+    for key, value in load_file(folder / _FILES[0]).items():
+        key = key.replace('parametrizations.weight.original0', 'weight_g')
+        weights[key.replace('parametrizations.weight.original1', 'weight_v')] = value
     (folder / _FILES[0]).unlink()
     torch.save(weights, folder / _FILES[1])
     assert all(torch.equal(a, b) for a, b in zip(whole.values(), load_audio(folder).state_dict().values()))

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers import column, same
-from vaebook.core.config import compose
+from helpers import column, same, short
 from vaebook.core import BadInput, set_seed
 from vaebook.data.batches import batches, sequential
 from vaebook.losses.audio_adversarial import AudioObjective
@@ -69,33 +68,15 @@ def losses(kind='encodec', weights=(1.0, 2.0), **config):
 
 def train(folder, loss, engine='lightning', steps=20, doom=None, broken=(), resume=None, balancer=True, **trainer):
     "Train; the objective."
-    settings = (
-        dict(
-            accelerator='cpu',
-            engine=engine,
-            progress_bar=False,
-            max_steps=steps,
-            log_every_n_steps=2,
-            val_every_n_steps=10,
-            gradient_clip_val=1.0,
-            ema_decay=0.9,
-        )
-        | trainer
-    )
-    cfg = compose('cvae', dataset='digits', logger='csv', **{f'trainer.{k}': v for k, v in settings.items()})
+    cfg, data = short(engine, steps, **trainer), Sounds(64)
     set_seed(0)
     objective = AudioObjective(Stand(), loss, dict(sisdr={}), balancer)
-    objective.model.doom, objective.model.broken, data = doom, broken, Sounds(64)
-    fit(
-        objective,
-        cfg,
-        Path(folder),
-        lambda start, n: batches(data, 4, 0, start, n),
-        sequential(Sounds(8), 4),
-        16,
-        (),
-        resume,
-    )
+    objective.model.doom, objective.model.broken = doom, broken
+
+    def loader(start, n):
+        return batches(data, 4, 0, start, n)
+
+    fit(objective, cfg, Path(folder), loader, sequential(Sounds(8), 4), 16, checkpoint=resume)
     return objective
 
 
@@ -120,18 +101,14 @@ def whole(tmp_path_factory):
 def test_trains(whole, kind):
     "16 steps with a discriminator, which learns in 11 of them; metrics of validation are in the log."
     home, runs = whole
-    objective = runs[kind]
-    assert {int(s['step']) for s in objective.discriminator.optimizer.state.values()} == {
-        11
-    } and objective.discriminator.skipped == 0
+    objective, log = runs[kind], home / kind
+    assert {int(s['step']) for s in objective.discriminator.optimizer.state.values()} == {11}
+    assert objective.discriminator.skipped == 0
     assert all(torch.isfinite(v).all() for v in numbers(objective))
     assert set(objective.balancer.sums) == {'mrstft', 'l1', 'adversarial', 'feature_matching'}
-    assert [s for s, _ in column(home / kind, 'val/sisdr')] == [10, 20]
-    assert (
-        column(home / kind, 'train/disc')[0][0] >= 4
-        and column(home / kind, 'train/feature_matching')
-        and not column(home / kind, 'train/sisdr')
-    )
+    assert [s for s, _ in column(log, 'val/sisdr')] == [10, 20]
+    assert column(log, 'train/disc')[0][0] >= 4 and column(log, 'train/feature_matching')
+    assert not column(log, 'train/sisdr')
 
 
 @pytest.mark.parametrize('engine', ENGINES)
@@ -160,18 +137,19 @@ def test_broken_sound_is_skipped():
     set_seed(0)
     objective, batch = AudioObjective(Stand(), losses(start=0, every=1), balancer=True), Sounds(4)[torch.arange(4)]
     for step in range(2):
-        objective.compute_loss(batch, step), objective.after_backward(step)
+        objective.compute_loss(batch, step)
+        objective.after_backward(step)
     before = [v.clone() for v in numbers(objective)]
     objective.model.broken = (3,)
     out = objective.model(batch)
     out['x_hat'].requires_grad_(True)
-    objective.batch_terms(batch, 2, out), objective.after_backward(2)
+    objective.batch_terms(batch, 2, out)
+    objective.after_backward(2)
     assert objective.discriminator.skipped == 1 and same(before, numbers(objective))
     other = AudioObjective(Stand(), losses(start=0, every=1), balancer=True)
     other.load_extra_state(objective.extra_state())
-    assert other.discriminator.skipped == 1 and same(
-        list(other.extra_state()['net'].values()), list(objective.extra_state()['net'].values())
-    )
+    nets = [list(o.extra_state()['net'].values()) for o in (other, objective)]
+    assert other.discriminator.skipped == 1 and same(*nets)
 
 
 def test_in_and_out_of_adversarial_training(tmp_path):

@@ -1,13 +1,12 @@
-"DeepSpeed in two processes of a CPU, held to DDP; where it is not installed, that it is refused with the line that installs it."
+"DeepSpeed in two processes of a CPU, held to DDP; where it is not installed, the refusal says how to install it."
 
-import os, subprocess, sys
 from importlib.util import find_spec
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from vaebook.core.config import compose
+from helpers import toy_config, torchrun
 from vaebook.core import BadInput
 from vaebook.trainers.plan import check_strategy
 
@@ -15,41 +14,37 @@ TRAIN = '''
 import sys
 from pathlib import Path
 import torch
-from torch import nn
-from vaebook.core.config import compose
+import toys
+from helpers import short
 from vaebook.core import BadInput, LossTerms, set_seed
-from vaebook.data.batches import batches, sequential
-from vaebook.data.images import Split
 from vaebook.core.distributed import from_main, world
-from vaebook.core.pretrained import Pretrained
+from vaebook.data.batches import batches, sequential
 from vaebook.trainers.fit import fit
 
-class Line(Pretrained):
+class Line(toys.Line):
     def __init__(self):
         super().__init__()
-        self.net, self.unused = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1)), nn.Linear(3, 3)
         self.net[1].bias.requires_grad_(False)
 
     def compute_loss(self, batch, step=0, out=None):
-        loss = (self.net(batch['x'].float() / 255)[:, 0] - batch['y']).square().mean()
+        loss = super().compute_loss(batch)['mse'].value
         return LossTerms(mse=loss * torch.nan if step == self.nan else loss)
 
 home, rank, size = Path(sys.argv[1]), *world()
-set_seed(0)
-x = torch.randint(0, 256, (90, 1, 2, 2), dtype=torch.uint8)
-data = Split(x, (x.sum((1, 2, 3)) > 500).long())
+data = toys.pixels()
 sgd, adam = dict(name='SGD', lr=0.1, momentum=0.9), dict(name='AdamW', lr=0.01, weight_decay=0.1)
 
 def train(name, strategy, optimizer, steps=12, start=None, nan=None, skip=None):
-    given = dict(accelerator='cpu', engine='lightning', progress_bar=False, max_steps=steps, batch_size=8, log_every_n_steps=2, val_every_n_steps=4,
-                 accumulate_grad_batches=2, gradient_clip_val=0.1, ema_decay=None, strategy=strategy, optimizer=optimizer, skip_nonfinite=skip) | {'scheduler.name': 'InverseLR'}
-    cfg = compose('cvae', dataset='digits', logger='csv', **{f'trainer.{k}': v for k, v in given.items()})
+    given = dict(batch_size=8, accumulate_grad_batches=2, gradient_clip_val=0.1, ema_decay=None, val_every_n_steps=4)
+    given |= {'strategy': strategy, 'optimizer': optimizer, 'skip_nonfinite': skip, 'scheduler.name': 'InverseLR'}
+    cfg = short('lightning', steps, **given)
     folder, many = from_main(lambda: home/name), 8 * size
     set_seed(0)
     model = Line()
     model.nan = nan
     checkpoint = start and home/start/'checkpoints/last.ckpt'
-    try: fit(model, cfg, folder, lambda start, n: batches(data[:64], many, 0, start, n), sequential(data[64:], 13), 64 // many, checkpoint=checkpoint)
+    loader = lambda start, n: batches(data[:64], many, 0, start, n)
+    try: fit(model, cfg, folder, loader, sequential(data[64:], 13), 64 // many, checkpoint=checkpoint)
     except BadInput as e:
         if nan is None: raise
         print(name, e, flush=True)
@@ -76,12 +71,7 @@ def home(tmp_path_factory):
     "The folder of all runs, with what two processes said."
     home = tmp_path_factory.mktemp('deepspeed')
     (home / 'train.py').write_text(TRAIN)
-    line = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', 'train.py', str(home)]
-    done = subprocess.run(
-        line, cwd=home, capture_output=True, text=True, timeout=900, env=os.environ | dict(OMP_NUM_THREADS='1')
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-    (home / 'said').write_text(done.stdout)
+    (home / 'said').write_text(torchrun('train.py', home, cwd=home, timeout=900))
     return home
 
 
@@ -109,16 +99,11 @@ def test_deepspeed_is_ddp(kind, home):
     assert all(torch.equal(v, zero[k]) for k, v in weights(home, f'{kind}_deepspeed', 1).items())
     kept = load_file(home / f'{kind}_deepspeed/checkpoints/final_step_12/model.safetensors')
     assert all(torch.equal(kept[k], zero[k]) for k in zero)
-    states = [
-        torch.load(home / f'{kind}_{s}/checkpoints/last.ckpt', weights_only=True)['optimizer']
-        for s in ('ddp', 'deepspeed')
-    ]
-    assert (
-        states[0]['param_groups'] == states[1]['param_groups']
-        and states[0]['state'].keys() <= states[1]['state'].keys()
-    )
-    for n, moments in states[0]['state'].items():
-        torch.testing.assert_close(moments, states[1]['state'][n], rtol=0, atol=1e-6)
+    kept = [home / f'{kind}_{strategy}/checkpoints/last.ckpt' for strategy in ('ddp', 'deepspeed')]
+    ours, theirs = (torch.load(path, weights_only=True)['optimizer'] for path in kept)
+    assert ours['param_groups'] == theirs['param_groups'] and ours['state'].keys() <= theirs['state'].keys()
+    for n, moments in ours['state'].items():
+        torch.testing.assert_close(moments, theirs['state'][n], rtol=0, atol=1e-6)
 
 
 @needed
@@ -149,18 +134,15 @@ def test_an_update_is_left_out(home):
     "skip_nonfinite goes on without it, as under DDP."
     zero = weights(home, 'skip_deepspeed')
     same(weights(home, 'skip_ddp'), zero, 1e-6)
-    assert all(v.isfinite().all() for v in zero.values()) and not torch.equal(
-        zero['net.1.weight'], weights(home, 'adam_deepspeed')['net.1.weight']
-    )
+    assert all(v.isfinite().all() for v in zero.values())
+    assert not torch.equal(zero['net.1.weight'], weights(home, 'adam_deepspeed')['net.1.weight'])
     assert torch.load(home / 'skip_deepspeed/checkpoints/last.ckpt', weights_only=True)['guard']['skipped'] == 1
 
 
+STAGES = 'expected one of deepspeed, deepspeed_stage_1, deepspeed_stage_2'
 REFUSED = [
-    ({'trainer.strategy': 'deepspeed_stage_3'}, 'expected one of deepspeed, deepspeed_stage_1, deepspeed_stage_2'),
-    (
-        {'trainer.strategy': 'deepspeed_stage_2_offload'},
-        'expected one of deepspeed, deepspeed_stage_1, deepspeed_stage_2',
-    ),
+    ({'trainer.strategy': 'deepspeed_stage_3'}, STAGES),
+    ({'trainer.strategy': 'deepspeed_stage_2_offload'}, STAGES),
     ({'trainer.engine': 'accelerate'}, 'trainer.engine=lightning has DeepSpeed'),
     ({'trainer.devices': 1}, 'several processes'),
     ({'trainer.devices': 1, 'trainer.engine': 'auto'}, 'several processes'),
@@ -171,14 +153,8 @@ REFUSED = [
 
 
 def block(given):
-    usual = {
-        'trainer.strategy': 'deepspeed',
-        'trainer.engine': 'lightning',
-        'trainer.devices': 2,
-        'trainer.accelerator': 'cpu',
-        'trainer.ema_decay': None,
-    }
-    return compose('cvae', dataset='digits', **usual | given).trainer
+    usual = dict(strategy='deepspeed', engine='lightning', devices=2, accelerator='cpu', ema_decay=None)
+    return toy_config(**usual | {key.removeprefix('trainer.'): value for key, value in given.items()}).trainer
 
 
 @pytest.mark.parametrize('given, said', REFUSED)

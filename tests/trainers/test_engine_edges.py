@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vaebook.core.config import compose
+from helpers import toy_config
 from vaebook.core import BadInput, LossTerms
 from vaebook.data.batches import batches, sequential
 from vaebook.core.distributed import device_numbers
@@ -19,14 +19,8 @@ from vaebook.trainers.signals import Stopped
 from vaebook.trainers.step import Step, shard_batch
 
 both = pytest.mark.parametrize('engine', ['lightning', 'accelerate'])
-SETTINGS = dict(
-    gradient_clip_val=None,
-    accumulate_grad_batches=1,
-    ema_decay=None,
-    precision='32-true',
-    optimizer=dict(name='Adam', lr=0.1),
-    scheduler=dict(name='constant'),
-)
+SETTINGS = dict(gradient_clip_val=None, accumulate_grad_batches=1, ema_decay=None, precision='32-true')
+SETTINGS |= dict(optimizer=dict(name='Adam', lr=0.1), scheduler=dict(name='constant'))
 
 
 class Rows:
@@ -57,38 +51,23 @@ class TwoTasks(Objective):
         self.balancer = make_balancer('rgb', model.parameters)
 
     def batch_terms(self, batch, step, out=None):
-        error = self.model.compute_loss(batch)['mse'].value
-        return LossTerms(
-            mse=(error, 1.0, 'a'), half=(error / 2, 1.0, 'b'), shown=(torch.tensor(float('nan')), 0.0, 'b')
-        )
+        error, nan = self.model.compute_loss(batch)['mse'].value, torch.tensor(float('nan'))
+        return LossTerms(mse=(error, 1.0, 'a'), half=(error / 2, 1.0, 'b'), shown=(nan, 0.0, 'b'))
 
     def backward(self, tasks, accumulate, run):
         self.balancer.backward(tasks, self.parameters())
 
 
 def toy(folder, engine, callbacks=(), checkpoint=None, data=Rows(), **trainer):
-    usual = dict(
-        engine=engine,
-        max_steps=8,
-        val_every_n_steps=4,
-        batch_size=8,
-        progress_bar=False,
-        accelerator='cpu',
-        log_every_n_steps=1,
-    )
-    cfg = compose('cvae', dataset='digits', logger='csv', **{f'trainer.{k}': v for k, v in (usual | trainer).items()})
+    usual = dict(max_steps=8, batch_size=8, val_every_n_steps=4, log_every_n_steps=1)
+    cfg = toy_config(engine=engine, accelerator='cpu', progress_bar=False, **usual | trainer)
     torch.manual_seed(0)
     model = Line()
-    fit(
-        model,
-        cfg,
-        folder,
-        lambda start, n: batches(data, 8, 0, start, n),
-        sequential(data, 8),
-        8,
-        callbacks,
-        checkpoint,
-    )
+
+    def loader(start, n):
+        return batches(data, 8, 0, start, n)
+
+    fit(model, cfg, folder, loader, sequential(data, 8), 8, callbacks, checkpoint)
     return model
 
 
@@ -100,7 +79,7 @@ class Ask(Callback):
 
 
 def test_a_balancer_hides_no_nan():
-    "It masks a task without a number; the guard sees that all the same, and no weight moves. A term of weight 0 is only shown."
+    "It masks a task without a number; the guard sees that, and no weight moves. A term of weight 0 is only shown."
     step = Step(TwoTasks(Line()), SETTINGS, 8, 8)
     step(Rows()[torch.arange(8)])
     before = step.objective.model.net.weight.clone()

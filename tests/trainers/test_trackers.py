@@ -8,7 +8,8 @@ from vaebook.viz.tiles import new_figure
 from vaebook.trainers import loggers
 from vaebook.trainers.loggers import FailSafeTracker, StepCSV, make_tracker
 
-SMOKE = 'smoke=true dataset=digits trainer.progress_bar=false trainer.max_steps=6 trainer.max_epochs=null trainer.val_every_n_steps=3 trainer.log_every_n_steps=1'
+SMOKE = 'smoke=true dataset=digits trainer.progress_bar=false trainer.max_steps=6 trainer.max_epochs=null '
+SMOKE += 'trainer.val_every_n_steps=3 trainer.log_every_n_steps=1'
 
 
 def settings(name, *said):
@@ -46,7 +47,8 @@ from vaebook.core.config import compose
 from vaebook.trainers.loggers import make_loggers
 need = __import__(sys.argv[1]) # its import is not what is measured
 begun = time.time()
-trackers = make_loggers(compose('classifier', dataset='digits', logger=sys.argv[1], overrides=sys.argv[3:]), Path(sys.argv[2]))
+cfg = compose('classifier', dataset='digits', logger=sys.argv[1])
+trackers = make_loggers(cfg, Path(sys.argv[2]))
 for step in range(3):
     for tracker in trackers: tracker.log_metrics({'train/mse': 0.5}, step)
 for tracker in trackers: tracker.finalize('success')
@@ -60,28 +62,11 @@ print(f'{time.time() - begun:.2f} seconds')
 def test_a_server_that_is_down(name, port, tmp_path):
     "At most ten seconds and one line, then metrics.csv; the process ends when its work is done."
     pytest.importorskip(name)
-    url = f'http://127.0.0.1:{port}'
-    there = dict(
-        CLEARML_API_HOST=url,
-        CLEARML_WEB_HOST=url,
-        CLEARML_FILES_HOST=url,
-        CLEARML_API_ACCESS_KEY='a',
-        CLEARML_API_SECRET_KEY='b',
-        WANDB_BASE_URL=url,
-        WANDB_API_KEY=40 * 'a',
-        WANDB_MODE='online',
-        MLFLOW_TRACKING_URI=url,
-        HOME=str(tmp_path),
-    )
-    begun = time.time()
-    done = subprocess.run(
-        [sys.executable, '-c', AWAY, name, str(tmp_path / 'run')],
-        cwd=tmp_path,
-        env=os.environ | there,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    hosts = 'CLEARML_API_HOST', 'CLEARML_WEB_HOST', 'CLEARML_FILES_HOST', 'WANDB_BASE_URL', 'MLFLOW_TRACKING_URI'
+    there = dict.fromkeys(hosts, f'http://127.0.0.1:{port}') | dict(HOME=str(tmp_path), WANDB_MODE='online')
+    there |= dict(CLEARML_API_ACCESS_KEY='a', CLEARML_API_SECRET_KEY='b', WANDB_API_KEY=40 * 'a')
+    begun, line = time.time(), [sys.executable, '-c', AWAY, name, tmp_path / 'run']
+    done = subprocess.run(line, cwd=tmp_path, env=os.environ | there, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     line, seconds = done.stdout.strip().splitlines()[-2:]
     assert 'is lost' in line and 'this run goes on with metrics.csv alone' in line and done.stdout.count('is lost') == 1
@@ -114,12 +99,8 @@ def test_a_tracker_that_dies_in_mid_run(tmp_path, monkeypatch, capsys):
     from vaebook.train import experiment
 
     experiment(compose('classifier', overrides=SMOKE, logger='wandb', run_dir=str(tmp_path / 'run'))).fit()
-    assert (
-        capsys.readouterr().out.count(
-            'Dying is lost (connection reset by peer): this run goes on with metrics.csv alone.'
-        )
-        == 1
-    )
+    words = 'Dying is lost (connection reset by peer): this run goes on with metrics.csv alone.'
+    assert capsys.readouterr().out.count(words) == 1
     assert 2 < dying.asked < 5 and (tmp_path / 'run/model/model.safetensors').exists()
     assert max(int(row['step']) for row in StepCSV(tmp_path / 'run', until=99).read()) == 6
 
@@ -134,12 +115,7 @@ def test_rows_survive(tmp_path):
         file.write('9')
     again = StepCSV(tmp_path, until=3)
     again.log_metrics({'c': 0.5}, 4)
-    assert again.read() == [
-        {'a': '1', 'step': '1'},
-        {'a': '2', 'step': '2'},
-        {'a': '3', 'step': '3'},
-        {'c': '0.5', 'step': '4'},
-    ]
+    assert again.read() == [*({'a': n, 'step': n} for n in '123'), {'c': '0.5', 'step': '4'}]
     assert [p.name for p in tmp_path.iterdir()] == ['metrics.csv']
     assert StepCSV(tmp_path).read() == []
 
@@ -196,12 +172,18 @@ def test_tensorboard(tmp_path):
 
     tell(make_tracker(settings('tensorboard'), tmp_path / 'run'))
     seen = EventAccumulator(str(tmp_path / 'run/logs')).Reload()
-    assert [(e.step, e.value) for e in seen.Scalars('val/mse')] == [(4, 0.25)] and seen.Images('val_metrics')[
-        0
-    ].step == 4
+    assert [(e.step, e.value) for e in seen.Scalars('val/mse')] == [(4, 0.25)]
+    assert seen.Images('val_metrics')[0].step == 4
+
+
+LIGHT = '''
+import sys
+import vaebook.trainers.loggers, vaebook.trainers.signals, vaebook.core.runs
+heavy = 'pytorch_lightning', 'lightning', 'accelerate', 'wandb', 'clearml', 'mlflow'
+print([m for m in sys.modules if m.startswith(heavy)])
+'''
 
 
 def test_no_lightning(tmp_path):
     "What writes metrics.csv does not load Lightning."
-    program = 'import sys; import vaebook.trainers.loggers, vaebook.trainers.signals, vaebook.core.runs; print([m for m in sys.modules if m.startswith(("pytorch_lightning", "lightning", "accelerate", "wandb", "clearml", "mlflow"))])'
-    assert subprocess.run([sys.executable, '-c', program], capture_output=True, text=True).stdout.strip() == '[]'
+    assert subprocess.run([sys.executable, '-c', LIGHT], capture_output=True, text=True).stdout.strip() == '[]'

@@ -37,26 +37,19 @@ class Line(Pretrained):
 def toy(folder, engine='lightning', *overrides, resume=None, doom=(), val=True):
     "Eight batches an epoch; the model after its run, and the rows that it logged."
     often = [] if 'val_every' in ' '.join(overrides) else ['trainer.val_every_n_epochs=1']
-    cfg = compose(
-        'cvae',
-        dataset='digits',
-        logger='csv',
-        overrides=[
-            'trainer.progress_bar=false',
-            *often,
-            'trainer.trainer.log_every_n_steps=1',
-            'trainer.device=cpu',
-            f'trainer.engine={engine}',
-            *overrides,
-        ],
-    )
+    usual = f'trainer.progress_bar=false trainer.trainer.log_every_n_steps=1 trainer.device=cpu trainer.engine={engine}'
+    cfg = compose('cvae', [*usual.split(), *often, *overrides], dataset='digits', logger='csv')
     check_training(cfg)
     set_seed(cfg.seed)
     x = torch.randint(0, 256, (32, 1, 2, 2), dtype=torch.uint8)
     data = Split(x, (x.sum((1, 2, 3)) > 500).long())
     model = Line()
     model.doom = doom
-    fit(model, cfg, folder, lambda start, n: batches(data, 4, cfg.seed, start, n), sequential(data, 8), 8, (), resume)
+
+    def loader(start, n):
+        return batches(data, 4, cfg.seed, start, n)
+
+    fit(model, cfg, folder, loader, sequential(data, 8), 8, checkpoint=resume)
     return model, list(csv.DictReader((folder / 'metrics.csv').open()))
 
 
@@ -141,12 +134,8 @@ def composed(number):
 def test_keys_compose(said, key, value):
     from omegaconf import OmegaConf
 
-    assert (
-        OmegaConf.select(
-            composed(next(i for i, b in enumerate(BUNDLES) if said in b.values() and SAME.get(key, key) in b)), key
-        )
-        == value
-    )
+    number = next(i for i, b in enumerate(BUNDLES) if said in b.values() and SAME.get(key, key) in b)
+    assert OmegaConf.select(composed(number), key) == value
 
 
 @pytest.mark.parametrize(
@@ -223,15 +212,9 @@ SCHEDULES = {
 def test_optimisers_and_schedules_resume_exactly(tmp_path, engine, n):
     "Stopped at step 6 of 10, and gone on with, under every kind of optimiser and schedule."
     (o, opt), (s, sched) = list(OPTIMIZERS.items())[n], list(SCHEDULES.items())[n]
-    said = [
-        f'trainer.optimizer.type={o}',
-        f'trainer.optimizer.config.{opt}',
-        f'trainer.scheduler.type={s}',
-        f'trainer.scheduler.config.{sched}',
-        'trainer.max_steps=10',
-        'trainer.val_every_n_steps=5',
-        'trainer.save_every_n_steps=3',
-    ]
+    said = [f'trainer.optimizer.type={o}', f'trainer.optimizer.config.{opt}']
+    said += [f'trainer.scheduler.type={s}', f'trainer.scheduler.config.{sched}']
+    said += ['trainer.max_steps=10', 'trainer.val_every_n_steps=5', 'trainer.save_every_n_steps=3']
     whole, rows = toy(tmp_path / 'whole', engine, *said)
     compute = Line.compute_loss
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match='power cut'):
@@ -274,15 +257,9 @@ def test_skipped_updates(tmp_path, engine):
 @each
 def test_monitor_mode(tmp_path, engine):
     "Lowest and highest of a curve that falls."
+    said = 'trainer.max_steps=40', 'trainer.optimizer.lr=0.01', 'trainer.monitor=val/mse'
     for mode, wanted in dict(min=40, max=8).items():
-        toy(
-            tmp_path / mode,
-            engine,
-            'trainer.max_steps=40',
-            'trainer.optimizer.lr=0.01',
-            'trainer.monitor=val/mse',
-            f'trainer.monitor_mode={mode}',
-        )
+        toy(tmp_path / mode, engine, *said, f'trainer.monitor_mode={mode}')
         place = tmp_path / mode / 'checkpoints'
         assert [p.name for p in place.glob('best*')] == [f'best_step_{wanted}']
 
@@ -296,10 +273,8 @@ def test_checkpoints(tmp_path, engine):
         'trainer.trainer.save_every_n_epochs=1',
     ]
     toy(tmp_path / 'run', engine, *said, 'trainer.trainer.max_epochs=2')
-    assert (
-        len(list((tmp_path / 'there').glob('best*'))) == 2
-        and (tmp_path / 'run/checkpoints/last.ckpt').resolve().parent == tmp_path / 'there'
-    )
+    assert len(list((tmp_path / 'there').glob('best*'))) == 2
+    assert (tmp_path / 'run/checkpoints/last.ckpt').resolve().parent == tmp_path / 'there'
     with pytest.raises(BadInput, match='checkpoints of another run'):
         toy(tmp_path / 'other', engine, *said, 'trainer.max_epochs=2')
     toy(tmp_path / 'run', engine, *said, 'trainer.max_epochs=3', resume=tmp_path / 'run/checkpoints/last.ckpt')
@@ -324,57 +299,40 @@ def test_save_every_n_epochs(tmp_path, engine):
 def test_profile_structure_and_determinism(tmp_path, engine, capsys):
     seen = []
     compute = Line.compute_loss
+
+    def watched(self, *args, **kwargs):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return compute(self, *args, **kwargs)
+
+    said = 'trainer.trainer.profile=true', 'trainer.trainer.log_model_structure=true', 'trainer.deterministic=true'
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            Line,
-            'compute_loss',
-            lambda self, *a, **k: (seen.append(torch.are_deterministic_algorithms_enabled()), compute(self, *a, **k))[
-                1
-            ],
-        )
-        toy(
-            tmp_path / 'run',
-            engine,
-            'trainer.trainer.profile=true',
-            'trainer.trainer.log_model_structure=true',
-            'trainer.deterministic=true',
-            'trainer.max_steps=9',
-        )
+        patch.setattr(Line, 'compute_loss', watched)
+        toy(tmp_path / 'run', engine, *said, 'trainer.max_steps=9')
     assert all(seen) and not torch.are_deterministic_algorithms_enabled()
     assert 'Linear(in_features=4' in capsys.readouterr().out
     assert json.loads(next((tmp_path / 'run/profiler').glob('*.json')).read_text())['traceEvents']
-    toy(
-        tmp_path / 'two',
-        engine,
-        'trainer.trainer.profile=true',
-        f'trainer.trainer.profiler_dir={tmp_path}/traces',
-        'trainer.max_steps=3',
-    )
+    said = 'trainer.trainer.profile=true', f'trainer.trainer.profiler_dir={tmp_path}/traces'
+    toy(tmp_path / 'two', engine, *said, 'trainer.max_steps=3')
     assert list((tmp_path / 'traces').glob('*.json')) and not (tmp_path / 'two/profiler').exists()
 
 
 @each
 def test_strict_determinism(tmp_path, engine):
     compute = Line.compute_loss
+
+    def by_chance(self, *args, **kwargs):
+        torch.ones(2).put_(torch.tensor([0, 0]), torch.ones(2))
+        return compute(self, *args, **kwargs)
+
     with pytest.MonkeyPatch.context() as patch, pytest.raises(BadInput, match='strict_deterministic'):
-        patch.setattr(
-            Line,
-            'compute_loss',
-            lambda self, *a, **k: (torch.ones(2).put_(torch.tensor([0, 0]), torch.ones(2)), compute(self, *a, **k))[1],
-        )
+        patch.setattr(Line, 'compute_loss', by_chance)
         toy(tmp_path / 'run', engine, 'trainer.trainer.strict_deterministic=true', 'trainer.max_steps=2')
 
 
 def test_arguments_of_lightning(tmp_path):
     "Sanity validation logs nothing; anomalies are found; half an epoch is half an epoch."
-    _, rows = toy(
-        tmp_path / 'run',
-        'lightning',
-        'trainer.trainer.num_sanity_val_steps=1',
-        'trainer.trainer.limit_val_batches=2',
-        'trainer.trainer.limit_train_batches=0.5',
-        'trainer.max_epochs=2',
-    )
+    said = 'num_sanity_val_steps=1', 'limit_val_batches=2', 'limit_train_batches=0.5'
+    _, rows = toy(tmp_path / 'run', 'lightning', *(f'trainer.trainer.{s}' for s in said), 'trainer.max_epochs=2')
     assert [s for s, _ in column(rows, 'val/mse')] == [4, 8]
     with pytest.raises(BadInput, match='trainer.engine=lightning beside it'):
         toy(tmp_path / 'no', 'accelerate', 'trainer.trainer.num_sanity_val_steps=1')

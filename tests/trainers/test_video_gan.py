@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers import column, command, same
-from vaebook.core.config import compose
+from helpers import column, same, short, torchrun
 from vaebook.core import BadInput, LossTerms, set_seed
 from vaebook.data.batches import batches, sequential
 from vaebook.losses.adversarial import VideoObjective
@@ -59,35 +58,16 @@ class Clips:
 
 def gan(folder, engine='lightning', steps=30, doom=None, resume=None, batch_size=4, objective=None, **trainer):
     "Train; the objective, and what the engine returned."
-    settings = (
-        dict(
-            accelerator='cpu',
-            engine=engine,
-            progress_bar=False,
-            max_steps=steps,
-            log_every_n_steps=2,
-            val_every_n_steps=10,
-            gradient_clip_val=1.0,
-            ema_decay=0.9,
-        )
-        | trainer
-    )
-    cfg = compose('cvae', dataset='digits', logger='csv', **{f'trainer.{k}': v for k, v in settings.items()})
+    cfg, data, small = short(engine, steps, **trainer), Clips(64), dict(disc_width=4, disc_layers=2)
     set_seed(0)
-    objective = VideoObjective(
-        Stand(), msgrad, **dict(disc_start=4, disc_width=4, disc_layers=2, disc_lr=1e-3) | (objective or {})
-    )
-    objective.model.doom, data = doom, Clips(64)
-    given = fit(
-        objective,
-        cfg,
-        Path(folder),
-        lambda start, n: batches(data, batch_size, 0, start, n),
-        sequential(Clips(8), 4),
-        64 // batch_size,
-        (),
-        resume,
-    )
+    objective = VideoObjective(Stand(), msgrad, **dict(disc_start=4, disc_lr=1e-3) | small | (objective or {}))
+    objective.model.doom = doom
+
+    def loader(start, n):
+        return batches(data, batch_size, 0, start, n)
+
+    val = sequential(Clips(8), 4)
+    given = fit(objective, cfg, Path(folder), loader, val, 64 // batch_size, checkpoint=resume)
     return objective, given
 
 
@@ -116,10 +96,8 @@ def test_steps_are_the_models(whole):
         assert {int(s['step']) for s in objective.discriminator.optimizer.state.values()} == {26}
         assert all(torch.isfinite(v).all() for v in state(objective) + discriminator(objective))
         assert column(home / name, 'train/disc')[0][0] >= 4 and column(home / name, 'val/gan')[-1][0] == 30
-        assert {
-            int(s['step'])
-            for s in read_checkpoint(home / name / 'checkpoints/last.ckpt')['optimizer']['state'].values()
-        } == {30}
+        kept = read_checkpoint(home / name / 'checkpoints/last.ckpt')['optimizer']['state']
+        assert {int(s['step']) for s in kept.values()} == {30}
 
 
 def test_two_engines_are_one(whole):
@@ -143,16 +121,13 @@ def test_resume_is_exact(whole, engine, tmp_path):
     for key in ('train/disc', 'train/gan', 'val/gan'):
         assert column(tmp_path, key) == column(home / engine, key)
     loaded, _ = gan(tmp_path, resume=tmp_path / 'checkpoints/last.ckpt', **given)
-    assert (
-        loaded.model.calls == 0
-        and same(state(loaded), state(again))
-        and same(discriminator(loaded), discriminator(again))
-    )
+    assert loaded.model.calls == 0
+    assert same(state(loaded), state(again)) and same(discriminator(loaded), discriminator(again))
 
 
 @pytest.mark.parametrize('engine', ENGINES)
 def test_in_and_out_of_adversarial_training(engine, tmp_path):
-    "A run without a discriminator goes on with a fresh one, and the other way round; nothing of it is in the model's files."
+    "A run without a discriminator goes on with a fresh one, and the other way round; the model's files have no trace."
     gan(tmp_path, engine, 10, objective=dict(disc_weight=0.0))
     last = tmp_path / 'checkpoints/last.ckpt'
     objective, _ = gan(tmp_path, engine, 20, resume=last)
@@ -175,17 +150,15 @@ def test_half_precision(engine, tmp_path):
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     "Two of batch 4 are one of batch 8: model, discriminator, its Adam, the log."
-    launch = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', 2]
-    command(*launch, __file__, tmp_path, cwd=tmp_path, env=dict(OMP_NUM_THREADS='1'))
+    torchrun(__file__, tmp_path, cwd=tmp_path)
     one, _ = gan(tmp_path / 'one', 'accelerate', 12, batch_size=8, accumulate_grad_batches=2)
     first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
     assert same(first, second)
     for a, b in zip(first, state(one) + discriminator(one)):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     for key in ('train/recon', 'train/gan', 'train/disc', 'val/gan'):
-        assert [v for _, v in column(tmp_path / 'two', key)] == pytest.approx(
-            [v for _, v in column(tmp_path / 'one', key)], rel=1e-3, abs=1e-5
-        )
+        many, few = ([v for _, v in column(tmp_path / name, key)] for name in ('two', 'one'))
+        assert many == pytest.approx(few, rel=1e-3, abs=1e-5)
 
 
 if __name__ == '__main__':  # a process of test_two_processes_are_one

@@ -34,9 +34,7 @@ def test_training_arguments(capsys):
     args = TrainingArguments()
     print(args.output_dir)
     assert capsys.readouterr().out == 'results/causalvae\n'
-    assert not [
-        name for name, help in ((l.split()[0], l[43:]) for l in TrainingArguments.help().splitlines()) if not help
-    ]
+    assert [line for line in TrainingArguments.help().splitlines() if not line[43:]] == []
 
 
 def test_set_seed():
@@ -51,10 +49,8 @@ def test_load_callbacks_and_logger():
     callbacks, logger = load_callbacks_and_logger(args)
     model_checkpoint_callback, lr_monitor = callbacks
     assert type(logger).__name__ == 'WandbLogger' and logger.name == 'vaebook'
-    assert (
-        model_checkpoint_callback._every_n_train_steps == 20
-        and Path(model_checkpoint_callback.dirpath).parent.name == 'causalvae'
-    )
+    assert model_checkpoint_callback._every_n_train_steps == 20
+    assert Path(model_checkpoint_callback.dirpath).parent.name == 'causalvae'
     assert type(lr_monitor).__name__ == 'LearningRateMonitor'
     assert type(load_callbacks_and_logger(dict(save_steps=20))[0][0]) is type(model_checkpoint_callback)
 
@@ -82,9 +78,8 @@ def test_train_on_a_folder(root):
             stream.width = stream.height = 64
             stream.pix_fmt = 'yuv420p'
             for t in range(24):
-                frame = av.VideoFrame.from_ndarray(
-                    (torch.ones(64, 64, 3) * (10 * i + 5 * t)).byte().numpy(), format='rgb24'
-                )
+                grey = torch.full((64, 64, 3), 10 * i + 5 * t, dtype=torch.uint8)
+                frame = av.VideoFrame.from_ndarray(grey.numpy(), format='rgb24')
                 file.mux(stream.encode(frame))
             file.mux(stream.encode(None))
     args = {
@@ -209,11 +204,9 @@ class Features(torch.nn.Module):
 
     def forward(self, x, rescale: bool = True, resize: bool = False, return_features: bool = False):
         y = x.flatten(2)
-        return (
-            torch.cat([y.mean(2), y.std(2)], 1)
-            if resize and return_features and not rescale
-            else torch.zeros(x.shape[0], 1)
-        )
+        if resize and return_features and not rescale:
+            return torch.cat([y.mean(2), y.std(2)], 1)
+        return torch.zeros(x.shape[0], 1)
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')

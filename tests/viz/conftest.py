@@ -1,3 +1,5 @@
 "The browser and JupyterLab, for every test of this folder."
 
-from browsing import chromium, lab, page, tell  # noqa: F401
+from browsing import chromium, lab, page, tell
+
+__all__ = ['chromium', 'lab', 'page', 'tell']

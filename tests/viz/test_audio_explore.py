@@ -1,7 +1,6 @@
 "`explore_audio.ipynb` as papermill runs it: small, free of errors, and its sliders change what is seen and heard."
 
-import io, os, subprocess, sys, wave
-from pathlib import Path
+import io, wave
 
 import nbformat
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import outputs
-from browsing import can_be_moved, labelled, missing, ready
+from helpers import outputs, papermill
+from browsing import browser_wanted, can_be_moved, labelled, ready
 from vaebook.models.audio import AudioAutoencoder
 from vaebook.viz.probe import StandardizedLatents
 from vaebook.viz.traversal import latent_traversal, plane
@@ -18,36 +17,12 @@ from vaebook.viz.explorer import Explorer, animate
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
-seen = pytest.mark.skipif(bool(missing), reason='; '.join(missing))
-
-
-def papermill(folder, name, **parameters):
-    words = [w for k, v in parameters.items() for w in ('-p', k, str(v))]
-    return subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'papermill',
-            str(ROOT / 'nbs/explore_audio.ipynb'),
-            str(folder / name),
-            *words,
-            '--cwd',
-            str(folder),
-            '--no-progress-bar',
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ | dict(PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"),
-    )
-
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     "The notebook after a smoke run; → notebook, folder of its files."
     folder = tmp_path_factory.mktemp('explored')
-    done = papermill(folder, 'made.ipynb', smoke=True, out=folder / 'out')
-    assert not done.returncode, done.stderr[-3000:]
+    papermill('explore_audio', folder, 'made.ipynb', smoke=True, out=folder / 'out')
     return nbformat.read(folder / 'made.ipynb', 4), folder
 
 
@@ -63,8 +38,8 @@ def test_every_section_shows(made):
 
 def test_a_run_that_is_none(tmp_path):
     (tmp_path / 'empty').mkdir()
-    failed = papermill(tmp_path, 'not.ipynb', run=tmp_path / 'empty')
-    assert failed.returncode and 'the folder of a finished run' in failed.stderr
+    said = papermill('explore_audio', tmp_path, run=tmp_path / 'empty', ok=False)
+    assert 'the folder of a finished run' in said
 
 
 @pytest.fixture(scope='module')
@@ -84,18 +59,17 @@ def units():
 
 def samples(wav):
     with wave.open(io.BytesIO(bytes(wav))) as file:
-        return np.frombuffer(file.readframes(file.getnframes()), {1: 'u1', 2: '<i2'}[file.getsampwidth()]).astype(
-            float
-        ), file.getframerate()
+        kind = {1: 'u1', 2: '<i2'}[file.getsampwidth()]
+        sound = np.frombuffer(file.readframes(file.getnframes()), kind)
+        return sound.astype(float), file.getframerate()
 
 
 def test_units(units):
     model, x = units
     z = model.encode(x).z
     assert model.sample_rate == 16000 and z.shape == (3, 8, 32)
-    assert torch.allclose(z.mean((0, 2)), torch.zeros(8), atol=1e-4) and torch.allclose(
-        z.std((0, 2)), torch.ones(8), atol=0.02
-    )
+    assert torch.allclose(z.mean((0, 2)), torch.zeros(8), atol=1e-4)
+    assert torch.allclose(z.std((0, 2)), torch.ones(8), atol=0.02)
     assert torch.allclose(model.decode(z), model.model.decode(model.model.encode(x).z), atol=1e-5)
 
 
@@ -103,11 +77,8 @@ def test_sliders_move_picture_and_sound(units):
     model, x = units
     explorer = Explorer(model, x, most=3)
     explorer.view.start = 'input 1'
-    picture, (sound, rate), original = (
-        explorer.view.picture,
-        samples(explorer.view.sounds[0]),
-        samples(explorer.view.original)[0],
-    )
+    picture, original = explorer.view.picture, samples(explorer.view.original)[0]
+    sound, rate = samples(explorer.view.sounds[0])
     decoded = model.decode(model.encode(x[1:2]).z)[0, 0].detach()
     assert rate == 16000 and np.abs(sound / 32767 - decoded.clamp(-1, 1).numpy()).max() < 1e-4  # as loud as it is
     assert np.abs(original / 32767 - x[1, 0].numpy()).max() < 1e-4
@@ -115,9 +86,8 @@ def test_sliders_move_picture_and_sound(units):
     moved = samples(explorer.view.sounds[0])[0]
     assert explorer.view.picture != picture and (moved != sound).any() and 'z1' in explorer.view.alts[0]
     z = explorer.latents() - model.encode(x[1:2]).z
-    assert torch.allclose(
-        z, 3.0 * (torch.arange(8) == 1)[:, None].expand(8, 32), atol=1e-4
-    )  # all frames of one channel
+    all_frames_of_one_channel = 3.0 * (torch.arange(8) == 1)[:, None].expand(8, 32)
+    assert torch.allclose(z, all_frames_of_one_channel, atol=1e-4)
     explorer.view.values = explorer.view.rest
     assert explorer.view.picture == picture and (samples(explorer.view.sounds[0])[0] == sound).all()
     explorer.view.start = 'inputs'
@@ -135,7 +105,7 @@ def test_films_hold_their_sounds(units):
     assert Image.open(io.BytesIO(each.picture)).format == 'WEBP' and each.html().count('base64') == 0
 
 
-@seen
+@browser_wanted
 def test_films_are_heard_in_a_page(made, units, chromium):
     "Offline: sliders change picture and sound, which plays on while they move; one player plays at a time."
     (_, folder), (model, x) = made, units

@@ -279,9 +279,8 @@ def test_an_upload_of_the_same_name_takes_its_place():
     for shade in (60, 200):
         explorer.upload('own.png', picture(shade))
         seen.append(explorer.view.picture)
-    assert (
-        explorer.view.start == 'own: own.png' and explorer.starts['own: own.png'].shape == (1, 3) and seen[0] != seen[1]
-    )
+    assert explorer.view.start == 'own: own.png' and explorer.starts['own: own.png'].shape == (1, 3)
+    assert seen[0] != seen[1]
 
 
 def test_what_a_reader_does_wrong_is_shown_in_the_page():

@@ -1,41 +1,19 @@
-"`explore_video.ipynb` as papermill runs it: small, free of errors, and its films move in a page without kernel and network."
-
-import os, subprocess, sys
-from pathlib import Path
+"`explore_video.ipynb` as papermill runs it: small, free of errors; its films move in a page without a kernel, offline."
 
 import nbformat
 import pytest
 
-from helpers import outputs
-from browsing import can_be_moved, labelled, missing, opened, ready
+from helpers import ROOT, command, outputs, papermill
+from browsing import browser_wanted, can_be_moved, labelled, opened, ready
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parents[2]
-seen = pytest.mark.skipif(bool(missing), reason='; '.join(missing))
 
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     "The notebook after a smoke run; → notebook, folder of its files."
     folder = tmp_path_factory.mktemp('explored')
-    parameters = [w for k, v in dict(smoke=True, out=folder / 'out').items() for w in ('-p', k, str(v))]
-    subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'papermill',
-            str(ROOT / 'nbs/explore_video.ipynb'),
-            str(folder / 'made.ipynb'),
-            *parameters,
-            '--cwd',
-            str(folder),
-            '--no-progress-bar',
-        ],
-        check=True,
-        capture_output=True,
-        env=os.environ | dict(PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"),
-    )
+    papermill('explore_video', folder, 'made.ipynb', smoke=True, out=folder / 'out')
     return nbformat.read(folder / 'made.ipynb', 4), folder
 
 
@@ -48,39 +26,17 @@ def test_every_section_shows(made):
         assert (folder / 'out' / name).stat().st_size > 1000
 
 
-def test_a_run_that_is_none(made):
-    _, folder = made
-    (empty := folder / 'empty').mkdir()
-    failed = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'papermill',
-            str(ROOT / 'nbs/explore_video.ipynb'),
-            str(folder / 'not.ipynb'),
-            '-p',
-            'run',
-            str(empty),
-            '--cwd',
-            str(folder),
-            '--no-progress-bar',
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ | dict(PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"),
-    )
-    assert failed.returncode and 'the folder of a finished run' in failed.stderr
+def test_a_run_that_is_none(tmp_path):
+    (tmp_path / 'empty').mkdir()
+    said = papermill('explore_video', tmp_path, run=tmp_path / 'empty', ok=False)
+    assert 'the folder of a finished run' in said
 
 
-@seen
+@browser_wanted
 def test_films_move_in_a_page(made, chromium):
     "Offline: the clip plays, and each slider of the film changes its picture."
     _, folder = made
-    subprocess.run(
-        [sys.executable, '-m', 'jupyter', 'nbconvert', '--to', 'html', str(folder / 'made.ipynb')],
-        check=True,
-        capture_output=True,
-    )
+    command('-m', 'jupyter', 'nbconvert', '--to', 'html', 'made.ipynb', cwd=folder)
     context = chromium.new_context(offline=True)
     page = context.new_page()
     problems = []
@@ -96,7 +52,7 @@ def test_films_move_in_a_page(made, chromium):
     context.close()
 
 
-@seen
+@browser_wanted
 def test_explorer_in_jupyterlab(lab, page, tmp_path):
     "Live: sliders of channels and of the frame."
     nb = nbformat.read(ROOT / 'nbs/explore_video.ipynb', 4)

@@ -45,10 +45,11 @@ def _machine_rows() -> list:
 def _extras() -> dict: # extra → names of its distributions
     "What `pip install 'vaebook[extra]'` installs, by the metadata of the installed vaebook."
     found = {}
-    for line in importlib.metadata.requires('vaebook') if _version('vaebook') else []:
+    required = importlib.metadata.requires('vaebook') if _version('vaebook') else None
+    for line in required or []:
         extra = re.search(r'extra == [\'"]([\w-]+)', line)
         if not extra or extra[1] in ('dev', 'book', 'all'): continue
-        name = re.match(r'[\w.-]+', line)[0]
+        name = re.split(r'[^\w.-]', line)[0]
         found.setdefault(extra[1], []).append(name)
     return found
 
