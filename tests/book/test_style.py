@@ -107,6 +107,8 @@ def test_outputs_are_stored_and_small(name):
     outputs = [o for c in cells(name) for o in c['outputs']]
     assert outputs or not shown, 'no stored output: run .ci/refresh'
     assert not [o for o in outputs if o['output_type'] == 'error'], 'a stored error'
+    said = ''.join(''.join(o.get('text', '')) + ''.join(o.get('data', {}).get('text/plain', '')) for o in outputs)
+    assert not re.search(r'\d%\|', said), 'a progress bar: use vaebook.core.progress_bar'
     assert (ROOT / 'nbs' / name).stat().st_size <= 300_000, 'more than 300 kB'
 
 
