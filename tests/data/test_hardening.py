@@ -95,9 +95,9 @@ def as_dict(e):
 
 def write_h5(path, films):
     pytest.importorskip('h5py')
-    import vaebook.data.dmc as dmc
+    from vaebook.data.episodes import write_episodes
 
-    dmc.write_episodes(path, films)
+    write_episodes(path, films)
 
 
 def write_npz(path, films):
