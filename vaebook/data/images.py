@@ -247,14 +247,20 @@ def _keep_classes(part: Split, ids: list, num_classes: int) -> Split:
     if len(ids) == num_classes: return Split(part.x, y)
     return Split(part.x[y >= 0], y[y >= 0])
 
+def _share(fraction: float, n: int) -> int: # of n images
+    "How many images are a fraction of n: at least one where there is any, and never all of them."
+    return min(max(round(fraction * n), 1), n - 1) if fraction else 0
+
 def _hold_out(part: Split, fraction: float, seed: int):
-    "`part` shuffled, as (what remains, a `fraction` of it held out)."
+    "`part` shuffled, as (what remains, what is held out: a `fraction` of each class, at least one of its images)."
     ok = isinstance(fraction, (int, float)) and 0 <= fraction < 1
     check(ok, 'val_fraction', fraction, 'a fraction from 0 up to, not including, 1')
-    n = round(fraction * len(part))
-    check(n < len(part), 'val_fraction', fraction, f'a fraction that leaves some of {len(part)} images to train on')
-    order = permutation(len(part), seed)
-    return part[order[n:]], part[order[:n]]
+    shuffled = part[permutation(len(part), seed)]
+    held_out = torch.zeros(len(part), dtype=torch.bool)
+    for label in shuffled.y.unique():
+        of_class = torch.nonzero(shuffled.y == label)[:, 0]
+        held_out[of_class[:_share(fraction, len(of_class))]] = True
+    return shuffled[~held_out], shuffled[held_out]
 
 # %% ../../nbs/images/data.ipynb #3278837d
 @dataclass(frozen=True)
