@@ -21,7 +21,7 @@ from .viz.traversal import Plane, Traversal, latent_traversal, offsets, perturb,
 
 # %% ../nbs/images/explain.ipynb #bf13884a
 def _check_classifier(classifier):
-    check(callable(classifier), 'classifier', type(classifier).__name__, 'a network, or a function of images')
+    check(classifier is not None, 'classifier', None, 'a network, or a function of images')
 
 def _check_question(x, classifier):
     "Raise `BadInput` unless there are images and a classifier."

@@ -48,7 +48,7 @@ TABLE = {
         dict(model=CVAE(width=4), classifier=classifiers.Dummy()),
         dict(
             model=[MISSING, None],
-            classifier=[MISSING, len],
+            classifier=[MISSING, 3],
             lam_ml=[-1, NAN, INF, 'x', True],
             kl_weight=[-1, NAN, INF, 'x', True],
             tc_weight=[-1.0, NAN],
@@ -62,7 +62,7 @@ TABLE = {
             chunk_size=[0],
         ),
         dict(kl_wieght='kl_weight', lam='lam_ml', causal_evry='causal_every'),
-        dict(estimator=('plugn', 'plugin'), form=('joind', 'joint'), outputs=('logit', 'logits')),
+        dict(estimator=('plugn', 'plugin'), form=('joind', 'joint')),
     ),
     classifiers.CNN: (
         dict(num_classes=3, width=2),

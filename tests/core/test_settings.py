@@ -212,7 +212,7 @@ def test_the_stored_classifier_is_used(stored, tmp_path, capsys):
     from vaebook.core.pretrained import Pretrained
 
     found, kept = explaining(stored, tmp_path / 'run').black_box(), Pretrained.from_pretrained(stored / 'mine')
-    assert all(torch.equal(v, kept.state_dict()[k]) for k, v in found.state_dict().items())
+    assert all(torch.equal(v, kept.state_dict()[k]) for k, v in found.ask.state_dict().items())
     assert 'used as it was trained' not in capsys.readouterr().out
 
 

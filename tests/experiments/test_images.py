@@ -279,7 +279,7 @@ def test_named_classifier_is_reused(tmp_path):
     words = f'{QUIET} dataset=digits model_name=mine trainer.max_steps=3 classifier.model.width=4 model.width=4'
     run = experiment(compose('cvae', words, save_dir=str(tmp_path), run_dir=str(tmp_path / 'run')))
     run.fit()
-    assert same(list(run.black_box().state_dict().values()), list(net.state_dict().values()))
+    assert same(list(run.black_box().ask.state_dict().values()), list(net.state_dict().values()))
     assert not (tmp_path / 'run/classifier').exists()
 
 

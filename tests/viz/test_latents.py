@@ -119,6 +119,7 @@ def flat():
 MODEL, KNOWN = Bands(), torch.tensor([[-1.0, -2.0, 0.0], [0.8, -1.0, 1.0], [0.5, 1.0, 0.0], [-0.3, -0.2, -1.0]])
 IMAGES = MODEL.decode(KNOWN).detach()
 SEEN = nn.Sequential(nn.Flatten(), nn.Linear(81, 2))
+SEEN.outputs = 'logits'
 STEPS = Steps()
 IDS = torch.tensor([[0, 14], [7, 3]])
 CHUNKS = STEPS.decode_indices(IDS)
@@ -148,10 +149,10 @@ REFUSED = {
         STEPS, Latent(torch.tensor([[99.0, 0.0]]), {})
     ),
     # classifiers
-    'Turn one logit s': lambda: open_probe(MODEL, IMAGES, lambda x: x.mean((2, 3))),
-    'a network for images [1, 9, 9]': lambda: open_probe(MODEL, IMAGES, nn.Linear(5, 2)),
-    "classifier='str'": lambda: open_probe(MODEL, IMAGES, 'vgg'),
-    'give the logarithm': lambda: open_probe(MODEL, IMAGES, lambda x: SEEN(x).softmax(1)),
+    'which may be a logit or a probability': lambda: open_probe(MODEL, IMAGES, lambda x: x.mean((2, 3))),
+    'a network, or a function, of images': lambda: open_probe(MODEL, IMAGES, nn.Linear(5, 2)),
+    'expected package.module:name': lambda: open_probe(MODEL, IMAGES, 'vgg'),
+    'sigmoids of separate questions': lambda: open_probe(MODEL, IMAGES, lambda x: SEEN(x).sigmoid()),
 }
 
 TRAVERSALS = {

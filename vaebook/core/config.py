@@ -108,7 +108,9 @@ def select_experiment(composed, experiment: str):
     if not block: return composed
     OmegaConf = optional_import('omegaconf').OmegaConf
     plain = OmegaConf.to_container(composed, resolve=True)
-    return OmegaConf.create(plain | plain.pop(block) | dict(experiment=experiment))
+    others = experiment_entry(experiment).get('without', ())
+    own = {key: value for key, value in plain.pop(block).items() if key not in others}
+    return OmegaConf.create(plain | own | dict(experiment=experiment))
 
 # %% ../../nbs/core/config.ipynb #a063eed7
 def _content(value):

@@ -7,7 +7,8 @@ __all__ = ['image_metrics', 'flow_metrics', 'explanation_metrics', 'factor_metri
            'sweep_figures', 'strip_figures', 'classifier_config', 'CVAEExperiment']
 
 # %% ../../nbs/images/cvae_experiment.ipynb #b5d08e2b
-import math
+import math, warnings
+from contextlib import suppress
 from enum import IntEnum
 
 import numpy as np
@@ -18,10 +19,11 @@ from ..core import BadInput, check, optional_import, progress_bar, seed_step
 from ..core.config import select_experiment
 from ..data.images import FACTORS, SQUARES, class_examples, shapes, to_unit
 from .classifier import ClassifierExperiment, ImageExperiment
-from .classifier import check_outputs, classifier_store, find_classifier
+from .classifier import classifier_store, find_classifier
 from .experiment import ModelSummary, cached_method
 from ..explain import alpha_plane, counterfactual, counterfactual_figure, counterfactual_summary, explain
 from ..explain import invariance, plane_figure, plane_gif, removal, removal_bars
+from ..losses.black_box import BlackBox, by_path
 from ..losses.causal_objective import CausalObjective
 from ..losses.estimators import check_report
 from ..metrics.disentanglement import correlations, dci, knn_distance, mig, sap
@@ -200,12 +202,31 @@ def classifier_config(cfg):
     return select_experiment(OmegaConf.merge(cfg, dict(run_dir=None, resume=None)), 'classifier')
 
 # %% ../../nbs/images/cvae_experiment.ipynb #38641a27
+def _path_of(classifier) -> str | None:
+    "package.module:name of a function or network that can be imported by it."
+    module, name = (getattr(classifier, part, None) for part in ('__module__', '__qualname__'))
+    if not module or not name or module == '__main__': return None
+    with suppress(BadInput):
+        if by_path(f'{module}:{name}') is classifier: return f'{module}:{name}'
+    return None
+
+def _named(cfg, classifier): # → a configuration
+    "With `classifier.path` of a classifier that was given: its path, or a note that it was given."
+    if classifier is None: return cfg
+    path = classifier if isinstance(classifier, str) else _path_of(classifier)
+    kind = getattr(classifier, '__name__', type(classifier).__name__)
+    return optional_import('omegaconf').OmegaConf.merge(cfg, dict(classifier=dict(path=path or f'given: {kind}')))
+
 class _ExplainedClassifier(ImageExperiment):
     "The part of the experiment that has the classifier ready."
-    def __init__(self, cfg, classifier: nn.Module | None = None): # None: found or trained as the recipe says
+    def __init__(self, cfg, classifier=None): # anything that `BlackBox` takes; None: as the recipe says
+        cfg = _named(cfg, classifier)
         super().__init__(cfg)
-        if classifier is None: check_training(classifier_config(cfg))
-        self.given = classifier
+        path = cfg.classifier.path
+        hint = 'Give it again: load_run(folder, classifier=net), or -p classifier package.module:name.'
+        if classifier is None: check(not f'{path}'.startswith('given:'), 'classifier', path, 'the classifier itself', hint)
+        self.own = path if classifier is None else classifier # the user's, or None
+        if self.own is None: check_training(classifier_config(cfg))
 
     @cached_method
     def examples(self) -> Tensor: # [N, C, H, W] uint8
@@ -217,11 +238,15 @@ class _ExplainedClassifier(ImageExperiment):
         return split.x[class_examples(split, n).flatten()]
 
     @cached_method
-    def black_box(self) -> nn.Module:
-        "The classifier to be explained: given, of this run, found in `save_dir`, or trained."
+    def black_box(self) -> BlackBox:
+        "The classifier to be explained, by which its answers are read."
         self.examples() # before anything is trained: are there enough?
+        classifier = self._find_classifier() if self.own is None else self.own
+        return BlackBox(classifier, self.cfg.classifier.outputs, self.data().num_classes)
+
+    def _find_classifier(self) -> nn.Module:
+        "The classifier of this run, or one found in `save_dir`, or a new one."
         cfg = classifier_config(self.cfg)
-        if self.given is not None: return check_outputs(self.given, cfg)
         for find in self._kept_classifier, self._stored_classifier:
             net = find(cfg)
             if net is not None: return net
@@ -232,7 +257,8 @@ class _ExplainedClassifier(ImageExperiment):
 
     def classifier(self) -> ModelSummary:
         "The classifier as a table of parameters."
-        return ModelSummary(self.black_box())
+        ask, nets = self.black_box().ask, self.black_box().nets
+        return ModelSummary(ask if isinstance(ask, nn.Module) else nn.ModuleList(nets))
 
     def _kept_classifier(self, cfg) -> nn.Module | None:
         "The classifier that a run trained before it was stopped."
@@ -265,12 +291,25 @@ def _check_sweep(sweep):
     check(most is None or most >= 1, 'max_images', most, '1 or more, or null for all latents')
     offsets(sweep.sweeping_stepsize)
 
+@torch.no_grad()
+def _warn_below_chance(box: BlackBox, split, classes: list): # M names
+    "Warn of a classifier that is right less often than one that guesses."
+    some = split[:500]
+    accuracy = (box(to_unit(some.x)).argmax(1).cpu() == some.y).double().mean().item()
+    chance = 1 / len(classes)
+    if accuracy >= chance: return
+    labels = ', '.join(f'{i} {name}' for i, name in enumerate(classes[:12]))
+    warnings.warn(
+        f'The classifier is right about {accuracy:.0%} of {len(some)} validation images; guessing gives {chance:.0%}. '
+        f'Are its classes in the order of these labels: {labels}? Folders are labelled in alphabetical order, '
+        'include_classes gives another.')
+
 class CVAEExperiment(_ExplainedClassifier, name='cvae'):
     "Generative causal explanation of a classifier, O'Shaughnessy et al. 2020."
-    def __init__(self, cfg, classifier: nn.Module | None = None): # None: found or trained as the recipe says
+    def __init__(self, cfg, classifier=None): # anything that `BlackBox` takes; None: as the recipe says
         super().__init__(cfg, classifier)
         _check_sweep(cfg.sweep)
-        one_process = classifier is None or not self.launches()
+        one_process = self.own is None or isinstance(self.own, str) or not self.launches()
         hint = 'torchrun starts a script of yours in several processes.'
         check(one_process, 'trainer.devices', cfg.trainer.devices, '1 beside a classifier of your own', hint)
         size = cfg.dataset.image_size or 32
@@ -285,23 +324,22 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         return build_cvae(self.cfg.model.name, shape, **options)
 
     def _loss_options(self) -> dict:
-        options = {k: v for k, v in self.cfg.loss.items() if not k.startswith('eval_')}
-        return options | dict(outputs=self.cfg.classifier.model.outputs)
+        return {k: v for k, v in self.cfg.loss.items() if not k.startswith('eval_')}
 
     @cached_method
     def objective(self):
         "The loss with the classifier in it; raises `BadInput` when that is one for other images or classes."
         data = self.data()
-        net = self.black_box()
-        try:
-            objective = CausalObjective(self.model, net, **self._loss_options())
-            m_net = objective.classify(to_unit(self.examples()[:1])).shape[1]
-        except RuntimeError as e:
-            raise BadInput('classifier', type(net).__name__, f'a network for images {data.shape}', f'{e}.') from e
+        box = self.black_box()
+        x = to_unit(self.examples())
+        m_net = box.settle(x)
+        box.check_gradient(x)
+        objective = CausalObjective(self.model, box, **self._loss_options())
         m = data.num_classes
         check(m > 1, 'include_classes', data.classes, 'two classes or more', 'There is nothing to explain about one.')
-        check(self.given is not None or m_net == m, 'classifier', m_net, f'{m} classes')
+        check(self.own is not None or m_net == m, 'classifier', m_net, f'{m} classes')
         self.answers = data.classes if m_net == m else [str(i) for i in range(m_net)]
+        if self.own is not None and m_net == m: _warn_below_chance(box, data.val, data.classes)
         return objective
 
     def sweeps(self, objective=None) -> dict: # name → figure

@@ -19,6 +19,8 @@ from .balancing import TorchJD as TorchJD
 from .balancing import Uncertainty as Uncertainty
 from .balancing import aggregators as aggregators
 from .balancing import make_balancer as make_balancer
+from .black_box import BlackBox as BlackBox
+from .black_box import black_box as black_box
 from .causal_objective import CausalObjective as CausalObjective
 from .estimators import ESTIMATORS as ESTIMATORS
 from .estimators import Estimate as Estimate
@@ -63,7 +65,7 @@ from .spectral import make_loss as make_loss
 from .spectral import si_sdr as si_sdr
 from .terms import Frozen as Frozen
 from .terms import Objective as Objective
-from .terms import class_log_probs as class_log_probs
+
 from .terms import fingerprint as fingerprint
 from .world import LossAggregator as LossAggregator
 from .world import WorldObjective as WorldObjective

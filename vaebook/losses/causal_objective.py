@@ -6,28 +6,28 @@
 __all__ = ['CausalObjective']
 
 # %% ../../nbs/images/causal_objective.ipynb #c99bd74e
-from typing import Literal
+from typing import Callable, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..core import LossTerms, check
 from ..core.options import Count, Flag, Natural, Weight, checked
+from .black_box import BlackBox, black_box
 from .estimators import ESTIMATORS, Estimate, Posterior, causal_effect, check_estimator, measure_effect
-from .terms import Frozen, Objective, class_log_probs
+from .terms import Objective
 
 # %% ../../nbs/images/causal_objective.ipynb #504f5008
 class _InformationFlow(Objective):
     "An autoencoder and a frozen classifier: the information that latents give about the answer Ŷ."
     def __init__(self,
         model: nn.Module,              # decode(z), n_alpha, n_beta
-        classifier: nn.Module,         # images → logits [B, M]
-        chunk_size: int | None = None, # images decoded at a time; None: all at once
-        outputs: str = 'logits'):      # what the classifier returns, or probs
+        classifier: Callable | BlackBox | str, # anything that `BlackBox` takes
+        chunk_size: int | None = None): # images decoded at a time; None: all at once
         super().__init__(model)
-        self.classifier = Frozen(classifier)
+        self.classify = black_box(classifier).frozen() # images → log-probabilities [B, M]
+        self.classifier = self.classify.ask # a network moves with the objective, and has a fingerprint
         self.chunk_size = chunk_size
-        self.outputs = outputs
         self.d = model.n_alpha + model.n_beta
         self.alpha = range(model.n_alpha)
         self.beta = range(model.n_alpha, self.d)
@@ -35,9 +35,6 @@ class _InformationFlow(Objective):
     @property
     def _device(self): return next(self.model.parameters()).device
 
-    def classify(self, x: Tensor) -> Tensor:
-        "Log-probabilities [B, M] of the explained classifier."
-        return class_log_probs(self.classifier(x), self.outputs)
 
     def effect(self,
         of,                              # indices of the latents whose effect is asked for
@@ -62,7 +59,7 @@ class CausalObjective(_InformationFlow):
     @checked
     def __init__(self,
         model: nn.Module,                                      # decode(z), n_alpha, n_beta
-        classifier: nn.Module,                                 # images → logits [B, M]
+        classifier: Callable | BlackBox | str,                 # anything that `BlackBox` takes
         lam_ml: Weight = 0.05,                                 # λ, weight of the autoencoder's terms
         alpha_samples: Count = 32,                             # draws of α
         beta_samples: Count = 8,                               # draws of β for each of them
@@ -74,10 +71,10 @@ class CausalObjective(_InformationFlow):
         causal_every: Count = 1,                               # the term on every n-th step, n times as heavy
         leakage_weight: Weight = 0.,                           # of I(β; Ŷ), to be made small
         chunk_size: Count | None = None,                       # images decoded at a time; None: all at once
-        outputs: Literal['logits', 'probs'] = 'logits',        # what the classifier returns
+
         kl_weight: Weight = 1.,                                # of the autoencoder: β of a β-VAE
         tc_weight: Weight = 0.):                               # of the autoencoder: β − 1 of a β-TCVAE
-        super().__init__(model, classifier, chunk_size, outputs)
+        super().__init__(model, classifier, chunk_size)
         self.lam_ml = lam_ml if use_causal else 1.
         self.vae_weights = dict(kl_weight=kl_weight, tc_weight=tc_weight)
         self.draws = alpha_samples, beta_samples

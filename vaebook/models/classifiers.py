@@ -22,6 +22,7 @@ from ..core.pretrained import Pretrained
 class Classifier(Pretrained):
     "Images [B, *shape] in [0, 1], or uint8, to logits [B, M]."
     shape = None # (C, H, W) it was built for; None: any
+    outputs = 'logits' # what `BlackBox` would otherwise have to find out
 
     def forward(self, x: Tensor) -> Tensor: return self.net(as_input(x, self.shape))
 

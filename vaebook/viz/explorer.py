@@ -379,7 +379,7 @@ class _Exploration:
     def _decode(self, z: Tensor) -> tuple: # [N, D, ...] → [N, *layout], class probabilities [N, M] or None
         "What the model decodes; the last result is kept."
         if self._decoded is None or not torch.equal(z, self._decoded[0]):
-            with evaluating(self.model, self.classifier): self._decoded = z, *self.probe.decode(z)
+            with evaluating(self.model): self._decoded = z, *self.probe.decode(z)
         return self._decoded[1:]
 
     def _original_of(self, start: str, decoded: Tensor) -> tuple: # input [1, *layout], its class [1]; None twice

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..core import BadInput, Latent, check, check_choice, progress_bar, seed_step
 from ..data.images import to_unit
-from ..losses.terms import class_log_probs
+from ..losses.black_box import BlackBox, black_box
 from .tiles import LAYOUTS
 
 # %% ../../nbs/core/probe.ipynb #8e11d8a4
@@ -119,30 +119,6 @@ def _as_inputs(
     hint = 'Divide bytes by 255; a normalisation belongs into the classifier.'
     check(inside, 'x', [round(least, 3), round(most, 3)], f'values in [{low:g}, {high:g}]', hint)
     return batch
-
-# %% ../../nbs/core/probe.ipynb #c047a300
-def _as_classify(
-    classifier,                 # nn.Module or function: images → logits [N, M]
-    example: Tensor) -> tuple:  # [1, C, H, W] → function: images → log-probabilities; and M
-    "The classifier as a function, asked once to see that it works."
-    kind = type(classifier).__name__
-    check(callable(classifier), 'classifier', kind, 'a network, or a function of images')
-    weights = classifier.parameters() if isinstance(classifier, nn.Module) else ()
-    weight = next((p for p in weights if p.is_floating_point()), None)
-
-    def scores(x): return classifier(x if weight is None else x.to(weight))
-    def log_probs(x): return class_log_probs(scores(x)).to(x).clamp_min(-100.)
-
-    try: num_classes = log_probs(example).shape[1]
-    except RuntimeError as e:
-        raise BadInput('classifier', kind, f'a network for images {list(example.shape[1:])}', f'{e}.') from e
-    hint = 'Turn one logit s into the pair (0, s).'
-    check(num_classes > 1, 'classifier output', num_classes, 'two classes or more', hint)
-    raw = scores(example)
-    sums_to_one = bool((raw >= 0).all() and ((raw.sum(1) - 1).abs() < 1e-3).all())
-    hint = 'Of probabilities, give the logarithm: lambda x: net(x).log().'
-    check(not sums_to_one, 'classifier output', 'numbers that sum to one', 'logits or log-probabilities', hint)
-    return log_probs, num_classes
 
 # %% ../../nbs/core/probe.ipynb #8b62b6a3
 class TokenLatents(nn.Module):
@@ -267,7 +243,7 @@ def _progress(parts):  # a sequence
 class LatentProbe(NamedTuple):
     "A model and perhaps a classifier, opened on some latents; everything is on the model's device."
     decoder: Callable            # z [N, D] → what the model decodes
-    classifier: Callable | None  # that → log-probabilities [N, M]
+    classifier: BlackBox | None  # that → log-probabilities [N, M]
     x: Tensor | None             # [N, *layout] floats
     z: Tensor                    # [N, D, ...] posterior means; without inputs, one row of zeros: the prior mean
     info: dict                   # of the posterior
@@ -370,7 +346,7 @@ def _check_latents(z: Tensor, prior_mean: Tensor):
 def open_probe(
     model,                  # encode, decode, latent_spec
     x_or_z=None,            # inputs; a `Latent` or an array of latents [N, D]; None: the prior mean
-    classifier=None,        # what the model decodes → logits [N, M]
+    classifier=None,        # of what the model decodes: anything that `BlackBox` takes
     chunk_size: int = 256   # decoded at a time
 ) -> Iterator[LatentProbe]:
     "A probe of `model`, and perhaps of a classifier, while the block lasts."
@@ -385,7 +361,7 @@ def open_probe(
     has_ids = isinstance(model, TokenLatents) and isinstance(x_or_z, Latent) and 'indices' in x_or_z.info
     if has_ids: x_or_z = Latent(model.ids(x_or_z), {})
 
-    with evaluating(model, classifier):
+    with evaluating(model):
         prior_mean, decoder = _prior_mean(model, spec), _decoder(model, spec, layout)
         x, latent = None, _given_latent(x_or_z, layout, prior_mean)
         if latent is None:
@@ -395,9 +371,11 @@ def open_probe(
         z = latent.z.to(prior_mean)
         _check_latents(z, prior_mean)
         if isinstance(model, TokenLatents): model.check_ids(z)
-        classify, num_classes = None, 0
-        if classifier is not None: classify, num_classes = _as_classify(classifier, decoder(z[:1]))
-        yield LatentProbe(decoder, classify, x, z, latent.info, spec, layout, value_range, num_classes, chunk_size)
+        box, num_classes = None, 0
+        if classifier is not None:
+            box = black_box(classifier)
+            num_classes = box.settle(decoder(z[:1]) if x is None else x)
+        yield LatentProbe(decoder, box, x, z, latent.info, spec, layout, value_range, num_classes, chunk_size)
 
 # %% ../../nbs/core/probe.ipynb #70c8967e
 def class_names(classes, num_classes: int) -> list:
