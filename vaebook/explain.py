@@ -79,6 +79,11 @@ class Counterfactual(NamedTuple):
         return (self.image - self.reconstruction).flatten(1).norm(p, 1).where(self.found, math.nan)
 
     @property
+    def valid(self) -> Tensor: # [N] bool
+        "Does the classifier call it otherwise than the original?"
+        return self.found & (self.label != self.original_label)
+
+    @property
     def l1(self) -> Tensor: return self.norm(1)
 
     @property
@@ -224,11 +229,13 @@ def counterfactual_figure(flip: Counterfactual, classes=()):
 def counterfactual_summary(flip: Counterfactual,
                            within: float = 3.0 # The longest offset that counts
                           ) -> dict:
-    "validity (share found), median_offset (prior standard deviations), l1, l2 (mean norms of the change, grey levels)."
-    ok = flip.found & (flip.distance <= within)
+    "validity, validity_rebuilt (shares), and of valid ones median_offset (prior std), l1, l2 (mean change, grey levels)."
+    near = flip.found & (flip.distance <= within)
+    ok = near & flip.valid
     distances = flip.distance[ok].double()
     return dict(
         validity=ok.double().mean().item(),
+        validity_rebuilt=near.double().mean().item(),
         median_offset=distances.quantile(0.5).item() if len(distances) else math.nan,
         l1=flip.l1[ok].double().mean().item(),
         l2=flip.l2[ok].double().mean().item())
