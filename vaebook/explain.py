@@ -229,7 +229,7 @@ def counterfactual_figure(flip: Counterfactual, classes=()):
 def counterfactual_summary(flip: Counterfactual,
                            within: float = 3.0 # The longest offset that counts
                           ) -> dict:
-    "validity, validity_rebuilt (shares), and of valid ones median_offset (prior std), l1, l2 (mean change, grey levels)."
+    "validity, validity_rebuilt (shares); of valid ones median_offset (prior std), l1, l2 (mean change, grey levels)."
     near = flip.found & (flip.distance <= within)
     ok = near & flip.valid
     distances = flip.distance[ok].double()
