@@ -135,7 +135,8 @@ def flow_metrics(objective: CausalObjective,
         others = [j for j in objective.alpha if j != i]
         metrics[f'effect_without/{names[i]}'] = objective.measure(others, a, b).value
     metrics['used_alpha'] = len(objective.alpha) - len(_unused_alpha(metrics))
-    return metrics
+    side_by_side = 'causal_effect', 'causal_effect_plugin'
+    return {name: metrics[name] for name in side_by_side} | metrics
 
 # %% ../../nbs/images/cvae_experiment.ipynb #b07cb71a
 def _prefixed(head: str, numbers: dict) -> dict:
