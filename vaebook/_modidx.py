@@ -1877,6 +1877,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                       'vaebook/experiments/select_latents.py'),
                                                     'vaebook.experiments.select_latents.Selection._show': ( 'images/select_latents.html#selection._show',
                                                                                                             'vaebook/experiments/select_latents.py'),
+                                                    'vaebook.experiments.select_latents.Selection._unused': ( 'images/select_latents.html#selection._unused',
+                                                                                                              'vaebook/experiments/select_latents.py'),
                                                     'vaebook.experiments.select_latents.Selection.figure': ( 'images/select_latents.html#selection.figure',
                                                                                                              'vaebook/experiments/select_latents.py'),
                                                     'vaebook.experiments.select_latents.Selection.rows': ( 'images/select_latents.html#selection.rows',

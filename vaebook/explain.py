@@ -176,7 +176,7 @@ def counterfactual(model, # encode, decode, latent_spec
                    chunk_size: int = 256) -> Counterfactual:
     "The nearest image along one causal latent that the classifier calls `target`."
     check(reach > 0, 'reach', reach, 'a positive offset')
-    check(steps >= 3, 'steps', steps, '3 offsets or more')
+    check(steps >= 3 and steps % 2 == 1, 'steps', steps, 'an odd number, 3 or more', 'Offset 0 is one of them.')
     with _probe(model, x, classifier, chunk_size) as probe:
         hint = 'Train with n_alpha=1 or more.'
         check(len(probe.alpha) > 0, 'causal latents', 0, 'at least one latent that may move', hint)
