@@ -212,7 +212,7 @@ def _in_colour(x: Tensor) -> Tensor: # [N, C, H, W] → [N, 3, H, W]
 
 # %% ../nbs/images/explain.ipynb #cc8c6663
 def counterfactual_figure(flip: Counterfactual, classes=()):
-    "A row for each image: input, reconstruction, counterfactual, difference; borders in the classes' colours."
+    "A row for each image: input, rebuilt, flip (`back` to the input's class, or on), change; borders in class colours."
     images = torch.stack([
         _in_colour(flip.original),
         _in_colour(flip.reconstruction),
@@ -220,9 +220,10 @@ def counterfactual_figure(flip: Counterfactual, classes=()):
         _signed_colours(flip.image - flip.reconstruction)], 1)
     labels = torch.stack([flip.original_label, flip.before, flip.label, flip.label], 1)
     rows = []
-    for found, offset in zip(flip.found.tolist(), flip.offset.nan_to_num(0.)):
+    for found, valid, offset in zip(flip.found.tolist(), flip.valid.tolist(), flip.offset.nan_to_num(0.)):
         k = int(offset.abs().argmax())
-        rows.append(f'α{k} {offset[k]:+.2f}' if found else 'none in reach')
+        move = f'α{k} {offset[k]:+.2f}' if valid else f'α{k} {offset[k]:+.2f}, back'
+        rows.append(move if found else 'none in reach')
     return draw(images, rows, ['input', 'rebuilt', 'flip', 'change'], labels, classes=classes)
 
 # %% ../nbs/images/explain.ipynb #051c6728
