@@ -79,6 +79,11 @@ class Counterfactual(NamedTuple):
         return (self.image - self.reconstruction).flatten(1).norm(p, 1).where(self.found, math.nan)
 
     @property
+    def valid(self) -> Tensor: # [N] bool
+        "Does the classifier call it otherwise than the original?"
+        return self.found & (self.label != self.original_label)
+
+    @property
     def l1(self) -> Tensor: return self.norm(1)
 
     @property
@@ -171,7 +176,7 @@ def counterfactual(model, # encode, decode, latent_spec
                    chunk_size: int = 256) -> Counterfactual:
     "The nearest image along one causal latent that the classifier calls `target`."
     check(reach > 0, 'reach', reach, 'a positive offset')
-    check(steps >= 3, 'steps', steps, '3 offsets or more')
+    check(steps >= 3 and steps % 2 == 1, 'steps', steps, 'an odd number, 3 or more', 'Offset 0 is one of them.')
     with _probe(model, x, classifier, chunk_size) as probe:
         hint = 'Train with n_alpha=1 or more.'
         check(len(probe.alpha) > 0, 'causal latents', 0, 'at least one latent that may move', hint)
@@ -207,7 +212,7 @@ def _in_colour(x: Tensor) -> Tensor: # [N, C, H, W] → [N, 3, H, W]
 
 # %% ../nbs/images/explain.ipynb #cc8c6663
 def counterfactual_figure(flip: Counterfactual, classes=()):
-    "A row for each image: input, reconstruction, counterfactual, difference; borders in the classes' colours."
+    "A row for each image: input, rebuilt, flip (`back` to the input's class, or on), change; borders in class colours."
     images = torch.stack([
         _in_colour(flip.original),
         _in_colour(flip.reconstruction),
@@ -215,20 +220,23 @@ def counterfactual_figure(flip: Counterfactual, classes=()):
         _signed_colours(flip.image - flip.reconstruction)], 1)
     labels = torch.stack([flip.original_label, flip.before, flip.label, flip.label], 1)
     rows = []
-    for found, offset in zip(flip.found.tolist(), flip.offset.nan_to_num(0.)):
+    for found, valid, offset in zip(flip.found.tolist(), flip.valid.tolist(), flip.offset.nan_to_num(0.)):
         k = int(offset.abs().argmax())
-        rows.append(f'α{k} {offset[k]:+.2f}' if found else 'none in reach')
+        move = f'α{k} {offset[k]:+.2f}' if valid else f'α{k} {offset[k]:+.2f}, back'
+        rows.append(move if found else 'none in reach')
     return draw(images, rows, ['input', 'rebuilt', 'flip', 'change'], labels, classes=classes)
 
 # %% ../nbs/images/explain.ipynb #051c6728
 def counterfactual_summary(flip: Counterfactual,
                            within: float = 3.0 # The longest offset that counts
                           ) -> dict:
-    "validity (share found), median_offset (prior standard deviations), l1, l2 (mean norms of the change, grey levels)."
-    ok = flip.found & (flip.distance <= within)
+    "validity, validity_rebuilt (shares); of valid ones median_offset (prior std), l1, l2 (mean change, grey levels)."
+    near = flip.found & (flip.distance <= within)
+    ok = near & flip.valid
     distances = flip.distance[ok].double()
     return dict(
         validity=ok.double().mean().item(),
+        validity_rebuilt=near.double().mean().item(),
         median_offset=distances.quantile(0.5).item() if len(distances) else math.nan,
         l1=flip.l1[ok].double().mean().item(),
         l2=flip.l2[ok].double().mean().item())

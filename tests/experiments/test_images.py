@@ -113,6 +113,7 @@ def test_explore(first, tmp_path):
     assert live == [False, True, False], 'a film, the live explorer, and the film of a plane'
     assert 'the folder of a finished run' in papermill('explore_cvae', tmp_path, run=tmp_path, ok=False)
     assert "Did you mean 'order'" in papermill('explore_cvae', tmp_path, oder='kl', ok=False)
+    assert 'at most two decimals' in papermill('explore_cvae', tmp_path, step=0.125, ok=False)
 
 
 def test_reopened_run_trains_nothing(first, tmp_path):

@@ -85,10 +85,10 @@ class Rules:
         check(fine, 'lam_start', self.lam_start, f'a positive number up to lam_max={self.lam_max}')
 
     def lams(self, start: float | None = None) -> list[float]:
-        "The values of λ from `start` on, to four digits."
+        "The values of λ from `start` on: the first as given, later ones to four digits."
         n = math.floor(math.log(self.lam_max / self.lam_start, self.lam_factor) + 1e-6)
-        values = [float(f'{self.lam_start * self.lam_factor**i:.4g}') for i in range(n + 1)]
-        return [v for v in values if start is None or v >= start]
+        later = [float(f'{self.lam_start * self.lam_factor**i:.4g}') for i in range(1, n + 1)]
+        return [v for v in (self.lam_start, *later) if start is None or v >= start]
 
     def gains(self, gain: Mean, level: Mean, least: float = 0.) -> bool:
         "Is it no plateau? What is not a number is no gain."
@@ -141,7 +141,7 @@ def _add_alpha(rules: Rules, base: Point):
         known = yield [best, point]
         gain = paired_difference(known, point, best, 'causal_effect')
         if not rules.gains(gain, mean_over_seeds(known, best, 'causal_effect'), rules.least_effect):
-            return best, f'C plateaus: K = {k} gains {gain} nats over K = {k - 1}'
+            return best, f'C plateaus: K = {k} gains {gain} nats over K = {k - 1}, so K = {k - 1} suffices'
         best = point
     if most == rules.max_alpha: return best, f'max_alpha: no plateau of C up to K = {most}'
     return best, f'no β is left at K = {most}, and no plateau of C'
@@ -388,9 +388,17 @@ class Selection:
             rows.append([p.n_alpha, p.n_beta, lam, len(known[p]), nll, effect, marks.get(p, '')])
         return rows
 
+    def _unused(self) -> str:
+        "A sentence, where no run of the answer uses all of its α."
+        runs = _by_point(self.table).get(self.answer.point, {}).values()
+        used = max((run.get('used_alpha', self.n_alpha) for run in runs), default=self.n_alpha)
+        if used >= self.n_alpha: return ''
+        return f' No run uses more than {used:g} of its {self.n_alpha} α: K = {used:g} suffices.'
+
     def _show(self, md: bool) -> str:
         lam = 'no λ' if self.lam_ml is None else f'λ = {self.lam_ml:g}'
-        return f'K = {self.n_alpha}, L = {self.n_beta}, {lam}. {self.reason}.\n\n' + format_table(self.rows(), md)
+        head = f'K = {self.n_alpha}, L = {self.n_beta}, {lam}. {self.reason}.{self._unused()}'
+        return f'{head}\n\n{format_table(self.rows(), md)}'
 
     def __repr__(self): return self._show(False)
 
