@@ -126,7 +126,7 @@ def explanation_metrics(model: CVAE,
     metrics['sweep_distance'] = _distance(swept, x_train) / reconstructed
     return metrics
 
-# %% ../../nbs/images/cvae_experiment.ipynb #659a1896
+# %% ../../nbs/images/cvae_experiment.ipynb #035b9c96
 @torch.no_grad()
 def encoded_metrics(objective: CausalObjective,
                     x: Tensor, # [N, C, H, W] test images
@@ -222,7 +222,7 @@ def strip_figures(model: CVAE,
         figures[file] = result.plot(i, show_probs=sweep.show_probs)
     return figures
 
-# %% ../../nbs/images/cvae_experiment.ipynb #f38e896c
+# %% ../../nbs/images/cvae_experiment.ipynb #753dda9d
 @torch.no_grad()
 def alpha_distances(model: CVAE,
                     x: Tensor, # [N, C, H, W] images
@@ -248,6 +248,7 @@ def distance_figure(distances: dict, # of `alpha_distances`
         ax.set_xlabel(f'α{i} (prior standard deviations)', size=8)
         ax.tick_params(labelsize=7)
     fig.axes[0].set_ylabel('distance to the data\n(reconstructions: 1)', size=8)
+    fig.axes[0].set_ylim(0)
     fig.legend(*fig.axes[0].get_legend_handles_labels(), loc='outside upper center', fontsize=7, frameon=False)
     return fig
 
