@@ -126,7 +126,7 @@ def explanation_metrics(model: CVAE,
     metrics['sweep_distance'] = _distance(swept, x_train) / reconstructed
     return metrics
 
-# %% ../../nbs/images/cvae_experiment.ipynb #035b9c96
+# %% ../../nbs/images/cvae_experiment.ipynb #e74bce68
 @torch.no_grad()
 def encoded_metrics(objective: CausalObjective,
                     x: Tensor, # [N, C, H, W] test images
@@ -146,7 +146,7 @@ def encoded_metrics(objective: CausalObjective,
     found = [model.encode(part.to(here)).info for part in x.split(1000)]
     posteriors = {name: torch.cat([info[name] for info in found]) for name in ('mu', 'logvar')}
     images = functools.partial(posterior_latents, **posteriors)
-    effect = objective.measure(objective.alpha, a, b, latents=images)
+    effect = objective.measure(objective.alpha, 4 * a, max(8, b // 4), latents=images) # images come at random
     return metrics | dict(zip(('encoded_effect', 'encoded_effect/low', 'encoded_effect/high'), effect))
 
 # %% ../../nbs/images/cvae_experiment.ipynb #2b21a676
@@ -222,7 +222,7 @@ def strip_figures(model: CVAE,
         figures[file] = result.plot(i, show_probs=sweep.show_probs)
     return figures
 
-# %% ../../nbs/images/cvae_experiment.ipynb #753dda9d
+# %% ../../nbs/images/cvae_experiment.ipynb #06287f4b
 @torch.no_grad()
 def alpha_distances(model: CVAE,
                     x: Tensor, # [N, C, H, W] images
