@@ -237,22 +237,26 @@ class Traversal(NamedTuple):
         if not is_strip: fig.axes[0].set_ylabel('input', size=7)
         return fig
 
-    def _frame(self, images: Tensor, labels, title: str) -> np.ndarray: # [R, S, C, H, W] → [height, width, 3]
+    def _frame(self,
+        images: Tensor,                 # [R, S, C, H, W]
+        labels,                         # [R, S]
+        title: str,
+        dashed=None) -> np.ndarray:     # [R, S] → [height, width, 3]
         "One frame of a film, its tiles 42 pixels high or more."
         zoom = max(1, 42 // images.shape[-2])
         enlarged = images.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
-        return _with_names(tile(enlarged, labels), self.names, self._causal_rows(), title)
+        return _with_names(tile(enlarged, labels, dashed=dashed), self.names, self._causal_rows(), title)
 
     def frames(self, most: int = 12) -> np.ndarray: # inputs shown → [F, height, width, 3] in [0, 1]
         "One frame for each value, there and back; of clips, one for each of their own."
         if self.num_times > 1:
             first = [self.images_at(t)[0] for t in range(self.num_times)]
             return np.stack([self._frame(images, None, f'frame {t}') for t, images in enumerate(first)])
-        images = self.images[:most].transpose(0, 1)
-        labels = None if self.labels is None else self.labels[:most].transpose(0, 1)
+        images, labels = self.images, self.labels
+        def at(t, s): return None if t is None else t[:most, :, s].transpose(0, 1)
         there = []
         for s, value in enumerate(self.values.tolist()):
-            there.append(self._frame(images[:, :, s], None if labels is None else labels[:, :, s], f'{value:+g}'))
+            there.append(self._frame(at(images, s), at(labels, s), f'{value:+g}', at(self.beyond, s)))
         return np.stack(there + there[-2:0:-1])
 
     def gif(self, path, fps: float = 8) -> Path: # frames/s
@@ -263,7 +267,7 @@ class Traversal(NamedTuple):
         "Write the traversal as an H.264 film; returns its path."
         return save_mp4(path, self.frames(), fps)
 
-# %% ../../nbs/core/traversal.ipynb #a134d9b1
+# %% ../../nbs/core/traversal.ipynb #543cf10a
 def encoded_draws(
     model,                          # encode, decode, latent_spec
     x,                              # inputs
