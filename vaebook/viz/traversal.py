@@ -233,6 +233,7 @@ class Traversal(NamedTuple):
             classes=self.classes,
             title='' if is_strip else self.names[row])
         unit = 'offset (prior standard deviations)' if self.kind == 'continuous' else self.kind
+        if self.beyond is not None: unit += '\nbroken borders: beyond the encoded range'
         fig.axes[0].set_xlabel(unit, size=7)
         if not is_strip: fig.axes[0].set_ylabel('input', size=7)
         return fig
@@ -267,7 +268,7 @@ class Traversal(NamedTuple):
         "Write the traversal as an H.264 film; returns its path."
         return save_mp4(path, self.frames(), fps)
 
-# %% ../../nbs/core/traversal.ipynb #543cf10a
+# %% ../../nbs/core/traversal.ipynb #89274095
 def encoded_draws(
     model,                          # encode, decode, latent_spec
     x,                              # inputs
