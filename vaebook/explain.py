@@ -43,11 +43,12 @@ def explain(model, # encode, decode, latent_spec
             flows=None, # [D] nats, to order the latents; None: estimated here
             most: int | None = None, # Latents shown; None: all
             classes=(), # Class names
-            chunk_size: int = 256) -> Traversal:
+            chunk_size: int = 256,
+            within=None) -> Traversal: # [D, 2] of `encoded_range`: tiles beyond it get broken borders
     "Sweep every latent of every image, the most influential latent first."
     _check_question(x, classifier)
     order = 'flow' if flows is None else flows
-    return latent_traversal(model, x, None, values, classifier, order, most, classes, chunk_size)
+    return latent_traversal(model, x, None, values, classifier, order, most, classes, chunk_size, within)
 
 # %% ../nbs/images/explain.ipynb #5531c7dd
 def sufficiency(result: Traversal # of `explain`, with labels and with offset 0

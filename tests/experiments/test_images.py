@@ -144,9 +144,10 @@ def test_multirun(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed(tmp_path):
+@pytest.mark.parametrize('latents', ['prior', 'fitted', 'posterior'])
+def test_killed_and_resumed(latents, tmp_path):
     "SIGKILL in the middle, resume from the last checkpoint, the same weights and log as without."
-    steps = 'trainer.max_steps=66 trainer.ema_decay=0.9'
+    steps = f'trainer.max_steps=66 trainer.ema_decay=0.9 loss.latents={latents}'
     measured(smoke(tmp_path / 'whole', steps))
     killed(tmp_path / 'cut', 'dataset=digits', 'smoke=true', *QUIET.split(), *steps.split())
     resumed = measured(compose('cvae', resume=str(tmp_path / 'cut')))

@@ -23,11 +23,14 @@ from .black_box import BlackBox as BlackBox
 from .black_box import black_box as black_box
 from .causal_objective import CausalObjective as CausalObjective
 from .estimators import ESTIMATORS as ESTIMATORS
+from .estimators import LATENTS as LATENTS
 from .estimators import Estimate as Estimate
 from .estimators import Estimator as Estimator
 from .estimators import Posterior as Posterior
 from .estimators import causal_effect as causal_effect
+from .estimators import fitted_latents as fitted_latents
 from .estimators import measure_effect as measure_effect
+from .estimators import posterior_latents as posterior_latents
 from .information_flow import classify_decoded as classify_decoded
 from .information_flow import conditional_information as conditional_information
 from .information_flow import entropy_nats as entropy_nats

@@ -6,7 +6,9 @@
 __all__ = ['CausalObjective']
 
 # %% ../../nbs/images/causal_objective.ipynb #c99bd74e
-from typing import Callable, Literal
+import functools
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 from ..core import LossTerms, check
 from ..core.options import Count, Flag, Natural, Weight, checked
 from .black_box import BlackBox, black_box
-from .estimators import ESTIMATORS, Estimate, Posterior, causal_effect, check_estimator, measure_effect
+from .estimators import ESTIMATORS, LATENTS, Estimate, Posterior
+from .estimators import causal_effect, check_estimator, measure_effect
 from .terms import Objective
 
 # %% ../../nbs/images/causal_objective.ipynb #504f5008
@@ -42,15 +45,16 @@ class _InformationFlow(Objective):
         b: int,                          # inner draws for each
         estimator: str = 'stratified',
         given: bool = False,
-        posterior: Posterior | None = None) -> Tensor:
-        "I(z_of; Ŷ), or with `given` I(z_of; Ŷ | the others), in nats under the prior, with a gradient."
-        options = dict(posterior=posterior, chunk_size=self.chunk_size, device=self._device)
+        posterior: Posterior | None = None,
+        latents: Callable | None = None) -> Tensor: # draws of N(0, 1), outer latents → latents; None: prior
+        "I(z_of; Ŷ), or with `given` I(z_of; Ŷ | the others), in nats with a gradient."
+        options = dict(posterior=posterior, chunk_size=self.chunk_size, device=self._device, latents=latents)
         return causal_effect(self.model.decode, self.classify, self.d, of, a, b, estimator, given, **options)
 
-    def measure(self, of, a: int = 256, b: int = 128, given: bool = False) -> Estimate:
+    def measure(self, of, a: int = 256, b: int = 128, given: bool = False, latents=None) -> Estimate:
         "The same for reports, with a confidence interval."
         fits_the_cache = 256 if self._device.type == 'cpu' else 4096
-        options = dict(chunk_size=self.chunk_size or fits_the_cache, device=self._device)
+        options = dict(chunk_size=self.chunk_size or fits_the_cache, device=self._device, latents=latents)
         return measure_effect(self.model.decode, self.classify, self.d, of, a, b, given, **options)
 
 # %% ../../nbs/images/causal_objective.ipynb #fe567d49
@@ -73,7 +77,8 @@ class CausalObjective(_InformationFlow):
         chunk_size: Count | None = None,                       # images decoded at a time; None: all at once
 
         kl_weight: Weight = 1.,                                # of the autoencoder: β of a β-VAE
-        tc_weight: Weight = 0.):                               # of the autoencoder: β − 1 of a β-TCVAE
+        tc_weight: Weight = 0.,                                # of the autoencoder: β − 1 of a β-TCVAE
+        latents: Literal[*LATENTS] = 'prior'):                 # of the effect: or fitted to, or of, encoded images
         super().__init__(model, classifier, chunk_size)
         self.lam_ml = lam_ml if use_causal else 1.
         self.vae_weights = dict(kl_weight=kl_weight, tc_weight=tc_weight)
@@ -88,6 +93,8 @@ class CausalObjective(_InformationFlow):
         self.effects_of = [self.alpha] if form == 'joint' else [[i] for i in self.alpha]
         self._check(use_causal, lam_ml)
         self.posteriors = nn.ModuleList(self._new_posteriors())
+        self.latents = LATENTS[latents]
+        self._near_data = None # with the posteriors of the last batch
 
     def _check(self, use_causal: bool, lam_ml: float):
         "Raise `BadInput` for settings that cannot work together."
@@ -110,6 +117,10 @@ class CausalObjective(_InformationFlow):
 
     def batch_terms(self, batch: dict, step: int, out=None) -> LossTerms:
         "The autoencoder's terms, times λ."
+        if self.latents:
+            if out is None: out = self.model(batch)
+            info = out['latent'].info
+            self._near_data = functools.partial(self.latents, mu=info['mu'].detach(), logvar=info['logvar'].detach())
         terms = self.model.compute_loss(batch, step, out, **self.vae_weights)
         return LossTerms(**{name: (t.value, self.lam_ml * t.weight, t.task) for name, t in terms.items()})
 
@@ -118,12 +129,15 @@ class CausalObjective(_InformationFlow):
         if not self.use_causal or step < self.causal_warmup_steps: return LossTerms()
         if self.training and step % self.causal_every: return LossTerms()
         weight = self.causal_every if self.training else 1
+        hint = 'Call batch_terms or compute_loss first.'
+        check(not self.latents or self._near_data, 'latents', 'no batch yet', 'encoded images', hint)
         posteriors = self.posteriors or [None] * len(self.effects_of)
         effects = []
         for of, posterior in zip(self.effects_of, posteriors):
-            effects.append(self.effect(of, *self.draws, self.estimator, self.conditional, posterior))
+            effect = self.effect(of, *self.draws, self.estimator, self.conditional, posterior, self._near_data)
+            effects.append(effect)
         terms = LossTerms(causal_effect=(sum(effects) / len(effects), -float(weight)))
         if self.leakage_weight:
-            leakage = self.effect(self.beta, *self.draws, self.leakage_estimator)
+            leakage = self.effect(self.beta, *self.draws, self.leakage_estimator, latents=self._near_data)
             terms['leakage'] = leakage, self.leakage_weight * weight
         return terms

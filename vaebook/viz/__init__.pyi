@@ -28,6 +28,8 @@ from .tiles import spectrogram as spectrogram
 from .tiles import tile as tile
 from .traversal import Plane as Plane
 from .traversal import Traversal as Traversal
+from .traversal import encoded_draws as encoded_draws
+from .traversal import encoded_range as encoded_range
 from .traversal import latent_flows as latent_flows
 from .traversal import latent_traversal as latent_traversal
 from .traversal import offsets as offsets

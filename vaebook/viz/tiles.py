@@ -75,13 +75,17 @@ def tile(
     images: Tensor,              # [R, S, C, H, W] in [0, 1]
     labels=None,                 # [R, S] class ids for the borders
     border: int = 2,             # pixels
-    gap: int = 1) -> np.ndarray: # pixels → [height, width, 3] in [0, 1]
+    gap: int = 1,                # pixels
+    dashed=None) -> np.ndarray:  # [R, S] which borders are broken lines → [height, width, 3] in [0, 1]
     "One array of tiles, with borders in the colour of each tile's class and a white gap between them."
     images = images.detach().float().cpu().clamp(0, 1)
     if images.shape[2] != 3: images = repeat(images[:, :, :1], 'r s 1 h w -> r s c h w', c=3)
     r, s, _, h, w = images.shape
     page = np.ones((r, s, h + 2*border + gap, w + 2*border + gap, 3))
     if labels is not None: page[:, :, :-gap or None, :-gap or None] = colours(labels)[:, :, None, None]
+    if dashed is not None:
+        row, column = np.indices(page.shape[2:4])
+        page[np.asarray(dashed)[:, :, None, None] & ((row + column) % 8 < 4)] = 1
     page[:, :, border:border+h, border:border+w] = rearrange(images, 'r s c h w -> r s h w c').numpy()
     return rearrange(page, 'r s h w c -> (r h) (s w) c')
 
@@ -161,10 +165,11 @@ def draw(
     probs=None,          # [R, S] their probabilities
     marked=(),           # rows to mark, such as causal latents
     classes=(),          # class names, for a legend
-    title: str = ''):
+    title: str = '',
+    dashed=None):        # [R, S] which borders are broken lines
     "A figure of tiles; the array is drawn once."
     r, s, _, h, w = images.shape
-    picture = tile(images, labels)
+    picture = tile(images, labels, dashed=dashed)
     height, width = picture.shape[0] / r, picture.shape[1] / s
     scale = max(0.42 if probs is None else 0.55, w / 100)
     fig = new_figure(scale * s + 1.2, scale * r * h / w + 0.7)
