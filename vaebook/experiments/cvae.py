@@ -24,7 +24,7 @@ from ..explain import alpha_plane, counterfactual, counterfactual_figure, counte
 from ..explain import invariance, plane_figure, plane_gif, removal, removal_bars
 from ..losses.causal_objective import CausalObjective
 from ..losses.estimators import check_report
-from ..metrics.disentanglement import correlations, dci, knn_distance, mig, sap
+from ..metrics.disentanglement import correlations, dci, factor_vae, irs, knn_distance, mig, modularity, sap
 from ..models.classifiers import Dummy
 from ..models.cvae import CVAE, build_cvae
 from ..viz.tiles import draw, new_figure
@@ -126,9 +126,10 @@ def explanation_metrics(model: CVAE,
 # %% ../../nbs/images/cvae_experiment.ipynb #2b21a676
 def factor_metrics(z: Tensor, # [N, D]
                    factors: Tensor) -> dict: # [N, F] in the order of `FACTORS`
-    "mig, mig_size, sap and dci_…."
+    "mig, mig_size, sap, factor_vae, irs, modularity and dci_…."
     size = factors[:, [FACTORS.index('size')]]
     metrics = dict(mig=mig(z, factors), mig_size=mig(z, size), sap=sap(z, factors))
+    metrics |= dict(factor_vae=factor_vae(z, factors), irs=irs(z, factors), modularity=modularity(z, factors))
     if z.shape[1] < 2: return metrics
     return metrics | {f'dci_{name}': value for name, value in dci(z, factors).items()}
 
