@@ -6,7 +6,7 @@
 __all__ = ['PixelLatents', 'margin', 'latent_shift', 'gradient_search', 'nearest_unlike', 'counterfactual_scores',
            'integrated_gradients', 'deletion', 'comparison_figure', 'attributed_sweep']
 
-# %% ../nbs/images/baselines.ipynb #6fa894fb
+# %% ../nbs/images/baselines.ipynb #5d90cead
 import math
 
 import numpy as np
@@ -22,7 +22,7 @@ from .viz.probe import LatentProbe, open_probe
 from .viz.tiles import draw
 from .viz.traversal import Traversal
 
-# %% ../nbs/images/baselines.ipynb #be93fc9b
+# %% ../nbs/images/baselines.ipynb #0aadea08
 class PixelLatents(nn.Module):
     "A model whose latents are the pixels: x [N, C, H, W] in [0, 1], z [N, C·H·W]."
     def __init__(self, shape): # C, H, W
@@ -33,7 +33,7 @@ class PixelLatents(nn.Module):
     def encode(self, x: Tensor) -> Latent: return Latent(x.flatten(1), {})
     def decode(self, z: Tensor) -> Tensor: return z.clamp(0, 1).unflatten(1, self.shape)
 
-# %% ../nbs/images/baselines.ipynb #d1217c05
+# %% ../nbs/images/baselines.ipynb #83f1bfd8
 def _open(model, x, classifier, chunk_size: int):
     "A probe of images and a classifier, both of which must be there; without a model, of the pixels."
     are_images = isinstance(x, Tensor | np.ndarray) and x.ndim > 2
@@ -41,7 +41,7 @@ def _open(model, x, classifier, chunk_size: int):
     check(classifier is not None, 'classifier', None, 'a network, or a function of images')
     return open_probe(PixelLatents(x.shape[-3:]) if model is None else model, x, classifier, chunk_size)
 
-# %% ../nbs/images/baselines.ipynb #2090da88
+# %% ../nbs/images/baselines.ipynb #cd94b82a
 def margin(log_p: Tensor, # [N, M]
            label: Tensor # [N]
           ) -> Tensor: # [N] nats
@@ -61,7 +61,7 @@ def _margin_and_slope(probe: LatentProbe, z: Tensor, label: Tensor) -> tuple: # 
         margins.append(lead.detach())
     return torch.cat(margins), torch.cat(slopes)
 
-# %% ../nbs/images/baselines.ipynb #ebefb809
+# %% ../nbs/images/baselines.ipynb #f66be095
 def _moved(probe: LatentProbe,
            offset: Tensor, # [N, D] of the codes
            label: Tensor # [N] of the originals
@@ -100,7 +100,7 @@ def _first_flip(probe: LatentProbe,
     share = bisect(lambda s: flipped(s[:, None])[:, 0], near, shares[first], refine)
     return _moved(probe, share[:, None] * way, label)
 
-# %% ../nbs/images/baselines.ipynb #0262da10
+# %% ../nbs/images/baselines.ipynb #69cf35ff
 def latent_shift(model, # encode, decode, latent_spec; None: the pixels themselves
                  classifier, # images → logits
                  x, # [N, C, H, W] or [C, H, W]
@@ -115,7 +115,7 @@ def latent_shift(model, # encode, decode, latent_spec; None: the pixels themselv
         _, slope = _margin_and_slope(probe, probe.z, label)
         return _first_flip(probe, -reach * F.normalize(slope), label, steps)
 
-# %% ../nbs/images/baselines.ipynb #d77b52bb
+# %% ../nbs/images/baselines.ipynb #899669d2
 def _descend(probe: LatentProbe,
              label: Tensor, # [N] to be lost
              p: float, # 1 or 2
@@ -141,7 +141,7 @@ def _descend(probe: LatentProbe,
         schedule.step()
     return best, least
 
-# %% ../nbs/images/baselines.ipynb #3d2c1f99
+# %% ../nbs/images/baselines.ipynb #ee04db17
 def gradient_search(model, # encode, decode, latent_spec; None: the pixels themselves
                     classifier, # images → logits
                     x, # [N, C, H, W] or [C, H, W]
@@ -162,7 +162,7 @@ def gradient_search(model, # encode, decode, latent_spec; None: the pixels thems
             least = torch.minimum(length, least)
         return _first_flip(probe, best, label)
 
-# %% ../nbs/images/baselines.ipynb #d8462eb6
+# %% ../nbs/images/baselines.ipynb #42fc7a91
 def _neighbours(x: Tensor, # [N, D]
                 reference: Tensor, # [R, D]
                 barred=None # [N, R] may not be chosen
@@ -183,7 +183,7 @@ def nearest_unlike(classifier, # images → logits
         offset = known[_neighbours(probe.z, known, barred)] - probe.z
         return _moved(probe, offset.masked_fill(barred.all(1)[:, None], 0.), label)
 
-# %% ../nbs/images/baselines.ipynb #811d4ec6
+# %% ../nbs/images/baselines.ipynb #95692225
 def counterfactual_scores(flip: Counterfactual,
                           reference: Tensor, # [R, C, H, W] training images
                           answers: Tensor, # [R] what the classifier calls them
@@ -206,7 +206,7 @@ def counterfactual_scores(flip: Counterfactual,
         distance=(far[0] / far[1]).item(),
         new_class=(answers[neighbour] == flip.label[ok]).double().mean().item())
 
-# %% ../nbs/images/baselines.ipynb #fee0c18c
+# %% ../nbs/images/baselines.ipynb #42d2cd3b
 def integrated_gradients(classifier, # images → logits
                          x, # [N, C, H, W] or [C, H, W]
                          label=None, # [N] the class whose lead is shared out; None: the classifier's answer
@@ -226,7 +226,7 @@ def integrated_gradients(classifier, # images → logits
             mean += weight / 2 * slope
         return (way * mean.view_as(way)).cpu()
 
-# %% ../nbs/images/baselines.ipynb #76cc6c7e
+# %% ../nbs/images/baselines.ipynb #fa35103d
 def deletion(classifier, # images → logits
              x, # [N, C, H, W] or [C, H, W]
              attribution: Tensor, # [N, C, H, W] the larger, the sooner
@@ -242,7 +242,7 @@ def deletion(classifier, # images → logits
         left = probe.x.flatten(2).masked_fill(blank[:, None], fill).flatten(1)
         return (probe.predict_decoded(left) == probe.predict()).double().mean().item()
 
-# %% ../nbs/images/baselines.ipynb #98a6c058
+# %% ../nbs/images/baselines.ipynb #e18f9d73
 def _scaled(attribution: Tensor) -> Tensor: # [N, C, H, W] → [N, 3, H, W]
     "Red for the class, blue against it, in shares of the largest of each image."
     largest = attribution.abs().flatten(1).amax(1).clamp_min(1e-12)
@@ -266,7 +266,7 @@ def comparison_figure(flips: dict, # name → `Counterfactual` of the same image
     labels = torch.stack(labels, 1).repeat_interleave(2, 0)
     return draw(tiles, ['image', 'why, change'] * len(inputs), ['input', *flips], labels, classes=classes)
 
-# %% ../nbs/images/baselines.ipynb #976d63ae
+# %% ../nbs/images/baselines.ipynb #0bdd3117
 def attributed_sweep(result: Traversal, # of `explain`, with labels
                      classifier, # images → logits
                      n: int = 0, # Which input
