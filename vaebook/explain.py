@@ -64,12 +64,12 @@ def sufficiency(result: Traversal # of `explain`, with labels and with offset 0
 
 # %% ../nbs/images/explain.ipynb #41208890
 class Counterfactual(NamedTuple):
-    "The nearest class flip of each image along one causal latent; where none is in reach, the reconstruction and NaN."
+    "The nearest class flip of each image; where none is in reach, the reconstruction and NaN."
     image: Tensor # [N, C, H, W]
-    offset: Tensor # [N, K] prior standard deviations, 0 but for one latent
+    offset: Tensor # [N, K] of the latents that may move: of `counterfactual` 0 but for one, prior standard deviations
     label: Tensor # [N] class of `image`
     found: Tensor # [N] bool
-    distance: Tensor # [N] the offset's absolute value
+    distance: Tensor # [N] the offset's Euclidean length
     original: Tensor # [N, C, H, W]
     reconstruction: Tensor # [N, C, H, W] from the posterior mean
     original_label: Tensor # [N]
