@@ -15,7 +15,8 @@ ORDER = '''
     models
     metrics
     viz export hub
-    explain trainers
+    explain
+    baselines trainers
     experiments
     train book
     cli

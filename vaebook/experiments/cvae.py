@@ -28,7 +28,8 @@ from ..explain import invariance, plane_figure, plane_gif, removal, removal_bars
 from ..losses.black_box import BlackBox, by_path
 from ..losses.causal_objective import CausalObjective
 from ..losses.estimators import causal_effect, check_report, posterior_latents
-from ..metrics.disentanglement import correlations, dci, knn_distance, mig, sap
+
+from ..metrics.disentanglement import correlations, dci, factor_vae, irs, knn_distance, mig, modularity, sap
 from ..models.classifiers import Dummy
 from ..models.cvae import CVAE, build_cvae
 from ..viz.tiles import draw, new_figure
@@ -199,9 +200,10 @@ def encoded_metrics(objective: CausalObjective,
 # %% ../../nbs/images/cvae_experiment.ipynb #2b21a676
 def factor_metrics(z: Tensor, # [N, D]
                    factors: Tensor) -> dict: # [N, F] in the order of `FACTORS`
-    "mig, mig_size, sap and dci_…."
+    "mig, mig_size, sap, factor_vae, irs, modularity and dci_…."
     size = factors[:, [FACTORS.index('size')]]
     metrics = dict(mig=mig(z, factors), mig_size=mig(z, size), sap=sap(z, factors))
+    metrics |= dict(factor_vae=factor_vae(z, factors), irs=irs(z, factors), modularity=modularity(z, factors))
     if z.shape[1] < 2: return metrics
     return metrics | {f'dci_{name}': value for name, value in dci(z, factors).items()}
 

@@ -3,9 +3,12 @@ from .audio import perceptual_scores as perceptual_scores
 from .audio import real_time_factor as real_time_factor
 from .disentanglement import correlations as correlations
 from .disentanglement import dci as dci
+from .disentanglement import factor_vae as factor_vae
+from .disentanglement import irs as irs
 from .disentanglement import knn_distance as knn_distance
 from .disentanglement import matched_correlation as matched_correlation
 from .disentanglement import mig as mig
+from .disentanglement import modularity as modularity
 from .disentanglement import sap as sap
 from .video import RandomFeatures as RandomFeatures
 from .video import VideoFidelity as VideoFidelity
