@@ -53,6 +53,7 @@ TABLE = {
             kl_weight=[-1, NAN, INF, 'x', True],
             tc_weight=[-1.0, NAN],
             leakage_weight=[-1.0],
+            answer_weight=[-1.0, NAN],
             alpha_samples=[0, 2.5],
             beta_samples=['8'],
             conditional=[1],
@@ -450,7 +451,7 @@ def test_what_is_the_same_in_another_form_passes(cls, one, other, tmp_path):
 @pytest.mark.parametrize(
     'kind, recipes',
     [
-        ('cvae', ['digits', 'fmnist_0_3_4', 'mnist_3_8', 'shapes', 'cifar_all']),
+        ('cvae', ['digits', 'fmnist_0_3_4', 'mnist_3_8', 'shapes', 'cifar_all', 'cifar_3']),
         ('causal_video', ['causal_video', 'causal_video_gan']),
         ('world', ['world_model', 'humanoid_walk']),
         ('latent_actions', ['latent_actions', 'latent_actions_general']),
