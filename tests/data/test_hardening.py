@@ -54,7 +54,7 @@ def pictures(d):
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (16, 16, 3), 'uint8')).save(d / f'pictures/a/{i}.png')
 
     def read(path):
-        assert images.read_folder(d / 'pictures', 16)[0].shape[1:] == (3, 16, 16)
+        assert images.read_folder(d / 'pictures', 16).parts['train'][0].shape[1:] == (3, 16, 16)
 
     return d / 'pictures/a/0.png', read
 
