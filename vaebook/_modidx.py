@@ -2799,6 +2799,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'vaebook/losses/black_box.py'),
                                           'vaebook.losses.black_box._Reading.__str__': ( 'images/black_box.html#_reading.__str__',
                                                                                          'vaebook/losses/black_box.py'),
+                                          'vaebook.losses.black_box._Reading.is_clear': ( 'images/black_box.html#_reading.is_clear',
+                                                                                          'vaebook/losses/black_box.py'),
                                           'vaebook.losses.black_box._Reading.log_probs': ( 'images/black_box.html#_reading.log_probs',
                                                                                            'vaebook/losses/black_box.py'),
                                           'vaebook.losses.black_box._as_told': ( 'images/black_box.html#_as_told',

@@ -67,7 +67,10 @@ class _Reading(NamedTuple):
     def log_probs(self, answer) -> Tensor: # [B, M]
         return class_log_probs(_parts(answer)[self.place], self.kind)
 
-    def __str__(self): return self.kind + self.place
+    def __str__(self): return (self.kind if self.is_clear else 'logits') + self.place
+
+    @property
+    def is_clear(self) -> bool: return self.kind in ('logits', 'log_probs', 'probs')
 
 def _logits_of(probs: Tensor, others: dict) -> str | None: # place
     "Where among other parts the logits of these probabilities are."
@@ -184,10 +187,10 @@ def _read(answer, outputs: str, num_classes: int | None) -> _Reading:
     hint = 'Say which: BlackBox(classifier, outputs=…), or classifier.outputs=…: '
     choices = ' or '.join(map(str, found)) + '.'
     check(len(found) == 1, 'classifier output', shapes, 'one part that can be scores', hint + choices)
-    kind = found[0].kind
-    is_clear = kind in ('logits', 'log_probs', 'probs')
-    check(is_clear, 'classifier output', kind, 'logits, log-probabilities or probabilities', hint + 'logits or probs.')
-    return found[0]
+    reading = found[0]
+    expected = 'logits, log-probabilities or probabilities'
+    check(reading.is_clear, 'classifier output', reading.kind, expected, hint + 'logits or probs.')
+    return reading
 
 # %% ../../nbs/images/black_box.ipynb #34346fd2
 def _questions(x: Tensor) -> Tensor: # [B, ...] → [4 … 12, ...]
