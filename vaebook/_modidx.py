@@ -1644,8 +1644,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'vaebook/experiments/classifier.py'),
                                                 'vaebook.experiments.classifier._network_differs': ( 'images/classifier_experiment.html#_network_differs',
                                                                                                      'vaebook/experiments/classifier.py'),
-                                                'vaebook.experiments.classifier._pixel_digest': ( 'images/classifier_experiment.html#_pixel_digest',
-                                                                                                  'vaebook/experiments/classifier.py'),
                                                 'vaebook.experiments.classifier._read_state': ( 'images/classifier_experiment.html#_read_state',
                                                                                                 'vaebook/experiments/classifier.py'),
                                                 'vaebook.experiments.classifier._training_differs': ( 'images/classifier_experiment.html#_training_differs',

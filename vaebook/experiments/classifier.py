@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import BadInput, atomic_write, cache_dir, check, flatten_dict, optional_import, read_json
-from ..data.images import ImageData, Split, load_images, to_unit
+from ..data.images import ImageData, Split, load_images, pixel_digest, to_unit
 from .experiment import Experiment
 from ..models.classifiers import CLASSIFIERS, Classifier, build_classifier
 from ..core.pretrained import Pretrained
@@ -25,10 +25,6 @@ from ..viz.tiles import draw, new_figure
 _TRAINING = ('max_epochs', 'max_steps', 'batch_size', 'optimizer', 'scheduler', 'gradient_clip_val',
              'accumulate_grad_batches', 'ema_decay', 'precision')
 
-def _pixel_digest(images: ImageData) -> str:
-    pixels = images.train.x.numpy().tobytes() + images.train.y.numpy().tobytes()
-    return hashlib.sha256(pixels).hexdigest()[:16]
-
 def _weights_recipe(cfg, images: ImageData) -> dict:
     "What decides the weights of the classifier that `cfg` trains; the images by a digest of their pixels."
     settings = optional_import('omegaconf').OmegaConf.to_container(cfg)
@@ -37,7 +33,7 @@ def _weights_recipe(cfg, images: ImageData) -> dict:
     trainer = {k: v for k, v in settings['trainer'].items() if k in _TRAINING}
     return dict(
         dataset=dataset,
-        pixels=_pixel_digest(images),
+        pixels=pixel_digest(images.train),
         model=settings['model'],
         trainer=trainer,
         seed=settings['seed'])
