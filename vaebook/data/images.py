@@ -188,7 +188,8 @@ def check_unit(x: Tensor) -> Tensor:
     fits = -_HALF_LEVEL <= low and high <= 1 + _HALF_LEVEL
     normalised = 'Leave out their normalisation, or undo it: x * std + mean.'
     hint = normalised if low < 0 else 'Divide them by the value of white, such as 255.'
-    check(fits, 'pixels', [low, high], 'bytes from 0 to 255, or floats from 0 to 1', hint)
+    found = [round(low, 2), round(high, 2)]
+    check(fits, 'pixels', found, 'bytes from 0 to 255, or floats from 0 to 1', hint)
     return x
 
 # %% ../../nbs/images/data.ipynb #7909f4fb
