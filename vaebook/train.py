@@ -18,7 +18,7 @@ from .core.overrides import Overrides, Sweep, parse_override, quote, translate_o
 from .trainers.signals import Stopped, StopSignals, ignore_stop_signals
 
 # %% ../nbs/core/train.ipynb #86265020
-def experiment(cfg, **given): # given: such as the classifier to explain
+def experiment(cfg, **given): # given: data, or networks: classifier, encoder, decoder
     "The `Experiment` of a configuration."
     name = check_choice('experiment', cfg.experiment, load_yaml('experiments'))
     importlib.import_module(f'vaebook.experiments.{name}')
@@ -98,9 +98,7 @@ def load_run(
     damage = LookupError, AttributeError, TypeError, ValueError
     with reading(folder/'config.yaml', 'the configuration of a run', errors=damage):
         body = experiment(cfg, **given)
-    network = optional_import('vaebook.core.pretrained').Pretrained.from_pretrained(place)
-    numbers = _saved_numbers(folder, place, which)
-    body.use_trained(folder, network, numbers)
+    body.use_trained(folder, body.load_model(place), _saved_numbers(folder, place, which))
     checkpoint = folder/'checkpoints'/'last.ckpt'
     if checkpoint.exists():
         state = optional_import('vaebook.trainers.callbacks').read_checkpoint(checkpoint)

@@ -204,8 +204,8 @@ def test_bad_parameters(given, message, tmp_path):
         (dict(optimizer='Adma'), 'optimizer'),
         (dict(device='tpu'), "accelerator='tpu'"),
         (dict(max_steps=0), 'max_steps'),
-        (dict(n_samples_each_class=10**6), 'n_samples_each_class'),
-        (dict(image_size=30), 'image_size'),
+        (dict(n_samples_each_class=0), 'n_samples_each_class'),
+        (dict(image_size=0), 'image_size'),
         (dict(logger='tensorbord'), 'logger'),
         (dict(epochs=-1), 'max_epochs'),
         (dict(num_workers=-1), 'num_workers'),
@@ -302,6 +302,38 @@ def test_both_stages_from_one_file(tmp_path):
 def test_colour_images(tmp_path):
     "cifar10 in the shape of the data set, with VGG-11."
     assert 0 <= train(smoke(tmp_path / 'run', dataset='cifar10'))['classifier_accuracy'] <= 1
+
+
+def test_own_images_are_asked_for_again(tmp_path):
+    "A run on images of your own goes on with these pixels and no others."
+    x, y = torch.rand(200, 1, 12, 17), torch.arange(200) % 2
+    steps = 'trainer.max_steps=2 trainer.val_every_n_epochs=100 sweep.callback_every=100'
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12 * 17, 2))
+    given = dict(data=(x, y), classifier=net)
+    cfg = smoke(tmp_path / 'run', steps, dataset='own')
+    experiment(cfg, **given).fit()
+    assert cfg.dataset.pixels is None, 'what was composed stays as it was'
+    resumed = compose('cvae', 'trainer.max_steps=3', resume=str(tmp_path / 'run'))
+    for data, message in ((1 - x, y), 'that this run was started with'), (None, 'images of your own, for dataset=own'):
+        with pytest.raises(BadInput, match=message):
+            experiment(resumed, **given | dict(data=data)).fit()
+    with pytest.raises(BadInput, match='dataset.pixels was'):
+        other = smoke(None, steps, dataset='digits', resume=str(tmp_path / 'run'))
+        experiment(other, **given | dict(data=(1 - x, y))).fit()
+    again = experiment(resumed, **given)
+    again.fit()
+    assert again.model.shape == (1, 12, 17)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('size, shape', [('30', (1, 30, 30)), ('[28,45]', (1, 28, 45))])
+def test_any_size(size, shape, tmp_path):
+    "Odd and unequal sides, through every number and figure."
+    steps = 'trainer.max_steps=2 classifier.trainer.max_steps=2'
+    run = experiment(smoke(tmp_path / 'run', f'{steps} dataset.image_size={size}'))
+    run.figures()
+    assert run.data().shape == run.model.shape == run.black_box().shape == shape
+    assert load_run(tmp_path / 'run').model.config['image_size'] == (30 if size == '30' else [28, 45])
 
 
 @pytest.mark.slow

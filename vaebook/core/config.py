@@ -131,7 +131,7 @@ def _check_key(key: str, value, usual, keys: dict):
     hint = suggest_key(key, {*keys, *own_aliases(usual.experiment)}) or 'vaebook-train --help lists them.'
     check(has_key(keys, key) or open_block, key, value, 'a key of the configuration', hint)
 
-_NUMBER_OR_LIST = 'dataset.resolution', # one number, or one for each axis
+_NUMBER_OR_LIST = 'dataset.resolution', 'dataset.image_size' # one number, or one for each axis
 _CHECKED_LATER = 'trainer.devices',     # a number, a list of numbers, or auto
 
 def _check_values(values: dict, usual): # usual: the configuration without them

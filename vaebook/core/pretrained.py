@@ -24,6 +24,7 @@ def _settings(bound: inspect.BoundArguments) -> dict:
     settings = {}
     for name, value in list(bound.arguments.items())[1:]:
         kind = bound.signature.parameters[name].kind
+        if isinstance(value, nn.Module): value = dict(module=type(value).__name__) # no file can hold it
         if kind is inspect.Parameter.VAR_KEYWORD: settings |= value
         elif kind is not inspect.Parameter.VAR_POSITIONAL: settings[name] = value
     return settings
@@ -74,13 +75,27 @@ def load_weights(model: nn.Module, path: Path):
     else: model.load_state_dict(optional_import('torch').load(path, map_location='cpu', weights_only=True))
 
 # %% ../../nbs/core/pretrained.ipynb #2ff7ebf5
+def _with_modules(kind: str, config: dict, modules: dict) -> dict:
+    "The arguments of a model, with networks in the places where `config` has but their names."
+    named = {name: value for name, value in config.items() if isinstance(value, dict)}
+    missing = {name: value['module'] for name, value in named.items() if set(value) == {'module'}}
+    for name, module in missing.items():
+        hint = f'Give it: from_pretrained(folder, {name}=…).'
+        check(name in modules, f'{kind}: {name}', None, f'the {module} of yours that it was built with', hint)
+    for name, module in modules.items():
+        expected = f'one of {", ".join(missing)}' if missing else f'no network: this {kind} was built with none'
+        check(name in missing, f'{kind}: {name}', type(module).__name__, expected)
+    return config | modules
+
 def load_folder(cls: type,
                 folder,
                 device='cpu',
-                files=_WEIGHT_FILES): # The first that is there is read
+                files=_WEIGHT_FILES, # The first that is there is read
+                modules=None): # argument → network
     "The model in a folder, in eval mode."
     found, config = describe_model(cls, folder)
-    try: model = found(**config)
+    arguments = _with_modules(found.__name__, config, modules or {})
+    try: model = found(**arguments)
     except BadInput: raise
     except Exception as e: raise BadInput('config', config, f'arguments of {found.__name__}', f'{e}.') from e
     present = [name for name in files if (Path(folder)/name).exists()]
@@ -171,7 +186,7 @@ def fetch_model(cls: type, name: str, revision: str | None = None, token: str | 
 
 # %% ../../nbs/core/pretrained.ipynb #148ab43a
 class Pretrained(nn.Module):
-    "A module saved as `config.json` + `model.safetensors`; its arguments must be plain JSON values."
+    "A module saved as `config.json` + `model.safetensors`; its arguments are plain JSON values, or modules."
     kinds: dict[str, type] = {} # class name → class: what a config may name
     config: dict # the arguments it was built with, defaults included
 
@@ -194,12 +209,13 @@ class Pretrained(nn.Module):
         folder: str | Path,             # What `save_pretrained` wrote, or the name of a model on the Hub: 'user/model'
         device='cpu',                   # Where the weights go
         revision: str | None = None,    # On the Hub: a branch, tag or commit
-        token: str | None = None        # On the Hub; None: what `hf auth login` keeps
+        token: str | None = None,       # On the Hub; None: what `hf auth login` keeps
+        **modules                       # The networks of yours that were arguments of the model
     ) -> Self:
         "The model in `folder`, in eval mode; `Pretrained.from_pretrained` takes any class, a subclass only its own."
         name = hub_name(folder)
-        if not name: return load_folder(cls, folder, device)
-        return load_folder(cls, fetch_model(cls, name, revision, token), device, ['model.safetensors'])
+        if not name: return load_folder(cls, folder, device, modules=modules)
+        return load_folder(cls, fetch_model(cls, name, revision, token), device, ['model.safetensors'], modules)
 
     def push_to_hub(self,
         name: str,                      # 'user/model', made if it is not there

@@ -62,6 +62,7 @@ from .npz import read_npz as read_npz
 from .own_loaders import DictLoader as DictLoader
 from .own_loaders import IsolatedRNG as IsolatedRNG
 from .own_loaders import from_module as from_module
+from .own_images import as_image_data as as_image_data
 from .pictures import read_folder as read_folder
 from .synthetic import minimum_jerk as minimum_jerk
 from .synthetic import synthetic_actions as synthetic_actions

@@ -176,19 +176,20 @@ class Split:
         kind = str(self.x.dtype).removeprefix('torch.')
         return f'Split(x={list(self.x.shape)} {kind}, y={list(self.y.shape)})'
 
-# %% ../../nbs/images/data.ipynb #ef0ffc02
+# %% ../../nbs/images/data.ipynb #ec266d34
 _HALF_LEVEL = 1 / 510 # rounds to the same byte
 
 def check_unit(x: Tensor) -> Tensor:
     "`x`; raises `BadInput` unless it is bytes, or floats from 0 to 1."
-    if x.dtype == torch.uint8: return x
+    if x.dtype == torch.uint8 or torch.compiler.is_compiling(): return x
     kind = str(x.dtype).removeprefix('torch.')
     check(x.is_floating_point(), 'pixels', kind, 'bytes (uint8), or floats from 0 to 1', 'Convert them.')
     low, high = (x.min().item(), x.max().item()) if x.numel() else (0, 0)
     fits = -_HALF_LEVEL <= low and high <= 1 + _HALF_LEVEL
     normalised = 'Leave out their normalisation, or undo it: x * std + mean.'
     hint = normalised if low < 0 else 'Divide them by the value of white, such as 255.'
-    check(fits, 'pixels', [low, high], 'bytes from 0 to 255, or floats from 0 to 1', hint)
+    found = [round(low, 2), round(high, 2)]
+    check(fits, 'pixels', found, 'bytes from 0 to 255, or floats from 0 to 1', hint)
     return x
 
 # %% ../../nbs/images/data.ipynb #7909f4fb
@@ -201,7 +202,6 @@ def as_bytes(x) -> Tensor: # [N,H,W], [N,C,H,W] or [N,H,W,C]: bytes, or floats f
     if x.shape[1] not in (1, 3): x = x.movedim(3, 1)
     check(x.shape[1] in (1, 3), 'x', list(x.shape), 'images with 1 or 3 channels')
     if check_unit(x).dtype != torch.uint8: return (255 * x.clamp(0, 1)).round().byte()
-    check(x.max() != 1, 'x', 'bytes 0 and 1', 'bytes from 0 to 255', 'Multiply by 255, or give floats.')
     return x.contiguous()
 
 def _labelled(x, # Images
@@ -210,6 +210,7 @@ def _labelled(x, # Images
     "A `Split` of images and labels that fit together."
     x = as_bytes(x)
     y = torch.as_tensor(y).cpu()
+    check(x.max() != 1, 'pixels', [0, 1], 'bytes from 0 to 255', 'Multiply them by 255, or give them as floats.')
     one_each = y.shape == x.shape[:1] and not y.is_floating_point()
     check(one_each, 'y', f'{y.dtype} {list(y.shape)}', f'{len(x)} integer labels, one an image')
     check(0 <= y.min() and y.max() < num_classes, 'y', [int(y.min()), int(y.max())], f'labels 0 to {num_classes - 1}')

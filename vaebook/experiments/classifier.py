@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from ..core import BadInput, atomic_write, cache_dir, check, flatten_dict, optional_import, read_json
 from ..data.images import ImageData, Split, load_images, pixel_digest, to_unit
-from .experiment import Experiment
+from ..data.own_images import as_image_data
+from .experiment import Experiment, as_dict
+
 from ..models.classifiers import CLASSIFIERS, Classifier, build_classifier
 from ..core.pretrained import Pretrained
 from ..viz.tiles import draw, new_figure
@@ -186,27 +188,50 @@ def mistakes_figure(log_p: Tensor, # [N, M] log-probabilities
     return draw(x, labels=log_p[worst].argmax(1).view(rows, -1), classes=classes)
 
 # %% ../../nbs/images/classifier_experiment.ipynb #ce7858d8
+def _of_own_images(block, data): # block: dataset, of a configuration
+    "Make it that of images that are given: how to split them stays, what was said of another data set goes."
+    if block.name not in ('own', 'folder'):
+        said = [f'dataset.{key}={block[key]}' for key in ('include_classes', 'image_size') if block[key] is not None]
+        if said: print(f'data takes the place of {block.name}, and {" and ".join(said)} goes with it')
+        block.include_classes = None
+        block.image_size = None
+    block.setdefault('background', 'white')
+    block.synthetic = False
+    block.name, block.root = ('folder', str(data)) if isinstance(data, str | Path) else ('own', None)
+
 class ImageExperiment(Experiment):
-    "What the experiments of the image chapter share: the images of the recipe, in memory as uint8."
+    "What the experiments of the image chapter share: the images, in memory as uint8."
+    def __init__(self, cfg, data=None): # images of your own, what `as_image_data` takes; None: those of the recipe
+        cfg = cfg.copy()
+        if data is not None: _of_own_images(cfg.dataset, data)
+        super().__init__(cfg)
+        self.images = None if isinstance(data, str | Path) else data
+        if self.images is not None: self._name_images()
+
+    def _name_images(self):
+        "Their digest in the configuration; raises `BadInput` when the run was started with others."
+        images = self.data()
+        digest = pixel_digest(images.train, images.val, images.test)
+        known = self.cfg.dataset.get('pixels')
+        check(known in (None, digest), 'data', digest, f'the images that this run was started with, {known}')
+        self.cfg.dataset.pixels = digest
+        hint = 'torchrun starts a script of yours in several processes.'
+        check(not self.launches(), 'trainer.devices', self.cfg.trainer.devices, '1 beside images of your own', hint)
+
     def load_data(self):
-        "The images that the recipe names."
-        d = self.cfg.dataset
-        classes = None if d.include_classes is None else list(d.include_classes)
-        return load_images(
-            d.name,
-            classes,
-            d.image_size,
-            d.root,
-            self.cfg.seed,
-            d.val_fraction,
-            d.max_train,
-            d.synthetic)
+        "The images that were given, or that the recipe names."
+        block = as_dict(self.cfg.dataset)
+        keys = 'include_classes', 'image_size', 'val_fraction', 'max_train'
+        options = dict(seed=self.cfg.seed, background=block.get('background', 'white'))
+        options |= {key: block[key] for key in keys}
+        if self.images is not None: return as_image_data(self.images, **options)
+        return load_images(block['name'], root=block['root'], synthetic=block['synthetic'], **options)
 
 # %% ../../nbs/images/classifier_experiment.ipynb #1d19e17a
 class ClassifierExperiment(ImageExperiment, name='classifier'):
     "Train one of the classifiers; afterwards it is found by its name."
-    def __init__(self, cfg):
-        super().__init__(cfg)
+    def __init__(self, cfg, data=None): # as of `ImageExperiment`
+        super().__init__(cfg, data)
         if not cfg.smoke: classifier_store(cfg)
 
     @property

@@ -8,7 +8,7 @@ __all__ = ['image_metrics', 'alpha_use', 'flow_metrics', 'explanation_metrics', 
            'classifier_config', 'CVAEExperiment']
 
 # %% ../../nbs/images/cvae_experiment.ipynb #b5d08e2b
-import functools, math, warnings
+import copy, functools, math, warnings
 from contextlib import suppress
 from enum import IntEnum
 
@@ -20,6 +20,7 @@ from ..bottlenecks.gaussian import gaussian_kl
 from ..core import BadInput, check, optional_import, progress_bar, seed_step
 from ..core.config import select_experiment
 from ..data.images import FACTORS, SQUARES, class_examples, shapes, to_unit
+from ..data.pictures import sides
 from .classifier import ClassifierExperiment, ImageExperiment
 from .classifier import classifier_store, find_classifier
 from .experiment import ModelSummary, cached_method
@@ -325,9 +326,11 @@ def _named(cfg, classifier): # → a configuration
 
 class _ExplainedClassifier(ImageExperiment):
     "The part of the experiment that has the classifier ready."
-    def __init__(self, cfg, classifier=None): # anything that `BlackBox` takes; None: as the recipe says
+    def __init__(self, cfg,
+        classifier=None,  # anything that `BlackBox` takes; None: as the recipe says
+        data=None):       # images of your own; None: those of the recipe
         cfg = _named(cfg, classifier)
-        super().__init__(cfg)
+        super().__init__(cfg, data)
         path = cfg.classifier.path
         hint = 'Give it again: load_run(folder, classifier=net), or -p classifier package.module:name.'
         was_given = classifier is None and str(path).startswith('given:')
@@ -340,8 +343,11 @@ class _ExplainedClassifier(ImageExperiment):
         "The first validation images of each class, class by class."
         n = self.cfg.sweep.n_samples_each_class
         split = self.data().val
-        least = int(torch.bincount(split.y, minlength=self.data().num_classes).min())
-        check(n <= least, 'n_samples_each_class', n, f'at most {least}, the validation images of the rarest class')
+        counts = torch.bincount(split.y, minlength=self.data().num_classes).tolist()
+        without = [name for name, count in zip(self.data().classes, counts) if not count]
+        hint = f'None of {without}: a class wants 3 images or more.'
+        check(not without, 'val', len(split), 'images of every class to validate', hint)
+        if min(counts) < n: print(f'sweeps show {min(counts)} of each class: the rarest has no more to validate')
         return split.x[class_examples(split, n).flatten()]
 
     @cached_method
@@ -413,22 +419,40 @@ def _warn_below_chance(box: BlackBox, split, classes: list): # M names
 
 class CVAEExperiment(_ExplainedClassifier, name='cvae'):
     "Generative causal explanation of a classifier, O'Shaughnessy et al. 2020."
-    def __init__(self, cfg, classifier=None): # anything that `BlackBox` takes; None: as the recipe says
-        super().__init__(cfg, classifier)
+    def __init__(self, cfg,
+        classifier=None,                     # anything that `BlackBox` takes; None: as the recipe says
+        data=None,                           # images of your own; None: those of the recipe
+        encoder: nn.Module | None = None,    # as of `CVAE`
+        decoder: nn.Module | None = None):
+        super().__init__(cfg, classifier, data)
         _check_sweep(cfg.sweep)
-        one_process = self.own is None or isinstance(self.own, str) or not self.launches()
+        self._take_networks(encoder=encoder, decoder=decoder)
+        is_known = self.own is None or isinstance(self.own, str) # by every process
+        one_process = is_known and not self.networks or not self.launches()
         hint = 'torchrun starts a script of yours in several processes.'
-        check(one_process, 'trainer.devices', cfg.trainer.devices, '1 beside a classifier of your own', hint)
-        size = cfg.dataset.image_size or 32
-        CausalObjective(self._autoencoder((1, size, size)), Dummy(), **self._loss_options()) # raises `BadInput`
+        check(one_process, 'trainer.devices', cfg.trainer.devices, '1 beside a network of your own', hint)
+        shape = self.data().shape if self.networks else (1, *sides(self.cfg.dataset.image_size or 32))
+        CausalObjective(self._autoencoder(shape), Dummy(), **self._loss_options()) # raises `BadInput`
         check_report(cfg.loss.eval_alpha_samples // 2, cfg.loss.eval_beta_samples)
         check(cfg.loss.eval_images >= 1, 'eval_images', cfg.loss.eval_images, '1 or more')
+
+    def _take_networks(self, **given):
+        "Copies of encoder and decoder, and their names in the configuration; raises `BadInput` when a run wants them."
+        self.networks = {name: copy.deepcopy(net) for name, net in given.items() if net is not None}
+        for name in given:
+            known = self.cfg.model.get(name)
+            hint = f'Give it: experiment(cfg, {name}=…), load_run(folder, {name}=…).'
+            lacks = known is not None and name not in self.networks
+            check(not lacks, name, None, f'the {known} of yours that this run trains', hint)
+        for name, net in self.networks.items(): self.cfg.model[name] = type(net).__name__
+
+    def load_model(self, folder): return Pretrained.from_pretrained(folder, **self.networks)
 
     def build_model(self, data): return self._autoencoder(data.shape)
 
     def _autoencoder(self, shape: tuple) -> CVAE:
         options = {k: v for k, v in self.cfg.model.items() if k != 'name'}
-        return build_cvae(self.cfg.model.name, shape, **options)
+        return build_cvae(self.cfg.model.name, shape, **options | self.networks)
 
     def _loss_options(self) -> dict:
         return {k: v for k, v in self.cfg.loss.items() if not k.startswith('eval_')}
@@ -494,7 +518,7 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         objective = self.objective().eval()
         model, classify = objective.model, objective.classify
         x = to_unit(self.data().test.x[:12].to(self.device))
-        one_of_each = self.examples()[::self.cfg.sweep.n_samples_each_class]
+        one_of_each = self.examples()[::len(self.examples()) // self.data().num_classes]
         examples = dict(zip(self.data().classes, one_of_each))
         flows = [metrics[f"flow/{latent['name']}"] for latent in model.latent_spec]
         removed = {k.removeprefix('removal/'): v for k, v in metrics.items() if k.startswith('removal/')}

@@ -279,6 +279,10 @@ class Experiment(Setup):
         self.results |= dict(folder=folder, fit=None)
         if metrics is not None: self.results['evaluate'] = MetricsTable(metrics)
 
+    def load_model(self, folder: Path) -> nn.Module:
+        "The model that a run has saved."
+        return Pretrained.from_pretrained(folder)
+
     def _fit_here(self):
         objective = self.objective()
         started, started_cpu = time.perf_counter(), time.process_time()
@@ -301,4 +305,4 @@ class Experiment(Setup):
     def _fit_in_processes(self):
         "In one process a device; the model comes back from the run folder."
         folder = fit_in_processes(self.cfg, self.run)
-        self.use_trained(folder, Pretrained.from_pretrained(folder/'model'))
+        self.use_trained(folder, self.load_model(folder/'model'))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..core.config import saved_choices, saved_config
 from ..core import check, optional_import, read_json, format_table
+from ..data.pictures import sides
 
 # %% ../../nbs/core/card.ipynb #37ce3a4b
 class _About(NamedTuple):
@@ -30,7 +31,7 @@ class _About(NamedTuple):
 _CVAE = _About(
     what='It explains a classifier of images: some of its latents (alpha) change what the classifier says, the '
          'others (beta) change the image and not the answer.',
-    use='latent = model.encode(images)  # [B, {channels}, {image_size}, {image_size}] in [0, 1]',
+    use='latent = model.encode(images)  # [B, {channels}, {sides}] in [0, 1]',
     limits='It explains one classifier, on images like those it was trained on. The causal effect is '
            'information under the prior of the latents: '
            'it says what changes the answer, not why the world is so.',
@@ -291,7 +292,9 @@ def _load_lines(model, name: str) -> str:
     chapter = _chapter(model)
     kind = 'ActionTokenizer' if chapter == 'latent_actions' else type(model).__name__
     place = 'vaebook.models' if chapter else 'your_module'
-    use = _CHAPTERS.get(chapter, _UNKNOWN).use.format(**_inner(model).config)
+    config = _inner(model).config
+    size = ', '.join(map(str, sides(config.get('image_size') or 0)))
+    use = _CHAPTERS.get(chapter, _UNKNOWN).use.format(**config, sides=size)
     return f"from {place} import {kind}\nmodel = {kind}.from_pretrained('{name}')\n{use}"
 
 def _versions(run) -> str: # a run folder

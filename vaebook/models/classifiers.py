@@ -6,6 +6,7 @@
 __all__ = ['CLASSIFIERS', 'Classifier', 'CNN', 'VGG11', 'Dummy', 'build_classifier']
 
 # %% ../../nbs/images/classifiers.ipynb #a5715104
+from math import prod
 from typing import Annotated
 
 import torch.nn.functional as F
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from ..core import LossTerms, check, check_choice
 from ..data.images import as_input, to_unit
-from ..core.options import Count
+from ..data.pictures import as_size, sides
+from ..core.options import Count, Size
 from ..core.pretrained import Pretrained
 
 # %% ../../nbs/images/classifiers.ipynb #f5d18714
@@ -33,21 +35,25 @@ class Classifier(Pretrained):
         return LossTerms(ce=F.cross_entropy(logits, batch['y']), accuracy=(hits.detach(), 0.))
 
 # %% ../../nbs/images/classifiers.ipynb #f4438535
+_From6 = Annotated[Count, Field(ge=6)]
+_Two = Field(min_length=2, max_length=2)
+
 class CNN(Classifier):
     "conv 3×3 (w) – conv 3×3 (2w) – pool – linear (4w) – linear (M): O'Shaughnessy et al. 2020."
     def __init__(self,
-        num_classes: Count,                              # M
-        channels: Count = 1,                             # C
-        image_size: Annotated[Count, Field(ge=6)] = 28,  # S, pixels
-        width: Count = 32):                              # w, filters of the first layer
+        num_classes: Count,                                         # M
+        channels: Count = 1,                                        # C
+        image_size: _From6 | Annotated[list[_From6], _Two] = 28,    # pixels: H = W, or [H, W]
+        width: Count = 32):                                         # w, filters of the first layer
         super().__init__()
-        side = (image_size - 4) // 2
-        self.shape = channels, image_size, image_size
+        size = sides(image_size)
+        pooled = [(side - 4) // 2 for side in size]
+        self.shape = channels, *size
         self.net = nn.Sequential(
             nn.Conv2d(channels, width, 3), nn.ReLU(),
             nn.Conv2d(width, 2 * width, 3), nn.ReLU(),
             nn.MaxPool2d(2), nn.Dropout2d(0.25), nn.Flatten(),
-            nn.Linear(2 * width * side**2, 4 * width), nn.ReLU(), nn.Dropout(0.5),
+            nn.Linear(2 * width * prod(pooled), 4 * width), nn.ReLU(), nn.Dropout(0.5),
             nn.Linear(4 * width, num_classes))
 
 # %% ../../nbs/images/classifiers.ipynb #0fb61a2e
@@ -60,17 +66,19 @@ def _vgg_block(c_in: int, c_out: int, convs: int = 1):
     return nn.Sequential(*layers, nn.MaxPool2d(2))
 
 # %% ../../nbs/images/classifiers.ipynb #c1266cf8
+_From32 = Annotated[Count, Field(ge=32)] # five pools halve it five times
+
 class VGG11(Classifier):
     "VGG-11 with batch norm (Simonyan & Zisserman 2015, configuration A) and a head of 64w."
     def __init__(self,
-        num_classes: Count,                               # M
-        channels: Count = 3,                              # C
-        image_size: Annotated[Count, Field(ge=32)] = 32,  # S, pixels: five pools halve it five times
-        width: Count = 64):                               # w, filters of the first layer
+        num_classes: Count,                                         # M
+        channels: Count = 3,                                        # C
+        image_size: _From32 | Annotated[list[_From32], _Two] = 32,  # pixels: H = W, or [H, W]
+        width: Count = 64):                                         # w, filters of the first layer
         super().__init__()
         w = width
         head = 64 * width
-        self.shape = channels, image_size, image_size
+        self.shape = channels, *sides(image_size)
         self.net = nn.Sequential(
             _vgg_block(channels, w),
             _vgg_block(w, 2*w),
@@ -88,7 +96,7 @@ class Dummy(Classifier):
     def __init__(self,
         num_classes: Count = 2,   # M
         channels: Count = 1,      # any, as image_size and width
-        image_size: Count = 28,
+        image_size: Size = 28,
         width: Count = 1):
         super().__init__()
         self.net = nn.Linear(1, num_classes)
@@ -106,4 +114,5 @@ def build_classifier(name: str, # mnist_cnn, fmnist_cnn, vgg_11 or dummy
     check_choice('classifier', name, CLASSIFIERS, 'A network of your own goes to the experiment as an nn.Module.')
     for key in ('channels', 'image_size'):
         check(key not in options, key, options.get(key), 'no such option: it is that of the data')
-    return CLASSIFIERS[name](num_classes, channels=shape[0], image_size=shape[-1], **options)
+    channels, *size = shape
+    return CLASSIFIERS[name](num_classes, channels=channels, image_size=as_size(*size), **options)

@@ -14,30 +14,32 @@ import torch
 from torch import Tensor, nn
 
 from ..bottlenecks.gaussian import Gaussian
-from ..core import Latent, LossTerms, check, check_choice
-from ..data.images import as_input
+from ..core import BadInput, Latent, LossTerms, check, check_choice
+from ..data.images import as_input, check_unit
+from ..data.pictures import as_size, sides
 from ..losses.terms import RECONSTRUCTIONS
-from ..core.options import Count, Natural
+from ..core.options import Count, Natural, Size
 from ..core.pretrained import Pretrained
 
 # %% ../../nbs/images/cvae.ipynb #f3ea4aa5
-def _small_encoder(channels: int, image_size: int, width: int, out: int):
-    "[B, C, S, S] → [B, out]: three 4×4 convolutions, S → S/2 → S/4 → S/4."
+def _small_encoder(channels: int, size: tuple, width: int, out: int):
+    "[B, C, *size] → [B, out]: three 4×4 convolutions, S → S/2 → S/4 → S/4."
+    height, breadth = [side // 4 for side in size]
     return nn.Sequential(
         nn.Conv2d(channels, width, 4, 2, 1), nn.ReLU(),
         nn.Conv2d(width, width, 4, 2, 1), nn.ReLU(),
         nn.ZeroPad2d((1, 2, 1, 2)),
         nn.Conv2d(width, width, 4), nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(width * (image_size // 4)**2, out))
+        nn.Linear(width * height * breadth, out))
 
 # %% ../../nbs/images/cvae.ipynb #5684a45e
-def _small_decoder(channels: int, image_size: int, width: int, d: int):
-    "[B, D] → [B, C, S, S] in (0, 1): S/4 → S/4 + 1 → S/2 → S."
-    side = image_size // 4
+def _small_decoder(channels: int, size: tuple, width: int, d: int):
+    "[B, D] → [B, C, *size] in (0, 1): S/4 → S/4 + 1 → S/2 → S."
+    height, breadth = [side // 4 for side in size]
     return nn.Sequential(
-        nn.Linear(d, width * side**2), nn.ReLU(),
-        nn.Unflatten(1, (width, side, side)),
+        nn.Linear(d, width * height * breadth), nn.ReLU(),
+        nn.Unflatten(1, (width, height, breadth)),
         nn.ConvTranspose2d(width, width, 4, 1, 1), nn.ReLU(),
         nn.ConvTranspose2d(width, width, 4, 2, 2), nn.ReLU(),
         nn.ConvTranspose2d(width, channels, 4, 2, 1), nn.Sigmoid())
@@ -56,30 +58,54 @@ class _Heads(nn.Module):
     def forward(self, h): return torch.cat([self.mu(h), self.logvar(h)], 1)
 
 # %% ../../nbs/images/cvae.ipynb #2986f51e
-def _colour_encoder(channels: int, image_size: int, width: int, out: int):
-    "[B, C, S, S] → [B, out]: five 3×3 convolutions, S → S/8."
+def _colour_encoder(channels: int, size: tuple, width: int, out: int):
+    "[B, C, *size] → [B, out]: five 3×3 convolutions, S → S/8."
     w = width
+    height, breadth = [side // 8 for side in size]
     layers = []
     c_in = channels
     for c_out, stride in [(w, 2), (w, 1), (2*w, 2), (2*w, 1), (2*w, 2)]:
         layers += [nn.Conv2d(c_in, c_out, 3, stride, 1), nn.ReLU()]
         c_in = c_out
-    return nn.Sequential(*layers, nn.Flatten(), _Heads(2*w * (image_size // 8)**2, out // 2))
+    return nn.Sequential(*layers, nn.Flatten(), _Heads(2*w * height * breadth, out // 2))
 
 # %% ../../nbs/images/cvae.ipynb #ad122064
 def _up(c_in: int, c_out: int): return nn.ConvTranspose2d(c_in, c_out, 3, 2, 1, output_padding=1)
 
-def _colour_decoder(channels: int, image_size: int, width: int, d: int, hidden: int = 512):
-    "[B, D] → [B, C, S, S] in (0, 1): S/8 → S by three transposed convolutions with 3×3 convolutions between."
+def _colour_decoder(channels: int, size: tuple, width: int, d: int, hidden: int = 512):
+    "[B, D] → [B, C, *size] in (0, 1): S/8 → S by three transposed convolutions with 3×3 convolutions between."
     w = width
-    side = image_size // 8
+    height, breadth = [side // 8 for side in size]
     return nn.Sequential(
         nn.Linear(d, hidden), nn.ReLU(),
-        nn.Linear(hidden, 2*w * side**2), nn.ReLU(),
-        nn.Unflatten(1, (2*w, side, side)),
+        nn.Linear(hidden, 2*w * height * breadth), nn.ReLU(),
+        nn.Unflatten(1, (2*w, height, breadth)),
         _up(2*w, 2*w), nn.ReLU(), nn.Conv2d(2*w, 2*w, 3, 1, 1), nn.ReLU(),
         _up(2*w, w), nn.ReLU(), nn.Conv2d(w, w, 3, 1, 1), nn.ReLU(),
         _up(w, channels), nn.Sigmoid())
+
+# %% ../../nbs/images/cvae.ipynb #3dfda2af
+class _Nets(NamedTuple):
+    "The functions that build encoder and decoder, and the number that the sides they take are multiples of."
+    build_encoder: Callable
+    build_decoder: Callable
+    multiple: int
+
+    def _margins(self, size: tuple) -> list: return [-side % self.multiple for side in size]
+
+    def encoder(self, channels: int, size: tuple, width: int, out: int):
+        "[B, C, *size] → [B, out]."
+        below, right = self._margins(size)
+        net = self.build_encoder(channels, (size[0] + below, size[1] + right), width, out)
+        return nn.Sequential(nn.ZeroPad2d((0, right, 0, below)), *net) if below or right else net
+
+    def decoder(self, channels: int, size: tuple, width: int, d: int):
+        "[B, D] → [B, C, *size] in (0, 1)."
+        below, right = self._margins(size)
+        net = self.build_decoder(channels, (size[0] + below, size[1] + right), width, d)
+        return nn.Sequential(*net, nn.ZeroPad2d((0, -right, 0, -below))) if below or right else net
+
+_NETS = dict(small=_Nets(_small_encoder, _small_decoder, 4), colour=_Nets(_colour_encoder, _colour_decoder, 8))
 
 # %% ../../nbs/images/cvae.ipynb #3d4af144
 def total_correlation(z: Tensor, # [B, D] a draw from each posterior
@@ -93,17 +119,33 @@ def total_correlation(z: Tensor, # [B, D] a draw from each posterior
     marginals = log_mean(log_q).sum(1)
     return (joint - marginals).mean()
 
+# %% ../../nbs/images/cvae.ipynb #9bff8235
+@torch.no_grad()
+def _sent_through(net: nn.Module, name: str, x: Tensor, shape: tuple, hint: str) -> Tensor:
+    "What `net` makes of `x`, in eval mode; raises `BadInput` unless it has that shape."
+    modes = [(module, module.training) for module in net.modules()]
+    here = next(net.parameters(), x).device
+    try: out = net.eval()(x.to(here))
+    except Exception as e:
+        raise BadInput(name, type(net).__name__, f'a network for {list(x.shape)}; {type(e).__name__}', f'{e}.') from e
+    finally:
+        for module, mode in modes: module.training = mode
+    found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    check(found == list(shape), name, found, f'{list(shape)} for {list(x.shape)}', hint)
+    return out
+
+def _check_networks(encoder: nn.Module, decoder: nn.Module, shape: tuple, d: int): # shape: (C, H, W) of an image
+    "Raise `BadInput` unless the two are an autoencoder with d latents."
+    hint = f'Means beside log-variances of {d} latents: torch.cat([mu, logvar], 1).'
+    _sent_through(encoder, 'encoder', torch.zeros(2, *shape), (2, 2 * d), hint)
+    z = torch.linspace(-3, 3, 2 * d).view(2, d)
+    x_hat = _sent_through(decoder, 'decoder', z, (2, *shape), f'From {d} latents to images as they came in.')
+    low, high = x_hat.min().item(), x_hat.max().item()
+    check(0 <= low and high <= 1, 'decoder', [low, high], 'pixels from 0 to 1', 'End it with nn.Sigmoid().')
+
 # %% ../../nbs/images/cvae.ipynb #3d3da7a2
-class _Nets(NamedTuple):
-    "The functions that build encoder and decoder, and the number that image sizes are multiples of."
-    encoder: Callable
-    decoder: Callable
-    multiple: int
-
-_NETS = dict(small=_Nets(_small_encoder, _small_decoder, 4), colour=_Nets(_colour_encoder, _colour_decoder, 8))
-
 class CVAE(Pretrained):
-    "Autoencoder with latent z = (α, β): O'Shaughnessy et al. 2020. x [B, C, S, S] in [0, 1] or uint8, z [B, K+L]."
+    "Autoencoder with latent z = (α, β): O'Shaughnessy et al. 2020. x [B, C, H, W] in [0, 1] or uint8, z [B, K+L]."
     layout = 'c h w'
     value_range = 0., 1.
 
@@ -111,31 +153,35 @@ class CVAE(Pretrained):
         n_alpha: Natural = 2,                       # K, latents that are to explain
         n_beta: Natural = 4,                        # L, latents for everything else
         channels: Count = 1,                        # C
-        image_size: Count = 28,                     # S, pixels
+        image_size: Size = 28,                      # pixels: H = W, or [H, W]
         width: Count = 64,                          # filters
         net: Literal[*_NETS] = 'small',             # of three convolutions, or colour: of five
-        recon: Literal[*RECONSTRUCTIONS] = 'sse'):  # sum of squares, or cross-entropy; nats an image
+        recon: Literal[*RECONSTRUCTIONS] = 'sse',   # sum of squares, or cross-entropy; nats an image
+        encoder: nn.Module | None = None,           # of your own, [B, C, H, W] → [B, 2(K+L)]; None: `net`
+        decoder: nn.Module | None = None):          # of your own, [B, K+L] → [B, C, H, W] in [0, 1]; None: `net`
         super().__init__()
-        nets = _NETS[net]
         d = n_alpha + n_beta
         check(d > 0, 'CVAE: n_alpha + n_beta', d, 'at least one latent')
-        check(image_size % nets.multiple == 0, 'CVAE: image_size', image_size, f'a multiple of {nets.multiple}')
-        self.shape = channels, image_size, image_size
+        size = sides(image_size)
+        self.shape = channels, *size
         self.n_alpha = n_alpha
         self.n_beta = n_beta
         self.recon = RECONSTRUCTIONS[recon]
-        self.encoder = nets.encoder(channels, image_size, width, 2 * d)
-        self.decoder = nets.decoder(channels, image_size, width, d)
+        self.encoder = _NETS[net].encoder(channels, size, width, 2 * d) if encoder is None else encoder
+        self.decoder = _NETS[net].decoder(channels, size, width, d) if decoder is None else decoder
         self.bottleneck = Gaussian()
+        if encoder or decoder: _check_networks(self.encoder, self.decoder, self.shape, d)
+
+    def _as_input(self, x: Tensor) -> Tensor: return as_input(check_unit(x), self.shape)
 
     def encode(self, x: Tensor, sample: bool = False) -> Latent:
         "The posterior of each image: its mean, or with `sample` a draw from it."
-        return self.bottleneck(self.encoder(as_input(x, self.shape)), sample)
+        return self.bottleneck(self.encoder(self._as_input(x)), sample)
 
     def decode(self, z: Tensor) -> Tensor: return self.decoder(z)
 
     def forward(self, batch: dict, sample: bool = True) -> dict:
-        x = as_input(batch['x'], self.shape)
+        x = self._as_input(batch['x'])
         latent = self.bottleneck(self.encoder(x), sample)
         return dict(x=x, latent=latent, x_hat=self.decode(latent.z))
 
@@ -185,4 +231,5 @@ def build_cvae(name: str, # mnist_cvae, fmnist_cvae or cifar10_cvae
     given = {k: v for k, v in options.items() if v is not None}
     for key in ('channels', 'image_size'):
         check(key not in given, key, given.get(key), 'no such option: it is that of the data')
-    return _CVAES[name](channels=shape[0], image_size=shape[-1], **given)
+    channels, *size = shape
+    return _CVAES[name](channels=channels, image_size=as_size(*size), **given)
