@@ -96,7 +96,7 @@ class _Execution:
     def __call__(self, input_path, output_path, parameters=None, **options):
         "As `papermill.execute_notebook`."
         papermill = optional_import('papermill')
-        given = {name: value for name, value in (parameters or {}).items() if value is not None}
+        given = dict(parameters or {})
         if 'run_dir' in papermill.inspect_notebook(input_path): self._choose_folder(given)
         former = {number: signal.signal(number, self.forward) for number in _SIGNALS}
         logging.getLogger('papermill').addFilter(_is_news)
@@ -110,9 +110,10 @@ class _Execution:
     def _choose_folder(self, given: dict):
         "Give a new run a folder, unless a parameter or an override names one."
         blocks = [str(value) for value in given.values() if isinstance(value, dict)]
-        texts = [given.get('overrides', ''), *blocks]
+        texts = [given.get('overrides') or '', *blocks]
         if any(word in text for text in texts for word in ('run_dir', 'resume', 'output_dir')): return
-        if 'run_dir' not in given and 'resume' not in given: given['run_dir'] = _unused_run()
+        named = given.get('run_dir') or given.get('resume')
+        if not named: given['run_dir'] = _unused_run()
         resumed = given.get('resume')
         self.folder = given.get('run_dir') or (None if resumed == 'auto' else resumed)
 
