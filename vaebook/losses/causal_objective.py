@@ -6,7 +6,7 @@
 __all__ = ['answer_change', 'CausalObjective']
 
 # %% ../../nbs/images/causal_objective.ipynb #c99bd74e
-import functools
+import functools, math
 from collections.abc import Callable
 from typing import Literal
 
@@ -124,6 +124,12 @@ class CausalObjective(_InformationFlow):
         image = self.model.decode(torch.zeros(1, self.d, device=self._device))
         m = self.classify(image).shape[1]
         return [Posterior(len(of), m) for of in self.effects_of]
+
+    def advice(self) -> str:
+        "The estimator that is as exact as the published one at a tenth of its images (`nbs/bench/gce.ipynb`)."
+        if not self.use_causal or self.estimator != 'plugin' or math.prod(self.draws) < 2500: return ''
+        faster = 'loss.estimator=stratified loss.alpha_samples=32 loss.beta_samples=8'
+        return f'{faster} has the same error at a tenth of the images'
 
     def batch_terms(self, batch: dict, step: int, out=None) -> LossTerms:
         "The autoencoder's terms, times λ, and, if weighted, how far the answer changes, in nats."

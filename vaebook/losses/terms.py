@@ -92,6 +92,10 @@ class Objective(nn.Module):
         "Called after each backward pass: a discriminator trains here, on the batch just seen."
         return LossTerms()
 
+    def advice(self) -> str:
+        "What would make a long run shorter; '' where there is nothing to say."
+        return ''
+
     def extra_state(self) -> dict:
         "What a checkpoint keeps beside the model: of a discriminator, of a balancer."
         return {}

@@ -18,7 +18,7 @@ from ..core import check, optional_import, set_seed
 from ..core.distributed import is_main, world
 from ..losses.terms import Objective
 from ..core.runs import disk_errors
-from .callbacks import Checkpoints, Report, ValidationCurves, read_checkpoint
+from .callbacks import Checkpoints, Report, TimeEstimate, ValidationCurves, read_checkpoint
 from .plan import TrainingPlan, choose_engine, longer_run_notice
 from .run_options import run_context
 from .signals import StopSignals, ignore_signals_in_worker
@@ -112,7 +112,8 @@ def _train(session: Session) -> tuple[Step, Fitted]:
     with disk_errors(session.folder), around as more_callbacks, StopSignals() as stop:
         best = session.saved['best'] if resumed else ()
         checkpoints = Checkpoints(session.folder, t, session.plan, stop, best)
-        session.callbacks += [Report(t['no_print']), ValidationCurves(session.folder), *more_callbacks, checkpoints]
+        reports = Report(t['no_print']), TimeEstimate(), ValidationCurves(session.folder)
+        session.callbacks += [*reports, *more_callbacks, checkpoints]
         session.stop = stop
         session.objective.train()
         return train(session)
