@@ -1169,6 +1169,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'vaebook.data.images._read_squares': ('images/data.html#_read_squares', 'vaebook/data/images.py'),
                                      'vaebook.data.images._relabel': ('images/data.html#_relabel', 'vaebook/data/images.py'),
                                      'vaebook.data.images._share': ('images/data.html#_share', 'vaebook/data/images.py'),
+                                     'vaebook.data.images._some': ('images/data.html#_some', 'vaebook/data/images.py'),
                                      'vaebook.data.images._stand_in': ('images/data.html#_stand_in', 'vaebook/data/images.py'),
                                      'vaebook.data.images.as_bytes': ('images/data.html#as_bytes', 'vaebook/data/images.py'),
                                      'vaebook.data.images.as_input': ('images/data.html#as_input', 'vaebook/data/images.py'),

@@ -235,6 +235,14 @@ def _share(fraction: float, n: int) -> int: # of n images
     "How many images are a fraction of n: at least one where there is any, and never all of them."
     return min(max(round(fraction * n), 1), n - 1) if fraction else 0
 
+def _some(part: Split, n: int) -> Split:
+    "The first images of each class, `n` in all, in the order of `part`."
+    place = torch.empty(len(part)) # of each image in its class, 0 to 1
+    for label in part.y.unique():
+        of_class = torch.nonzero(part.y == label)[:, 0]
+        place[of_class] = (torch.arange(len(of_class)) + 0.5) / len(of_class)
+    return part[place.argsort(stable=True)[:n].sort().values]
+
 def _hold_out(part: Split, fraction: float, seed: int):
     "`part` shuffled, as (what remains, what is held out: a `fraction` of each class, at least one of its images)."
     ok = isinstance(fraction, (int, float)) and 0 <= fraction < 1
@@ -294,7 +302,7 @@ class ImageData:
             check(there, key, i, f'classes that have training images; {classes[i]} has none')
         if 'val' not in parts: parts['train'], parts['val'] = _hold_out(parts['train'], val_fraction, seed)
         elif max_train: parts['train'] = parts['train'][permutation(len(parts['train']), seed)]
-        parts['train'] = parts['train'][:max_train]
+        if max_train: parts['train'] = _some(parts['train'], max_train)
         if image_size is not None:
             parts = {name: Split(resize(part.x, image_size), part.y) for name, part in parts.items()}
         label_map = {i: label for label, i in enumerate(ids)}

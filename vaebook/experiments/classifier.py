@@ -183,6 +183,8 @@ def mistakes_figure(log_p: Tensor, # [N, M] log-probabilities
                     rows: int = 3,
                     columns: int = 8):
     "The images that a classifier is most wrong about; the border is its answer."
+    columns = min(columns, len(test))
+    rows = min(rows, len(test) // columns)
     worst = log_p.gather(1, test.y[:, None])[:, 0].argsort()[:rows * columns]
     x = to_unit(test.x[worst]).view(rows, -1, *test.x.shape[1:])
     return draw(x, labels=log_p[worst].argmax(1).view(rows, -1), classes=classes)

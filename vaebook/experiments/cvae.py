@@ -354,6 +354,9 @@ class _ExplainedClassifier(ImageExperiment):
     def black_box(self) -> BlackBox:
         "The classifier to be explained, by which its answers are read."
         self.examples() # before anything is trained: are there enough?
+        classes = self.data().classes
+        hint = 'There is nothing to explain about one.'
+        check(len(classes) > 1, 'include_classes', classes, 'two classes or more', hint)
         classifier = self._find_classifier() if self.own is None else self.own
         return BlackBox(classifier, self.cfg.classifier.outputs, self.data().num_classes)
 
@@ -467,7 +470,6 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         box.check_gradient(x)
         objective = CausalObjective(self.model, box, **self._loss_options())
         m = data.num_classes
-        check(m > 1, 'include_classes', data.classes, 'two classes or more', 'There is nothing to explain about one.')
         check(self.own is not None or m_net == m, 'classifier', m_net, f'{m} classes')
         self.answers = data.classes if m_net == m else [str(i) for i in range(m_net)]
         if self.own is not None and m_net == m: _warn_below_chance(box, data.val, data.classes)

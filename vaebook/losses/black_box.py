@@ -30,7 +30,7 @@ def class_log_probs(scores: Tensor,          # [B, M] or [B], of one output
         other = 1 - s if kind == 'probs' else torch.zeros_like(s)
         s = torch.cat([other, s], 1)
     if kind == 'probs': s = s.clamp_min(1e-12).log()
-    return F.log_softmax(s, dim=-1)
+    return F.log_softmax(s, dim=-1).clamp_min(-100.) # a class that cannot be has -inf, and 0 · inf is no number
 
 # %% ../../nbs/images/black_box.ipynb #0622bfee
 _ROUNDING = 1e-3 # of numbers that should be equal

@@ -42,7 +42,8 @@ class Frozen(nn.Module):
 
     def __init__(self, net: nn.Module):
         super().__init__()
-        self.__dict__['net'] = copy.deepcopy(net).eval().requires_grad_(False) # not registered as a part
+        self.__dict__['net'] = copy.deepcopy(net).eval() # not registered as a part
+        for p in self.net.parameters(): p.requires_grad_(False) # as scripted networks can
 
     def forward(self, *args, **kwargs): return self.net(*args, **kwargs)
 
