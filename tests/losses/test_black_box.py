@@ -1,5 +1,6 @@
 "Every kind of answer, of every kind of classifier, at every door: the same numbers, or a refusal with the mend."
 
+import copy
 import types
 
 import pytest
@@ -160,3 +161,11 @@ def test_the_effect_is_the_same_whatever_the_classifier_returns(world, wrapper):
             assert abs(measured(model, WRAPPERS[wrapper](net)) - right) < 0.02
         finally:
             net.read = READINGS['logits']
+
+
+def test_a_network_in_double_precision_and_a_traced_one_are_explained(world):
+    model, net, x = world
+    right = measured(model, net)
+    assert abs(measured(model, copy.deepcopy(net).double()) - right) < 0.02
+    traced = torch.jit.trace(copy.deepcopy(net).eval(), x)
+    assert abs(measured(model, traced) - right) < 0.02

@@ -212,14 +212,15 @@ class BlackBox:
         outputs: str = 'auto',             # what it returns: logits, log_probs or probs, with a place: probs[0]
         num_classes: int | None = None):   # M, if known
         if isinstance(classifier, str): classifier = by_path(classifier)
-        self.kind = getattr(classifier, '__name__', type(classifier).__name__)
+        asked = classifier.net if isinstance(classifier, Frozen) else classifier
+        self.kind = getattr(asked, '__name__', type(asked).__name__)
         check(callable(classifier), 'classifier', self.kind, 'a network, or a function of images')
         expected = 'auto, logits, log_probs or probs; of a tuple with the place: probs[0]'
         check(OUTPUTS.fullmatch(outputs), 'outputs', outputs, expected)
         self.ask = classifier
         self.outputs = _told_by(classifier) if outputs == 'auto' else outputs
         self.num_classes = num_classes
-        self.nets = networks_within(classifier)
+        self.nets = networks_within(asked)
         self.reading = None # found by the first images
 
     def frozen(self) -> 'BlackBox':

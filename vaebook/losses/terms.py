@@ -43,7 +43,7 @@ class Frozen(nn.Module):
     def __init__(self, net: nn.Module):
         super().__init__()
         self.__dict__['net'] = copy.deepcopy(net).eval() # not registered as a part
-        for p in self.net.parameters(): p.requires_grad_(False) # as scripted networks can
+        for p in self.net.parameters(): p.detach_() # a scripted network copies them with their graph
 
     def forward(self, *args, **kwargs): return self.net(*args, **kwargs)
 
