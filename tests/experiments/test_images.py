@@ -332,7 +332,7 @@ def test_any_size(size, shape, tmp_path):
     steps = 'trainer.max_steps=2 classifier.trainer.max_steps=2'
     run = experiment(smoke(tmp_path / 'run', f'{steps} dataset.image_size={size}'))
     run.figures()
-    assert run.data().shape == run.model.shape == run.black_box().shape == shape
+    assert run.data().shape == run.model.shape == run.black_box().ask.shape == shape
     assert load_run(tmp_path / 'run').model.config['image_size'] == (30 if size == '30' else [28, 45])
 
 
