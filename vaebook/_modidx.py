@@ -441,6 +441,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'vaebook.cli.main._environment': ('core/cli.html#_environment', 'vaebook/cli/main.py'),
                                   'vaebook.cli.main._exit_stopped': ('core/cli.html#_exit_stopped', 'vaebook/cli/main.py'),
                                   'vaebook.cli.main._fetch': ('core/cli.html#_fetch', 'vaebook/cli/main.py'),
+                                  'vaebook.cli.main._given_null': ('core/cli.html#_given_null', 'vaebook/cli/main.py'),
                                   'vaebook.cli.main._is_news': ('core/cli.html#_is_news', 'vaebook/cli/main.py'),
                                   'vaebook.cli.main._kernels': ('core/cli.html#_kernels', 'vaebook/cli/main.py'),
                                   'vaebook.cli.main._papermill': ('core/cli.html#_papermill', 'vaebook/cli/main.py'),

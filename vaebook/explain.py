@@ -38,7 +38,7 @@ def _probe(model, x, classifier, chunk_size: int):
 
 # %% ../nbs/images/explain.ipynb #57d61a03
 def explain(model, # encode, decode, latent_spec
-            classifier, # images → logits
+            classifier, # anything that `BlackBox` takes
             x, # [N, C, H, W] or [C, H, W]
             values=None, # [S] offsets; None: −3 … 3
             flows=None, # [D] nats, to order the latents; None: estimated here
@@ -169,7 +169,7 @@ def _goal(target, before: Tensor, num_classes: int) -> Tensor: # [N]
     return goal.expand(n)
 
 def counterfactual(model, # encode, decode, latent_spec
-                   classifier, # images → logits
+                   classifier, # anything that `BlackBox` takes
                    x, # [N, C, H, W] or [C, H, W]
                    target=None, # Class, or one for each image; None: any but that of the reconstruction
                    reach: float = 3.0, # The longest offset
@@ -245,7 +245,7 @@ def counterfactual_summary(flip: Counterfactual,
 
 # %% ../nbs/images/explain.ipynb #a33aa5b3
 def removal(model, # encode, decode, latent_spec
-            classifier, # images → logits
+            classifier, # anything that `BlackBox` takes
             x, # [N, C, H, W] or [C, H, W]
             draws: int = 10, # Replacements of each image
             seed: int = 0,
@@ -283,7 +283,7 @@ def removal_bars(numbers: dict): # of `removal`
 
 # %% ../nbs/images/explain.ipynb #e7018edb
 def invariance(model, # encode, decode, latent_spec
-               classifier, # images → logits
+               classifier, # anything that `BlackBox` takes
                x, # [N, C, H, W] or [C, H, W]
                values=None, # [S] offsets; None: −3 … 3
                chunk_size: int = 256) -> dict:
@@ -303,7 +303,7 @@ def invariance(model, # encode, decode, latent_spec
 
 # %% ../nbs/images/explain.ipynb #d137a131
 def alpha_plane(model, # encode, decode, latent_spec
-                classifier, # images → logits
+                classifier, # anything that `BlackBox` takes
                 x=None, # The image whose β is kept; None: the prior mean
                 dims=None, # One or two latents by index or name; None: the first two causal ones
                 reach: float = 3.0, # The largest value of a latent
@@ -405,7 +405,7 @@ def _spots(plane: Plane, points: Tensor, picture: np.ndarray) -> list: # points:
 
 def plane_gif(path, # The file
               model, # encode, decode, latent_spec
-              classifier, # images → logits
+              classifier, # anything that `BlackBox` takes
               x=None, # As for `alpha_plane`
               dims=None, # As for `alpha_plane`
               classes=(), # Class names

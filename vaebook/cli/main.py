@@ -87,6 +87,11 @@ def _is_news(record: logging.LogRecord) -> bool:
     "Is it no warning of an unknown parameter? The notebook refuses those, and says what there is."
     return not record.getMessage().startswith('Passed unknown parameter')
 
+def _given_null(declared: dict | None, value): # as papermill knows it; of a command line
+    "null for a list that is said to be None: all of them, where a list of the recipe would stay otherwise."
+    is_list = declared and declared['inferred_type_name'] == 'list'
+    return 'null' if value is None and is_list else value
+
 class _Execution:
     "One notebook executed by papermill: knows the folder of its run, and passes signals on to its kernel."
     def __init__(self):
@@ -96,8 +101,9 @@ class _Execution:
     def __call__(self, input_path, output_path, parameters=None, **options):
         "As `papermill.execute_notebook`."
         papermill = optional_import('papermill')
-        given = dict(parameters or {})
-        if 'run_dir' in papermill.inspect_notebook(input_path): self._choose_folder(given)
+        declared = papermill.inspect_notebook(input_path)
+        given = {name: _given_null(declared.get(name), value) for name, value in (parameters or {}).items()}
+        if 'run_dir' in declared: self._choose_folder(given)
         former = {number: signal.signal(number, self.forward) for number in _SIGNALS}
         logging.getLogger('papermill').addFilter(_is_news)
         try: return papermill.execute_notebook(input_path, output_path, parameters=given, **options)

@@ -448,7 +448,7 @@ class Explorer(_Exploration):
     def __init__(self,
         model,                          # encode, decode, latent_spec
         x=None,                         # [N, *layout], a `Latent` or an array of latents [N, D] to start from
-        classifier=None,                # what the model decodes → logits [N, M]
+        classifier=None,                # of what the model decodes, as `BlackBox` takes it
         classes=(),                     # class names
         dims=None,                      # latents by index or name; None: all
         order=None,                     # as for `latent_traversal`: kl, usage, flow, or a score for each latent

@@ -319,7 +319,7 @@ def latent_traversal(
     x_or_z=None,                        # inputs; a `Latent` or an array of latents [N, D]; None: the prior mean
     dims=None,                          # latents by index or name; None: all
     values=None,                        # [S]; None: offsets −3 … 3, or the range of an index
-    classifier=None,                    # what the model decodes → logits, for labels and probabilities
+    classifier=None,                    # of what the model decodes, as `BlackBox` takes it: labels and probabilities
     order=None,                         # kl, usage, flow, or a score for each latent: the highest comes first
     most: int | None = None,            # latents kept; None: all
     classes=(),                         # class names
@@ -409,7 +409,7 @@ def plane(
     dims=None,                          # one or two latents by index or name, continuous; None: the first two
     reach: float = 3.0,                 # values from −reach to reach, in prior standard deviations
     steps: int = 9,                     # of them
-    classifier=None,                    # what the model decodes → logits, for labels and probabilities
+    classifier=None,                    # of what the model decodes, as `BlackBox` takes it: labels and probabilities
     chunk_size: int = 256) -> Plane:
     "Decode a grid of values of two latents."
     check(reach > 0, 'reach', reach, 'a positive number')
