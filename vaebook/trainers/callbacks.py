@@ -147,6 +147,7 @@ class TimeEstimate(Callback):
     def on_train_start(self, trainer, module): self.first = self.began = None
 
     def on_train_batch_end(self, trainer, module, *args):
+        "Time the batches; once that is enough, say it."
         now = time.perf_counter()
         if self.first is None: self.first, self.began = module.batches, now
         batches, seconds = module.batches - self.first, now - (self.began or now)
