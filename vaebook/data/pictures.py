@@ -128,6 +128,8 @@ def _class_folders(root: Path) -> dict:
     "Class name → its picture files, in order."
     folders = [f for f in sorted(root.iterdir()) if f.is_dir() and not f.name.startswith('.')]
     found = {folder.name: _pictures_below(folder) for folder in folders}
+    empty = [name for name, pictures in found.items() if not pictures]
+    if empty: warnings.warn(f'folders without a picture are no classes: {", ".join(empty[:8])}')
     return {name: pictures for name, pictures in found.items() if pictures}
 
 def _split_folders(root: Path) -> dict: # split → its folder

@@ -6,7 +6,7 @@
 __all__ = ['OUTPUTS', 'class_log_probs', 'networks_within', 'at_rest', 'by_path', 'BlackBox', 'black_box']
 
 # %% ../../nbs/images/black_box.ipynb #0c2b7118
-import functools, importlib, inspect, re, types
+import functools, importlib, inspect, re, sys, types
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -152,9 +152,10 @@ def by_path(path: str): # package.module:name
     module, _, name = path.partition(':')
     expected = 'package.module:name'
     check(module and name, 'classifier', path, expected)
+    if '' not in sys.path: sys.path.insert(0, '') # the current folder, which a console script does not search
     try: return functools.reduce(getattr, name.split('.'), importlib.import_module(module))
     except (ImportError, AttributeError) as e:
-        hint = f'{e}. The module must be importable: run from its folder, or set PYTHONPATH.'
+        hint = f'{e}. The module must be in the current folder, installed, or on PYTHONPATH.'
         raise BadInput('classifier', path, expected, hint) from e
 
 OUTPUTS = re.compile(r'auto|(logits|log_probs|probs)(\[\d+\]|\.logits)?') # what a user may say
