@@ -325,7 +325,7 @@ def _locked(folder: Path):
         yield
 
 # %% ../../nbs/images/select_latents.ipynb #7e359b87
-_KEYS = 'recipe', 'size', 'seed', 'model.n_alpha', 'model.n_beta', 'loss.use_causal', 'loss.lam_ml'
+_KEYS = 'recipe', 'size', 'seed', 'model.n_alpha', 'model.n_beta', 'loss.lam_ml', 'trainer.max_steps'
 
 def _finished_runs(folder: Path) -> list[dict]:
     "A row for each finished run of a selection, also in `selection.csv`."
@@ -338,8 +338,8 @@ def _by_point(rows) -> dict: # point → seed → row
     "The rows of a selection as its algorithm wants them."
     known = {}
     for row in rows:
-        lam = row['loss.lam_ml'] if row['loss.use_causal'] else None
-        point = Point(row['model.n_alpha'], row['model.n_beta'], lam)
+        k, l = int(row['model.n_alpha']), int(row['model.n_beta'])
+        point = Point(k, l, row['loss.lam_ml'] if k else None)
         known.setdefault(point, {})[row['seed']] = row
     return known
 

@@ -154,6 +154,7 @@ class TimeEstimate(Callback):
         if not batches or seconds < self.timed: return
         self._say(module, seconds / batches)
         self.began = None # it is said once
+
     def _say(self, module, seconds: float): # a batch
         batches = module.plan.total_batches - module.batches
         if batches * seconds < self.long: return
