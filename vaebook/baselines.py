@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from .core import Latent, check
 from .data.images import to_unit
-from .explain import Counterfactual, bisect, signed_colours
+from .explain import Counterfactual, bisect, open_question, signed_colours
 from .metrics.disentanglement import knn_distance
-from .viz.probe import LatentProbe, open_probe
+from .viz.probe import LatentProbe
 from .viz.tiles import draw
 from .viz.traversal import Traversal
 
@@ -36,10 +36,8 @@ class PixelLatents(nn.Module):
 # %% ../nbs/images/baselines.ipynb #83f1bfd8
 def _open(model, x, classifier, chunk_size: int):
     "A probe of images and a classifier, both of which must be there; without a model, of the pixels."
-    are_images = isinstance(x, Tensor | np.ndarray) and x.ndim > 2
-    check(are_images, 'x', type(x).__name__, 'images [N, C, H, W] or [C, H, W]')
-    check(classifier is not None, 'classifier', None, 'a network, or a function of images')
-    return open_probe(PixelLatents(x.shape[-3:]) if model is None else model, x, classifier, chunk_size)
+    if model is None: model = PixelLatents(getattr(x, 'shape', ())[-3:])
+    return open_question(model, x, classifier, chunk_size)
 
 # %% ../nbs/images/baselines.ipynb #cd94b82a
 def margin(log_p: Tensor, # [N, M]
@@ -102,7 +100,7 @@ def _first_flip(probe: LatentProbe,
 
 # %% ../nbs/images/baselines.ipynb #69cf35ff
 def latent_shift(model, # encode, decode, latent_spec; None: the pixels themselves
-                 classifier, # images → logits
+                 classifier, # anything that `BlackBox` takes
                  x, # [N, C, H, W] or [C, H, W]
                  reach: float = 6.0, # The longest way, norm of the shift
                  steps: int = 40, # Tried on the way
@@ -143,7 +141,7 @@ def _descend(probe: LatentProbe,
 
 # %% ../nbs/images/baselines.ipynb #ee04db17
 def gradient_search(model, # encode, decode, latent_spec; None: the pixels themselves
-                    classifier, # images → logits
+                    classifier, # anything that `BlackBox` takes
                     x, # [N, C, H, W] or [C, H, W]
                     p: int = 1, # Of the norm that is kept small: 1 or 2
                     weights=(1., 10.), # λ, tried in turn
@@ -171,7 +169,7 @@ def _neighbours(x: Tensor, # [N, D]
     distance = torch.cdist(x, reference)
     return distance.argmin(1) if barred is None else distance.masked_fill(barred, math.inf).argmin(1)
 
-def nearest_unlike(classifier, # images → logits
+def nearest_unlike(classifier, # anything that `BlackBox` takes
                    x, # [N, C, H, W] or [C, H, W]
                    reference: Tensor, # [R, C, H, W] images that are known: bytes, or floats in [0, 1]
                    chunk_size: int = 256) -> Counterfactual:
@@ -190,7 +188,7 @@ def counterfactual_scores(flip: Counterfactual,
                           tolerance: float = 8 # of 255 grey levels
                          ) -> dict:
     "validity, rebuilt, and of the valid ones the means of l1, l2, l2_input, changed, distance, new_class."
-    ok = flip.found & (flip.label != flip.original_label)
+    ok = flip.valid
     rebuilt = flip.before == flip.original_label
     scores = dict(validity=ok.double().mean().item(), rebuilt=rebuilt.double().mean().item())
     if not ok.any(): return scores
@@ -207,7 +205,7 @@ def counterfactual_scores(flip: Counterfactual,
         new_class=(answers[neighbour] == flip.label[ok]).double().mean().item())
 
 # %% ../nbs/images/baselines.ipynb #42d2cd3b
-def integrated_gradients(classifier, # images → logits
+def integrated_gradients(classifier, # anything that `BlackBox` takes
                          x, # [N, C, H, W] or [C, H, W]
                          label=None, # [N] the class whose lead is shared out; None: the classifier's answer
                          baseline: Tensor | float = 0., # A grey level, or images [N, C, H, W]
@@ -227,7 +225,7 @@ def integrated_gradients(classifier, # images → logits
         return (way * mean.view_as(way)).cpu()
 
 # %% ../nbs/images/baselines.ipynb #fa35103d
-def deletion(classifier, # images → logits
+def deletion(classifier, # anything that `BlackBox` takes
              x, # [N, C, H, W] or [C, H, W]
              attribution: Tensor, # [N, C, H, W] the larger, the sooner
              share: float = 0.1, # Of the pixels
@@ -249,7 +247,7 @@ def _scaled(attribution: Tensor) -> Tensor: # [N, C, H, W] → [N, 3, H, W]
     return signed_colours(attribution / largest[:, None, None, None])
 
 def comparison_figure(flips: dict, # name → `Counterfactual` of the same images
-                      classifier, # images → logits
+                      classifier, # anything that `BlackBox` takes
                       classes=()): # Class names
     "Two rows for each image: it and its counterfactuals, its attribution and the changes."
     first, *_ = flips.values()
@@ -268,7 +266,7 @@ def comparison_figure(flips: dict, # name → `Counterfactual` of the same image
 
 # %% ../nbs/images/baselines.ipynb #0bdd3117
 def attributed_sweep(result: Traversal, # of `explain`, with labels
-                     classifier, # images → logits
+                     classifier, # anything that `BlackBox` takes
                      n: int = 0, # Which input
                      most: int = 2, # Latents shown
                      classes=()): # Class names

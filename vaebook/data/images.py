@@ -184,7 +184,7 @@ def check_unit(x: Tensor) -> Tensor:
     if x.dtype == torch.uint8 or torch.compiler.is_compiling(): return x
     kind = str(x.dtype).removeprefix('torch.')
     check(x.is_floating_point(), 'pixels', kind, 'bytes (uint8), or floats from 0 to 1', 'Convert them.')
-    low, high = (x.min().item(), x.max().item()) if x.numel() else (0, 0)
+    low, high = torch.stack(x.aminmax()).tolist() if x.numel() else (0, 0) # one wait for the device
     fits = -_HALF_LEVEL <= low and high <= 1 + _HALF_LEVEL
     normalised = 'Leave out their normalisation, or undo it: x * std + mean.'
     hint = normalised if low < 0 else 'Divide them by the value of white, such as 255.'
@@ -235,7 +235,7 @@ def _share(fraction: float, n: int) -> int: # of n images
     "How many images are a fraction of n: at least one where there is any, and never all of them."
     return min(max(round(fraction * n), 1), n - 1) if fraction else 0
 
-def _some(part: Split, n: int) -> Split:
+def _in_proportion(part: Split, n: int) -> Split:
     "The first images of each class, `n` in all, in the order of `part`."
     place = torch.empty(len(part)) # of each image in its class, 0 to 1
     for label in part.y.unique():
@@ -302,7 +302,7 @@ class ImageData:
             check(there, key, i, f'classes that have training images; {classes[i]} has none')
         if 'val' not in parts: parts['train'], parts['val'] = _hold_out(parts['train'], val_fraction, seed)
         elif max_train: parts['train'] = parts['train'][permutation(len(parts['train']), seed)]
-        if max_train: parts['train'] = _some(parts['train'], max_train)
+        if max_train: parts['train'] = _in_proportion(parts['train'], max_train)
         if image_size is not None:
             parts = {name: Split(resize(part.x, image_size), part.y) for name, part in parts.items()}
         label_map = {i: label for label, i in enumerate(ids)}

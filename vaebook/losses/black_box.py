@@ -123,10 +123,12 @@ def _reached(thing) -> list:
     is_plain = isinstance(thing, types.ModuleType | type | Tensor | np.ndarray | str | bytes)
     return [] if is_plain else list(getattr(thing, '__dict__', {}).values())
 
-def networks_within(classifier, most: int = 10_000) -> list: # things looked at
+_MOST = 10_000 # things looked at
+
+def networks_within(classifier) -> list: # of nn.Module
     "The networks that a classifier uses, as far as they can be found."
     queue, seen, found = [classifier], set(), []
-    while queue and len(seen) < most:
+    while queue and len(seen) < _MOST:
         thing = queue.pop(0)
         if id(thing) in seen: continue
         seen.add(id(thing))

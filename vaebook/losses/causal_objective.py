@@ -39,7 +39,6 @@ class _InformationFlow(Objective):
     @property
     def _device(self): return next(self.model.parameters()).device
 
-
     def effect(self,
         of,                              # indices of the latents whose effect is asked for
         a: int,                          # outer draws
@@ -84,7 +83,6 @@ class CausalObjective(_InformationFlow):
         leakage_weight: Weight = 0.,                           # of I(β; Ŷ), to be made small
         answer_weight: Weight = 0.,                            # of `answer_change`, to be made small
         chunk_size: Count | None = None,                       # images decoded at a time; None: all at once
-
         kl_weight: Weight = 1.,                                # of the autoencoder: β of a β-VAE
         tc_weight: Weight = 0.,                                # of the autoencoder: β − 1 of a β-TCVAE
         latents: Literal[*LATENTS] = 'prior'):                 # of the effect: or fitted to, or of, encoded images

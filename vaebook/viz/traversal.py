@@ -220,7 +220,9 @@ class Traversal(NamedTuple):
         is_strip = latent is None
         row = 0 if is_strip else latent_indices([dict(name=name) for name in self.names], latent)[0]
 
-        def chosen(t): return None if t is None else t[n] if is_strip else t[:, row]
+        def chosen(t):
+            if t is None: return None
+            return t[n] if is_strip else t[:, row]
         probs = chosen(self.probs) if show_probs else None
         fig = draw(
             chosen(self.images_at(frame)),
