@@ -2873,6 +2873,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'vaebook/losses/causal_objective.py'),
                                                  'vaebook.losses.causal_objective.CausalObjective.__init__': ( 'images/causal_objective.html#causalobjective.__init__',
                                                                                                                'vaebook/losses/causal_objective.py'),
+                                                 'vaebook.losses.causal_objective.CausalObjective._ask_classifier': ( 'images/causal_objective.html#causalobjective._ask_classifier',
+                                                                                                                      'vaebook/losses/causal_objective.py'),
                                                  'vaebook.losses.causal_objective.CausalObjective._check': ( 'images/causal_objective.html#causalobjective._check',
                                                                                                              'vaebook/losses/causal_objective.py'),
                                                  'vaebook.losses.causal_objective.CausalObjective._new_posteriors': ( 'images/causal_objective.html#causalobjective._new_posteriors',

@@ -350,11 +350,11 @@ def plane_figure(plane: Plane, classes=(), thumbs: int = 5):
     half_cell = (plane.values[1] - plane.values[0]).item() / 2
     across = plane.values[0].item() - half_cell, plane.values[-1].item() + half_cell
     flat = len(plane.dims) == 1
-    up = across
-    if flat: up = 0, (across[1] - across[0]) * picture.shape[0] / picture.shape[1]
-    fig = new_figure(3.6, 1.4 if flat else 3.6)
+    shape = picture.shape[0] / picture.shape[1]
+    up = (0, shape * (across[1] - across[0])) if flat else across
+    fig = new_figure(3.6, 1.4 if flat else 3.6 * shape)
     ax = fig.add_subplot()
-    ax.imshow(picture, extent=(*across, *up), interpolation='nearest')
+    ax.imshow(picture, extent=(*across, *up), aspect=1 if flat else shape, interpolation='nearest')
     ax.tick_params(labelsize=7)
     ax.set_xlabel(f'{plane.names[0]} (prior standard deviations)', size=8)
     if flat: ax.set_yticks([])
@@ -363,7 +363,7 @@ def plane_figure(plane: Plane, classes=(), thumbs: int = 5):
         here = plane.at[0], sum(up) / 2 if flat else plane.at[1]
         for colour, width in ('w', 5), ('k', 2):
             ax.plot(*here, 'x', color=colour, ms=9, mew=width, scalex=False, scaley=False)
-    if len(classes): legend(fig, classes)
+    if len(classes): legend(fig, classes, plane.labels)
     return fig
 
 # %% ../nbs/images/explain.ipynb #8fe0caa1

@@ -50,6 +50,7 @@ FORMS = dict(
     tensors=TensorDataset(X / 255, Y),
     to_tensor=Items(lambda image: image / 255),
     pil=Items(images=PICTURES),
+    backward_items=Items(lambda image: image[::-1], np.ascontiguousarray(LAST[:, ::-1])),
     rows=Rows(),
     dictionary=dict(train=Rows()),
     generator=((image, label) for image, label in zip(LAST, Y)),

@@ -23,7 +23,7 @@ def _image_bytes(image, size, background: str) -> Tensor: # [C,H,W] uint8
     if hasattr(image, 'getbands'): # of PIL
         x = picture_bytes(image, size, background)
         return x[:1] if is_grey(image) and (x == x[:1]).all() else x
-    x = torch.as_tensor(np.asarray(image) if not isinstance(image, Tensor) else image)
+    x = image if isinstance(image, Tensor) else torch.as_tensor(np.ascontiguousarray(image))
     hint = 'A DataLoader gives batches: give its data set, loader.dataset.'
     check(x.ndim in (2, 3), 'image', list(x.shape), 'one image [C, H, W], [H, W, C] or [H, W]', hint)
     x = as_bytes(x[None])

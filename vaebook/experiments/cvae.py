@@ -388,6 +388,8 @@ class _ExplainedClassifier(ImageExperiment):
         return None
 
     def _train_classifier(self, cfg) -> nn.Module:
+        size, n = cfg.trainer.batch_size, len(self.data().train)
+        check(size <= n, 'classifier.trainer.batch_size', size, f'at most {n}, the number of training images')
         cfg.run_dir = str(self.folder()/'classifier')
         cfg.resume = 'auto' # it may have been stopped in there
         experiment = ClassifierExperiment(cfg)
@@ -436,7 +438,7 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         check(one_process, 'trainer.devices', cfg.trainer.devices, '1 beside a network of your own', hint)
         shape = self.data().shape if self.networks else (1, *sides(self.cfg.dataset.image_size or 32))
         CausalObjective(self._autoencoder(shape), Dummy(), **self._loss_options()) # raises `BadInput`
-        check_report(cfg.loss.eval_alpha_samples // 2, cfg.loss.eval_beta_samples)
+        check_report(cfg.loss.eval_alpha_samples, cfg.loss.eval_beta_samples, 32) # halved for single latents
         check(cfg.loss.eval_images >= 1, 'eval_images', cfg.loss.eval_images, '1 or more')
 
     def _take_networks(self, **given):
@@ -467,10 +469,10 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         box = self.black_box()
         x = to_unit(self.examples())
         m_net = box.settle(x)
-        box.check_gradient(x)
         objective = CausalObjective(self.model, box, **self._loss_options())
         m = data.num_classes
         check(self.own is not None or m_net == m, 'classifier', m_net, f'{m} classes')
+        if m_net != m: print(f'the classifier has {m_net} classes, the images {m}: its answers are shown as numbers')
         self.answers = data.classes if m_net == m else [str(i) for i in range(m_net)]
         if self.own is not None and m_net == m: _warn_below_chance(box, data.val, data.classes)
         return objective
@@ -520,7 +522,7 @@ class CVAEExperiment(_ExplainedClassifier, name='cvae'):
         objective = self.objective().eval()
         model, classify = objective.model, objective.classify
         x = to_unit(self.data().test.x[:12].to(self.device))
-        one_of_each = self.examples()[::len(self.examples()) // self.data().num_classes]
+        one_of_each = self.examples()[::len(self.examples()) // self.data().num_classes][:12]
         examples = dict(zip(self.data().classes, one_of_each))
         flows = [metrics[f"flow/{latent['name']}"] for latent in model.latent_spec]
         removed = {k.removeprefix('removal/'): v for k, v in metrics.items() if k.startswith('removal/')}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core import LossTerms, check
 from ..core.options import Count, Flag, Natural, Weight, checked
-from .black_box import BlackBox, black_box
+from .black_box import BlackBox, at_rest, black_box
 from .estimators import ESTIMATORS, LATENTS, Estimate, Posterior
 from .estimators import causal_effect, check_estimator, measure_effect
 from .terms import Objective
@@ -100,6 +100,7 @@ class CausalObjective(_InformationFlow):
         self.answer_weight = answer_weight
         self.effects_of = [self.alpha] if form == 'joint' else [[i] for i in self.alpha]
         self._check(use_causal, lam_ml)
+        self.num_classes = self._ask_classifier()
         self.posteriors = nn.ModuleList(self._new_posteriors())
         self.latents = LATENTS[latents]
         self._near_data = None # with the posteriors of the last batch
@@ -116,12 +117,17 @@ class CausalObjective(_InformationFlow):
         check(lam_ml > 0, 'lam_ml', lam_ml, 'a positive weight', 'Set use_causal=False for a plain autoencoder.')
 
     @torch.no_grad()
+    def _ask_classifier(self) -> int | None: # M
+        "Its number of classes, by one decoded image; raises `BadInput` for answers without a gradient. None: not used."
+        if not (self.use_causal or self.answer_weight): return None
+        with at_rest([self.model]): image = self.model.decode(torch.zeros(1, self.d, device=self._device))
+        self.classify.check_gradient(image)
+        return self.classify(image).shape[1]
+
     def _new_posteriors(self) -> list: # of `Posterior`
-        "For the bound, one h(y|α) for each effect that is asked for; one decoded image tells the number of classes."
+        "For the bound, one h(y|α) for each effect that is asked for."
         if self.estimator != 'bound' or not self.use_causal: return []
-        image = self.model.decode(torch.zeros(1, self.d, device=self._device))
-        m = self.classify(image).shape[1]
-        return [Posterior(len(of), m) for of in self.effects_of]
+        return [Posterior(len(of), self.num_classes) for of in self.effects_of]
 
     def advice(self) -> str:
         "The estimator that is as exact as the published one at a tenth of its images (`nbs/bench/gce.ipynb`)."

@@ -46,7 +46,7 @@ def random_draws(a: int, # Draws of the outer latents
 def sobol_normal(n: int, d: int, device=None) -> Tensor: # [n, d]
     "Standard normal points from a scrambled Sobol sequence: torch's generator decides the scrambling."
     u = SobolEngine(d, scramble=True).draw(n, dtype=torch.double)
-    return torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9)).float().to(device)
+    return torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9)).to(torch.get_default_dtype()).to(device)
 
 def stratified_draws(a: int, b: int, d: int, outer_latents, device=None) -> Tensor: # As `random_draws`
     "Sobol in the outer latents, antithetic pairs (the two halves of B, made even) in the others; B = 1: Sobol in all."
@@ -229,11 +229,9 @@ def _jackknife(gains: Tensor, # [A] as `information_rows` gives them
     return Estimate(value, value - half, value + half)
 
 # %% ../../nbs/images/estimators.ipynb #322e7271
-def check_report(a: int, b: int):
+def check_report(a: int, b: int, least: int = 16): # outer and inner draws, outer ones wanted
     "Raise `BadInput` for draws that make no report."
-    wanted = ('16 outer draws or more (32 for an experiment, which halves them for single latents): '
-              'the interval is over sixteen scramblings')
-    check(a >= 16, 'eval_alpha_samples', a, wanted)
+    check(a >= least, 'eval_alpha_samples', a, f'{least} outer draws or more', 'Its interval is over 16 scramblings.')
     check(b >= 8, 'eval_beta_samples', b, '8 draws or more: fewer cannot be corrected')
 
 @torch.no_grad()

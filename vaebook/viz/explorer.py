@@ -21,6 +21,7 @@ from torch import Tensor
 
 import vaebook
 from ..core import BadInput, Latent, atomic_write, check, check_choice, optional_import
+from ..data.pictures import as_rgb
 from .probe import LatentProbe, best_class, class_names, evaluating, forked_rng, kind_of, open_probe
 from .tiles import as_images, colours, encode_image, encode_wav, mosaic, tile
 from .traversal import Plane, Traversal, as_values, latent_indices, latent_traversal, order_latents
@@ -331,18 +332,14 @@ def _read_picture(
     data: bytes,
     name: str,                   # of the file
     shape) -> np.ndarray:        # (C, H, W) → [C, H, W] uint8
-    "A picture file cropped to a shape: turned as its camera says, on white where it is transparent."
-    image, ops = optional_import('PIL.Image'), optional_import('PIL.ImageOps')
+    "A picture file cropped to a shape: read as for training, upright and on white where it is transparent."
     channels, height, width = shape
-    try: found = ops.exif_transpose(image.open(io.BytesIO(data)))
+    try: found = as_rgb(optional_import('PIL.Image').open(io.BytesIO(data)), name=name)
     except OSError as e:
         raise BadInput('own input', name, 'a picture, such as PNG or JPEG', 'Pillow cannot read it.') from e
-    is_8_bit = not found.mode.startswith(('I', 'F'))
-    check(is_8_bit, 'own input', name, 'a picture of 8 bits a channel', f'This one has the mode {found.mode}.')
-    found = found.convert('RGBA')
-    on_white = image.alpha_composite(image.new('RGBA', found.size, 'white'), found)
-    flat = on_white.convert('L' if channels == 1 else 'RGB')
-    return np.array(ops.fit(flat, (width, height))).reshape(height, width, -1).transpose(2, 0, 1)
+    if channels == 1: found = found.convert('L')
+    fitted = optional_import('PIL.ImageOps').fit(found, (width, height))
+    return np.array(fitted).reshape(height, width, -1).transpose(2, 0, 1)
 
 # %% ../../nbs/core/explorer.ipynb #dbf34207
 def _heading(start: str, count: int, has_original: bool) -> str:
@@ -460,6 +457,7 @@ class Explorer(_Exploration):
         bits: int = 16,                 # of a sample of a sound: 16, or 8
         chunk_size: int = 256):         # decoded at a time
         check(step > 0, 'step', step, 'a positive number')
+        check(width >= 1, 'width', width, '1 pixel or more')
         super().__init__(model, x, classifier, classes, dims, order, most, tiles, seed, bits, chunk_size)
         self._is_python = False # is it Python that moves the sliders?
         entries = [self.probe.spec[i] for i in self.dims]

@@ -144,11 +144,19 @@ def new_figure(width: float, height: float): # inches
     return fig
 
 # %% ../../nbs/core/tiles.ipynb #9c1dcb4e
-def legend(fig, classes): # class names, in the order of the labels
-    "Name each class's colour below a figure."
+_FEW = 12 # classes that a legend names in any case
+
+def legend(
+    fig,
+    classes,     # their names, in the order of the labels
+    labels):     # of what is drawn
+    "Name the classes' colours below a figure; of many classes, only those that are drawn."
+    drawn = np.unique(np.asarray(labels)).tolist()
+    check(drawn[-1] < len(classes), 'classes', list(classes), f'a name for each class; one is number {drawn[-1]}')
+    named = range(len(classes)) if len(classes) <= _FEW else drawn[:2 * _FEW]
     patch = optional_import('matplotlib.patches').Patch
-    handles = [patch(color=colours(i), label=name) for i, name in enumerate(classes)]
-    fig.legend(handles=handles, loc='outside lower center', ncols=min(len(classes), 5), fontsize=7, frameon=False)
+    handles = [patch(color=colours(i), label=classes[i]) for i in named]
+    fig.legend(handles=handles, loc='outside lower center', ncols=min(len(named), 5), fontsize=7, frameon=False)
 
 def _write_probs(ax, probs, height: float, width: float): # [R, S]; pixels of a tile
     "Write each tile's probability into its corner."
@@ -181,7 +189,7 @@ def draw(
     ax.set_xticks([width * (i + 0.5) for i in range(len(columns))], columns)
     for i in marked: ax.get_yticklabels()[i].set(color='#d00000', weight='bold')
     if probs is not None: _write_probs(ax, probs, height, width)
-    if labels is not None and len(classes): legend(fig, classes)
+    if labels is not None and len(classes): legend(fig, classes, labels)
     if title: ax.set_title(title, fontsize=9)
     return fig
 
