@@ -309,6 +309,7 @@ def test_own_images_are_asked_for_again(tmp_path):
     x, y = torch.rand(200, 1, 12, 17), torch.arange(200) % 2
     steps = 'trainer.max_steps=2 trainer.val_every_n_epochs=100 sweep.callback_every=100'
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12 * 17, 2))
+    net.outputs = 'logits'  # untrained, they can look like probabilities
     given = dict(data=(x, y), classifier=net)
     cfg = smoke(tmp_path / 'run', steps, dataset='own')
     experiment(cfg, **given).fit()

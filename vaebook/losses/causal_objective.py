@@ -118,11 +118,13 @@ class CausalObjective(_InformationFlow):
 
     @torch.no_grad()
     def _ask_classifier(self) -> int | None: # M
-        "Its number of classes, by one decoded image; raises `BadInput` for answers without a gradient. None: not used."
+        "Its number of classes, from decoded images; raises `BadInput` for answers without gradient. None: not used."
         if not (self.use_causal or self.answer_weight): return None
-        with at_rest([self.model]): image = self.model.decode(torch.zeros(1, self.d, device=self._device))
-        self.classify.check_gradient(image)
-        return self.classify(image).shape[1]
+        z = torch.randn(4, self.d, generator=torch.Generator().manual_seed(0))
+        with at_rest([self.model]): images = self.model.decode(z.to(self._device))
+        m = self.classify.settle(images)
+        self.classify.check_gradient(images)
+        return m
 
     def _new_posteriors(self) -> list: # of `Posterior`
         "For the bound, one h(y|α) for each effect that is asked for."
