@@ -4886,6 +4886,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'vaebook.viz.probe._decoder': ('core/probe.html#_decoder', 'vaebook/viz/probe.py'),
                                    'vaebook.viz.probe._given_latent': ('core/probe.html#_given_latent', 'vaebook/viz/probe.py'),
                                    'vaebook.viz.probe._is_discrete': ('core/probe.html#_is_discrete', 'vaebook/viz/probe.py'),
+                                   'vaebook.viz.probe._mend': ('core/probe.html#_mend', 'vaebook/viz/probe.py'),
                                    'vaebook.viz.probe._modality': ('core/probe.html#_modality', 'vaebook/viz/probe.py'),
                                    'vaebook.viz.probe._posterior_means': ('core/probe.html#_posterior_means', 'vaebook/viz/probe.py'),
                                    'vaebook.viz.probe._prior_mean': ('core/probe.html#_prior_mean', 'vaebook/viz/probe.py'),

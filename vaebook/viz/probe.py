@@ -11,6 +11,7 @@ import math
 from contextlib import contextmanager
 from typing import Callable, Iterator, NamedTuple
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -78,6 +79,16 @@ def _modality(model) -> tuple:  # → layout, value_range
     return layout, getattr(model, 'value_range', default_range)
 
 # %% ../../nbs/core/probe.ipynb #766cbab8
+def _mend(
+    x: Tensor,              # [N, ...]
+    shape,                  # of one input
+    layout: str) -> str:
+    "What to do about inputs of another shape."
+    if not len(x): return 'There are none here.'
+    if layout != 'c h w' or x.ndim != 4: return ''
+    if tuple(x.shape[1:3]) == tuple(shape[1:]): return 'x.movedim(-1, 1) puts the channels first.'
+    return 'vaebook.data.images.resize changes their size.'
+
 def _as_batch(
     x,                      # [N, *layout] or [*layout]
     shape,                  # of one input; time is free
@@ -86,14 +97,13 @@ def _as_batch(
     axes = layout.split()
     sizes = ['T' if axis == 't' else str(size) for axis, size in zip(axes, shape)]
     expected = f'inputs [N, {", ".join(sizes)}] as the model decodes them'
-    try: x = torch.as_tensor(x)
+    try: x = torch.as_tensor(np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x)
     except (TypeError, ValueError, RuntimeError) as e:
         raise BadInput('x', type(x).__name__, expected, 'Give a tensor or an array.') from e
     batch = x[None] if x.ndim == len(axes) else x
     fits = batch.ndim == len(axes) + 1 and len(batch) > 0
     fits = fits and all(axis == 't' or n == m for axis, n, m in zip(axes, batch.shape[1:], shape))
-    hint = 'vaebook.data.images.resize changes their size.' if layout == 'c h w' and batch.ndim == 4 else ''
-    check(fits, 'x', list(x.shape), expected, hint)
+    check(fits, 'x', list(x.shape), expected, _mend(batch, shape, layout))
     return batch
 
 def _as_inputs(
