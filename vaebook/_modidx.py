@@ -2947,6 +2947,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'vaebook/losses/estimators.py')},
             'vaebook.losses.information_flow': { 'vaebook.losses.information_flow._free_bytes': ( 'images/information_flow.html#_free_bytes',
                                                                                                   'vaebook/losses/information_flow.py'),
+                                                 'vaebook.losses.information_flow._mixes_images': ( 'images/information_flow.html#_mixes_images',
+                                                                                                    'vaebook/losses/information_flow.py'),
                                                  'vaebook.losses.information_flow._weighed': ( 'images/information_flow.html#_weighed',
                                                                                                'vaebook/losses/information_flow.py'),
                                                  'vaebook.losses.information_flow.classify_decoded': ( 'images/information_flow.html#classify_decoded',

@@ -100,8 +100,7 @@ class CausalObjective(_InformationFlow):
         self.answer_weight = answer_weight
         self.effects_of = [self.alpha] if form == 'joint' else [[i] for i in self.alpha]
         self._check(use_causal, lam_ml)
-        self.num_classes = self._ask_classifier()
-        self.posteriors = nn.ModuleList(self._new_posteriors())
+        self.posteriors = nn.ModuleList(self._new_posteriors(self._ask_classifier()))
         self.latents = LATENTS[latents]
         self._near_data = None # with the posteriors of the last batch
 
@@ -126,10 +125,10 @@ class CausalObjective(_InformationFlow):
         self.classify.check_gradient(images)
         return m
 
-    def _new_posteriors(self) -> list: # of `Posterior`
+    def _new_posteriors(self, m: int | None) -> list: # classes → `Posterior`
         "For the bound, one h(y|α) for each effect that is asked for."
         if self.estimator != 'bound' or not self.use_causal: return []
-        return [Posterior(len(of), self.num_classes) for of in self.effects_of]
+        return [Posterior(len(of), m) for of in self.effects_of]
 
     def advice(self) -> str:
         "The estimator that is as exact as the published one at a tenth of its images (`nbs/bench/gce.ipynb`)."

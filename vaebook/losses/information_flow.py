@@ -9,7 +9,7 @@ __all__ = ['entropy_nats', 'information_rows', 'pool_rows', 'mutual_information'
 import math, os
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 # %% ../../nbs/images/information_flow.ipynb #b3eec1ba
@@ -67,6 +67,12 @@ def _weighed(run, part: Tensor) -> tuple[Tensor, int]:
 
 _PIECE = 64 # images at a time on a CPU: larger tensors are mapped anew in every step, a third of its time
 
+def _mixes_images(decode) -> bool:
+    "Does batch norm in training mode make each image depend on the others that are decoded with it?"
+    model = getattr(decode, '__self__', decode)
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return any(m.training for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm))
+
 def classify_decoded(z: Tensor, # [N, D]
                      decode, # z → images
                      classify, # images → log-probabilities
@@ -76,8 +82,8 @@ def classify_decoded(z: Tensor, # [N, D]
     def run(part): return classify(decode(part))
     def run_again(part): return checkpoint(run, part, use_reentrant=False, preserve_rng_state=False)
     if chunk_size is None:
-        parts = z.split(_PIECE) if z.device.type == 'cpu' else [z]
-        return torch.cat([run(part) for part in parts])
+        whole = z.device.type != 'cpu' or _mixes_images(decode)
+        return run(z) if whole else torch.cat([run(part) for part in z.split(_PIECE)])
     if len(z) <= chunk_size: return run(z)
     first, *others = z.split(chunk_size)
     log_p, size = _weighed(run, first)
